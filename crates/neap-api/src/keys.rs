@@ -1,0 +1,223 @@
+//! Names of labels, annotations, headers and config-maps, spelled once. Facts: section C.
+
+/// Labels and annotations of `serving.knative.dev` (C1).
+pub mod serving {
+    /// Label: the parent Configuration.
+    pub const CONFIGURATION: &str = "serving.knative.dev/configuration";
+    /// Label: the Configuration's generation a Revision was stamped from.
+    pub const CONFIGURATION_GENERATION: &str = "serving.knative.dev/configurationGeneration";
+    /// Label: UID of the parent Configuration.
+    pub const CONFIGURATION_UID: &str = "serving.knative.dev/configurationUID";
+    /// Label: the parent Service.
+    pub const SERVICE: &str = "serving.knative.dev/service";
+    /// Label: UID of the parent Service.
+    pub const SERVICE_UID: &str = "serving.knative.dev/serviceUID";
+    /// Label: the Revision.
+    pub const REVISION: &str = "serving.knative.dev/revision";
+    /// Label: UID of the Revision; what Deployments and Services select by.
+    pub const REVISION_UID: &str = "serving.knative.dev/revisionUID";
+    /// Label: the Route.
+    pub const ROUTE: &str = "serving.knative.dev/route";
+    /// Label: the Route's namespace.
+    pub const ROUTE_NAMESPACE: &str = "serving.knative.dev/routeNamespace";
+    /// Label: `pending`, `active` or `reserve`.
+    pub const ROUTING_STATE: &str = "serving.knative.dev/routingState";
+    /// Annotation: when the routing state changed last (RFC 3339).
+    pub const ROUTING_STATE_MODIFIED: &str = "serving.knative.dev/routingStateModified";
+    /// Annotation: comma-separated Routes that refer to the object.
+    pub const ROUTES: &str = "serving.knative.dev/routes";
+    /// Annotation: who created the object.
+    pub const CREATOR: &str = "serving.knative.dev/creator";
+    /// Annotation: who changed the spec last.
+    pub const LAST_MODIFIER: &str = "serving.knative.dev/lastModifier";
+    /// Annotation: duration of a gradual rollout.
+    pub const ROLLOUT_DURATION: &str = "serving.knative.dev/rollout-duration";
+    /// Older spelling of the rollout duration.
+    pub const ROLLOUT_DURATION_ALT: &str = "serving.knative.dev/rolloutDuration";
+    /// Annotation: "true" keeps a Revision from being collected.
+    pub const NO_GC: &str = "serving.knative.dev/no-gc";
+    /// Annotation of an older garbage collector.
+    pub const LAST_PINNED: &str = "serving.knative.dev/lastPinned";
+    /// Annotation: how long a Revision may take to become available.
+    pub const PROGRESS_DEADLINE: &str = "serving.knative.dev/progress-deadline";
+    /// Label: hash of what Neap wants of a Deployment.
+    pub const DEPLOYMENT_HASH: &str = "serving.knative.dev/deployment-hash";
+    /// Label: UID of the DomainMapping.
+    pub const DOMAIN_MAPPING_UID: &str = "serving.knative.dev/domainMappingUID";
+    /// Label: namespace of the DomainMapping.
+    pub const DOMAIN_MAPPING_NAMESPACE: &str = "serving.knative.dev/domainMappingNamespace";
+    /// Label of Deployments and Pods: the Revision's name unless the user set it.
+    pub const APP: &str = "app";
+    /// Annotation: the container `kubectl logs` takes.
+    pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+    /// Annotation of client-side apply; never copied down.
+    pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+}
+
+/// Annotations of `autoscaling.knative.dev` (C2).
+pub mod autoscaling {
+    /// Prefix of all autoscaling annotations.
+    pub const GROUP: &str = "autoscaling.knative.dev";
+    /// Which autoscaler.
+    pub const CLASS: &str = "autoscaling.knative.dev/class";
+    /// What is measured.
+    pub const METRIC: &str = "autoscaling.knative.dev/metric";
+    /// The wanted value per instance.
+    pub const TARGET: &str = "autoscaling.knative.dev/target";
+    /// How much of the target is aimed at, percent.
+    pub const TARGET_UTILIZATION: &str = "autoscaling.knative.dev/target-utilization-percentage";
+    /// Older spelling.
+    pub const TARGET_UTILIZATION_ALT: &str = "autoscaling.knative.dev/targetUtilizationPercentage";
+    /// Requests that must fit beside the present ones.
+    pub const TARGET_BURST_CAPACITY: &str = "autoscaling.knative.dev/target-burst-capacity";
+    /// Older spelling.
+    pub const TARGET_BURST_CAPACITY_ALT: &str = "autoscaling.knative.dev/targetBurstCapacity";
+    /// Fewest instances.
+    pub const MIN_SCALE: &str = "autoscaling.knative.dev/min-scale";
+    /// Older spelling.
+    pub const MIN_SCALE_ALT: &str = "autoscaling.knative.dev/minScale";
+    /// Most instances; 0 is no bound.
+    pub const MAX_SCALE: &str = "autoscaling.knative.dev/max-scale";
+    /// Older spelling.
+    pub const MAX_SCALE_ALT: &str = "autoscaling.knative.dev/maxScale";
+    /// Instances a new Revision must reach once.
+    pub const INITIAL_SCALE: &str = "autoscaling.knative.dev/initial-scale";
+    /// Older spelling.
+    pub const INITIAL_SCALE_ALT: &str = "autoscaling.knative.dev/initialScale";
+    /// Fewest instances when not at zero.
+    pub const ACTIVATION_SCALE: &str = "autoscaling.knative.dev/activation-scale";
+    /// The stable window.
+    pub const WINDOW: &str = "autoscaling.knative.dev/window";
+    /// The panic window, percent of the stable one.
+    pub const PANIC_WINDOW: &str = "autoscaling.knative.dev/panic-window-percentage";
+    /// Older spelling.
+    pub const PANIC_WINDOW_ALT: &str = "autoscaling.knative.dev/panicWindowPercentage";
+    /// Load, percent of capacity, that starts the panic mode.
+    pub const PANIC_THRESHOLD: &str = "autoscaling.knative.dev/panic-threshold-percentage";
+    /// Older spelling.
+    pub const PANIC_THRESHOLD_ALT: &str = "autoscaling.knative.dev/panicThresholdPercentage";
+    /// How long a lower load must last.
+    pub const SCALE_DOWN_DELAY: &str = "autoscaling.knative.dev/scale-down-delay";
+    /// Older spelling.
+    pub const SCALE_DOWN_DELAY_ALT: &str = "autoscaling.knative.dev/scaleDownDelay";
+    /// How long the last instance stays.
+    pub const RETENTION: &str = "autoscaling.knative.dev/scale-to-zero-pod-retention-period";
+    /// Older spelling.
+    pub const RETENTION_ALT: &str = "autoscaling.knative.dev/scaleToZeroPodRetentionPeriod";
+    /// `linear` or `weighted-exponential`.
+    pub const AGGREGATION: &str = "autoscaling.knative.dev/metric-aggregation-algorithm";
+    /// Older spelling.
+    pub const AGGREGATION_ALT: &str = "autoscaling.knative.dev/metricAggregationAlgorithm";
+    /// The class served by Neap's own autoscaler.
+    pub const CLASS_KPA: &str = "kpa.autoscaling.knative.dev";
+    /// The class served by a HorizontalPodAutoscaler.
+    pub const CLASS_HPA: &str = "hpa.autoscaling.knative.dev";
+}
+
+/// Labels and annotations of `networking.knative.dev` (C3).
+pub mod networking {
+    /// Annotation: which ingress implementation.
+    pub const INGRESS_CLASS: &str = "networking.knative.dev/ingress.class";
+    /// Newer spelling.
+    pub const INGRESS_CLASS_ALT: &str = "networking.knative.dev/ingress-class";
+    /// Annotation: which certificate implementation.
+    pub const CERTIFICATE_CLASS: &str = "networking.knative.dev/certificate.class";
+    /// Newer spelling.
+    pub const CERTIFICATE_CLASS_ALT: &str = "networking.knative.dev/certificate-class";
+    /// Annotation: no certificate for this Route.
+    pub const DISABLE_TLS: &str = "networking.knative.dev/disable-external-domain-tls";
+    /// Older spelling.
+    pub const DISABLE_AUTO_TLS: &str = "networking.knative.dev/disable-auto-tls";
+    /// Oldest spelling.
+    pub const DISABLE_AUTO_TLS_ALT: &str = "networking.knative.dev/disableAutoTLS";
+    /// Annotation: `enabled` or `redirected`.
+    pub const HTTP_PROTOCOL: &str = "networking.knative.dev/http-protocol";
+    /// Older spelling.
+    pub const HTTP_OPTION: &str = "networking.knative.dev/httpOption";
+    /// Label: `cluster-local` keeps a Route from the outside.
+    pub const VISIBILITY: &str = "networking.knative.dev/visibility";
+    /// The value of the visibility label.
+    pub const VISIBILITY_CLUSTER_LOCAL: &str = "cluster-local";
+    /// Label of a namespace's wildcard certificate.
+    pub const WILDCARD_DOMAIN: &str = "networking.knative.dev/wildcardDomain";
+    /// Label: what a certificate is for.
+    pub const CERTIFICATE_TYPE: &str = "networking.knative.dev/certificate-type";
+    /// Annotation: state of a gradual rollout, JSON.
+    pub const ROLLOUT: &str = "networking.internal.knative.dev/rollout";
+    /// Annotation: hosts by tag, JSON.
+    pub const TAG_TO_HOST: &str = "networking.internal.knative.dev/tag-to-host";
+    /// Label: the ServerlessService.
+    pub const SERVERLESS_SERVICE: &str = "networking.internal.knative.dev/serverlessservice";
+    /// Label: `Public` or `Private`.
+    pub const SERVICE_TYPE: &str = "networking.internal.knative.dev/serviceType";
+    /// Label: the Ingress.
+    pub const INGRESS: &str = "networking.internal.knative.dev/ingress";
+    /// Label: the traffic tag.
+    pub const TAG: &str = "networking.internal.knative.dev/tag";
+    /// The class Neap's gateway carries out.
+    pub const NEAP_INGRESS_CLASS: &str = "neap.ingress.networking.knative.dev";
+}
+
+/// Header names (C4).
+pub mod headers {
+    /// The Revision a split leads to.
+    pub const REVISION: &str = "knative-serving-revision";
+    /// Its namespace.
+    pub const NAMESPACE: &str = "knative-serving-namespace";
+    /// The traffic tag asked for.
+    pub const TAG: &str = "knative-serving-tag";
+    /// `true` on the default route when tags are routed by header.
+    pub const DEFAULT_ROUTE: &str = "knative-serving-default-route";
+    /// `probe`, `activator` or `queue`.
+    pub const PROBE: &str = "k-network-probe";
+    /// `override` in, the configuration's hash out.
+    pub const HASH: &str = "k-network-hash";
+    /// Marks a request that came through an activator.
+    pub const PROXY_REQUEST: &str = "k-proxy-request";
+    /// The Host before a rewrite.
+    pub const ORIGINAL_HOST: &str = "k-original-host";
+    /// Marks a probe of a kubelet.
+    pub const KUBELET_PROBE: &str = "k-kubelet-probe";
+    /// Asks for one pod in a mesh.
+    pub const PASSTHROUGH_LB: &str = "k-passthrough-lb";
+}
+
+/// Names of our own.
+pub mod neap {
+    /// Label of the gateway's Service; `external` on the public one.
+    pub const GATEWAY: &str = "neap.dev/gateway";
+    /// Annotation of a Pod without a network of its own: JSON, port name to real port.
+    pub const PORTS: &str = "neap.dev/ports";
+}
+
+/// The namespace and config-maps.
+pub mod config {
+    /// The namespace of the platform's own objects.
+    pub const NAMESPACE: &str = "knative-serving";
+    /// Autoscaler settings.
+    pub const AUTOSCALER: &str = "config-autoscaler";
+    /// Defaults of revisions.
+    pub const DEFAULTS: &str = "config-defaults";
+    /// Deployment settings.
+    pub const DEPLOYMENT: &str = "config-deployment";
+    /// Domains by label.
+    pub const DOMAIN: &str = "config-domain";
+    /// Feature flags.
+    pub const FEATURES: &str = "config-features";
+    /// Garbage collection of revisions.
+    pub const GC: &str = "config-gc";
+    /// Leader election.
+    pub const LEADER_ELECTION: &str = "config-leader-election";
+    /// Log levels.
+    pub const LOGGING: &str = "config-logging";
+    /// Network settings.
+    pub const NETWORK: &str = "config-network";
+    /// Logs, metrics, traces.
+    pub const OBSERVABILITY: &str = "config-observability";
+    /// Deprecated and empty.
+    pub const TRACING: &str = "config-tracing";
+    /// Issuers.
+    pub const CERTMANAGER: &str = "config-certmanager";
+    /// Settings of our own.
+    pub const NEAP: &str = "config-neap";
+}

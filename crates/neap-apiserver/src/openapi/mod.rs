@@ -1,0 +1,1 @@
+//! openapi: owned by its own engineer; filled in as it grows.

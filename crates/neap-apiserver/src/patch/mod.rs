@@ -1,0 +1,1 @@
+//! patch: owned by its own engineer; filled in as it grows.

@@ -1,0 +1,355 @@
+//! Every way a request can fail, and the one table from a failure to the `Status` body that Kubernetes clients parse.
+//!
+//! Clients branch on `reason` and `code`, and people read `message`, so the words are Kubernetes' own. This module
+//! never looks at a request and never logs.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use kube_core::response::{Status, StatusCause, StatusDetails, StatusSummary};
+use serde_json::{Value, json};
+
+/// The resource a failure speaks about: `deployments.apps`, or `pods` in the core group.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ResourceId {
+    pub group: String,
+    pub plural: String,
+}
+
+impl ResourceId {
+    pub fn new(group: &str, plural: &str) -> Self {
+        Self { group: group.to_owned(), plural: plural.to_owned() }
+    }
+}
+
+impl std::fmt::Display for ResourceId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.plural)?;
+        if !self.group.is_empty() {
+            write!(f, ".{}", self.group)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ApiError {
+    #[error("{resource} {name:?} not found")]
+    NotFound { resource: ResourceId, name: String },
+    #[error("the server could not find the requested resource")]
+    NoSuchPath,
+    #[error("{resource} {name:?} already exists")]
+    AlreadyExists { resource: ResourceId, name: String },
+    #[error("Operation cannot be fulfilled on {resource} {name:?}: {why}")]
+    Conflict { resource: ResourceId, name: String, why: String },
+    #[error("Apply failed with {}: {}", count(causes), joined(causes))]
+    ApplyConflict { causes: Vec<StatusCause> },
+    #[error("{kind}{} {name:?} is invalid: {}", dotted(group), aggregate(causes))]
+    Invalid { group: String, kind: String, name: String, causes: Vec<StatusCause> },
+    #[error("{0}")]
+    BadRequest(String),
+    #[error("{resource}{} is forbidden: {why}", quoted(name))]
+    Forbidden { resource: ResourceId, name: String, why: String, causes: Vec<StatusCause> },
+    #[error("forbidden: {0}")]
+    ForbiddenPath(String),
+    #[error("Unauthorized")]
+    Unauthorized,
+    #[error("the server does not allow this method on the requested resource")]
+    MethodNotAllowed,
+    #[error("{verb} is not supported on resources of kind {:?}", resource.to_string())]
+    NotSupported { resource: ResourceId, verb: &'static str },
+    #[error("the server was unable to respond with a content type that the client supports")]
+    NotAcceptable { accepted: &'static str },
+    #[error("the body of the request was in an unknown format - accepted media types include: {accepted}")]
+    UnsupportedMediaType { accepted: String },
+    #[error("{0}")]
+    Expired(String),
+    #[error("Timeout: Too large resource version: {asked}, current: {current}")]
+    FutureRevision { asked: u64, current: u64 },
+    #[error("Request entity too large: limit is {limit}")]
+    TooLarge { limit: usize },
+    #[error("{message}")]
+    TooManyRequests { message: String, retry_after_seconds: u32, causes: Vec<StatusCause> },
+    #[error("Internal error occurred: {0}")]
+    Internal(String),
+    /// What Kubernetes answers with code 500 and no reason: an error it has no name for.
+    #[error("{0}")]
+    Unnamed(String),
+    #[error("{0}")]
+    Unavailable(String),
+    /// An admission function's own answer, passed on as it is.
+    #[error("{}", .0.message)]
+    Denied(Box<Status>),
+}
+
+pub type Result<T> = std::result::Result<T, ApiError>;
+
+pub fn cause(reason: &str, field: &str, message: String) -> StatusCause {
+    StatusCause { reason: reason.to_owned(), message, field: field.to_owned() }
+}
+
+pub fn required(field: &str, detail: &str) -> StatusCause {
+    cause("FieldValueRequired", field, format!("Required value: {detail}"))
+}
+
+pub fn invalid(field: &str, value: &Value, detail: &str) -> StatusCause {
+    cause("FieldValueInvalid", field, format!("Invalid value: {value}: {detail}"))
+}
+
+pub fn forbidden(field: &str, detail: &str) -> StatusCause {
+    cause("FieldValueForbidden", field, format!("Forbidden: {detail}"))
+}
+
+pub fn not_supported(field: &str, value: &Value, allowed: &[&str]) -> StatusCause {
+    let list = allowed.iter().map(|a| format!("{a:?}")).collect::<Vec<_>>().join(", ");
+    cause("FieldValueNotSupported", field, format!("Unsupported value: {value}: supported values: {list}"))
+}
+
+impl ApiError {
+    pub fn internal(why: impl std::fmt::Display) -> Self {
+        Self::Internal(why.to_string())
+    }
+
+    pub fn bad_request(why: impl std::fmt::Display) -> Self {
+        Self::BadRequest(why.to_string())
+    }
+
+    pub fn status(&self) -> Status {
+        let (code, reason, details) = self.parts();
+        if let Self::Denied(status) = self {
+            return completed((**status).clone());
+        }
+        Status {
+            status: Some(StatusSummary::Failure),
+            code,
+            message: self.to_string(),
+            metadata: Some(ListMeta::default()),
+            reason: reason.to_owned(),
+            details,
+        }
+    }
+
+    fn parts(&self) -> (u16, &'static str, Option<StatusDetails>) {
+        match self {
+            Self::NotFound { resource, name } => (404, "NotFound", of(resource, name, &[])),
+            Self::NoSuchPath => (404, "NotFound", Some(empty())),
+            Self::AlreadyExists { resource, name } => (409, "AlreadyExists", of(resource, name, &[])),
+            Self::Conflict { resource, name, .. } => (409, "Conflict", of(resource, name, &[])),
+            Self::ApplyConflict { causes } => {
+                (409, "Conflict", Some(StatusDetails { causes: causes.clone(), ..empty() }))
+            }
+            Self::Invalid { group, kind, name, causes } => (
+                422,
+                "Invalid",
+                Some(StatusDetails {
+                    name: name.clone(),
+                    group: group.clone(),
+                    kind: kind.clone(),
+                    causes: causes.clone(),
+                    ..empty()
+                }),
+            ),
+            Self::BadRequest(_) => (400, "BadRequest", None),
+            Self::Forbidden { resource, name, causes, .. } => (403, "Forbidden", of(resource, name, causes)),
+            Self::ForbiddenPath(_) => (403, "Forbidden", Some(empty())),
+            Self::Unauthorized => (401, "Unauthorized", None),
+            Self::MethodNotAllowed => (405, "MethodNotAllowed", Some(empty())),
+            Self::NotSupported { resource, .. } => (405, "MethodNotAllowed", of(resource, "", &[])),
+            Self::NotAcceptable { .. } => (406, "NotAcceptable", None),
+            Self::UnsupportedMediaType { .. } => (415, "UnsupportedMediaType", None),
+            Self::Expired(_) => (410, "Expired", None),
+            Self::FutureRevision { .. } => (
+                504,
+                "Timeout",
+                Some(StatusDetails {
+                    causes: vec![cause("ResourceVersionTooLarge", "", "Too large resource version".into())],
+                    retry_after_seconds: 1,
+                    ..empty()
+                }),
+            ),
+            Self::TooLarge { .. } => (413, "RequestEntityTooLarge", None),
+            Self::TooManyRequests { retry_after_seconds, causes, .. } => (
+                429,
+                "TooManyRequests",
+                Some(StatusDetails {
+                    retry_after_seconds: *retry_after_seconds,
+                    causes: causes.clone(),
+                    ..empty()
+                }),
+            ),
+            Self::Internal(why) => (
+                500,
+                "InternalError",
+                Some(StatusDetails { causes: vec![cause("", "", why.clone())], ..empty() }),
+            ),
+            Self::Unnamed(_) => (500, "", None),
+            Self::Unavailable(_) => (503, "ServiceUnavailable", None),
+            Self::Denied(_) => (400, "", None),
+        }
+    }
+}
+
+/// `Status` as a JSON object; `kube_core::Status` carries neither kind nor apiVersion.
+pub fn to_value(status: &Status) -> Value {
+    let mut value = serde_json::to_value(status).expect("Status holds only strings and numbers");
+    value["kind"] = json!("Status");
+    value["apiVersion"] = json!("v1");
+    if value.get("metadata").is_none() {
+        value["metadata"] = json!({});
+    }
+    value
+}
+
+/// The answer to a delete that removed the object.
+pub fn deleted(resource: &ResourceId, name: &str, uid: &str) -> Value {
+    let mut details = json!({"name": name, "kind": resource.plural, "uid": uid});
+    if !resource.group.is_empty() {
+        details["group"] = json!(resource.group);
+    }
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+}
+
+fn completed(mut status: Status) -> Status {
+    if status.status.is_none() {
+        status.status = Some(StatusSummary::Failure);
+    }
+    if status.code == 0 {
+        status.code = 400;
+    }
+    if status.reason.is_empty() && status.code == 400 {
+        status.reason = "BadRequest".to_owned();
+    }
+    status
+}
+
+fn empty() -> StatusDetails {
+    StatusDetails {
+        name: String::new(),
+        group: String::new(),
+        kind: String::new(),
+        uid: String::new(),
+        causes: Vec::new(),
+        retry_after_seconds: 0,
+    }
+}
+
+fn of(resource: &ResourceId, name: &str, causes: &[StatusCause]) -> Option<StatusDetails> {
+    Some(StatusDetails {
+        name: name.to_owned(),
+        group: resource.group.clone(),
+        kind: resource.plural.clone(),
+        causes: causes.to_vec(),
+        ..empty()
+    })
+}
+
+fn dotted(group: &str) -> String {
+    if group.is_empty() { String::new() } else { format!(".{group}") }
+}
+
+fn quoted(name: &str) -> String {
+    if name.is_empty() { String::new() } else { format!(" {name:?}") }
+}
+
+fn line(cause: &StatusCause) -> String {
+    if cause.field.is_empty() { cause.message.clone() } else { format!("{}: {}", cause.field, cause.message) }
+}
+
+fn aggregate(causes: &[StatusCause]) -> String {
+    match causes {
+        [one] => line(one),
+        many => format!("[{}]", many.iter().map(line).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn count(causes: &[StatusCause]) -> String {
+    if causes.len() == 1 { "1 conflict".to_owned() } else { format!("{} conflicts", causes.len()) }
+}
+
+/// Kubernetes groups the conflicting fields of a server-side apply by manager; the cause messages name it.
+fn joined(causes: &[StatusCause]) -> String {
+    match causes {
+        [one] => format!("{}: {}", one.message, one.field),
+        many => {
+            let mut out = String::new();
+            let mut last = "";
+            for c in many {
+                if c.message != last {
+                    if !out.is_empty() {
+                        out.push('\n');
+                    }
+                    out.push_str("conflicts ");
+                    out.push_str(c.message.strip_prefix("conflict ").unwrap_or(&c.message));
+                    out.push(':');
+                    last = &c.message;
+                }
+                out.push_str("\n- ");
+                out.push_str(&c.field);
+            }
+            out
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wording_code_and_reason() {
+        let services = ResourceId::new("serving.knative.dev", "services");
+        let pods = ResourceId::new("", "pods");
+        let check = |error: ApiError, code: u16, reason: &str, message: &str| {
+            let status = error.status();
+            assert_eq!((status.code, status.reason.as_str(), status.message.as_str()), (code, reason, message));
+        };
+        check(
+            ApiError::NotFound { resource: services.clone(), name: "a".into() },
+            404,
+            "NotFound",
+            r#"services.serving.knative.dev "a" not found"#,
+        );
+        check(
+            ApiError::AlreadyExists { resource: pods.clone(), name: "a".into() },
+            409,
+            "AlreadyExists",
+            r#"pods "a" already exists"#,
+        );
+        check(
+            ApiError::Invalid {
+                group: "serving.knative.dev".into(),
+                kind: "Service".into(),
+                name: "a".into(),
+                causes: vec![required("spec.x", "")],
+            },
+            422,
+            "Invalid",
+            r#"Service.serving.knative.dev "a" is invalid: spec.x: Required value: "#,
+        );
+        check(
+            ApiError::Forbidden { resource: pods, name: String::new(), why: "no".into(), causes: vec![] },
+            403,
+            "Forbidden",
+            "pods is forbidden: no",
+        );
+        check(
+            ApiError::FutureRevision { asked: 9, current: 3 },
+            504,
+            "Timeout",
+            "Timeout: Too large resource version: 9, current: 3",
+        );
+        check(
+            ApiError::ApplyConflict {
+                causes: vec![cause("FieldManagerConflict", ".spec.a", r#"conflict with "x""#.into())],
+            },
+            409,
+            "Conflict",
+            r#"Apply failed with 1 conflict: conflict with "x": .spec.a"#,
+        );
+    }
+
+    #[test]
+    fn a_denial_without_a_code_is_a_bad_request() {
+        let status = ApiError::Denied(Box::new(Status::failure("validation failed: x", ""))).status();
+        assert_eq!((status.code, status.reason.as_str()), (400, "BadRequest"));
+        assert_eq!(to_value(&status)["kind"], "Status");
+    }
+}

@@ -1,0 +1,1 @@
+//! Which instance may take a request, and how many at once.

@@ -1,0 +1,56 @@
+//! A durable, revisioned, ordered map of bytes: compare-and-set transactions, ranges at a
+//! revision, watches from a revision, compaction.
+//!
+//! It exists so that the API server can be one process on one machine. It must never learn what
+//! its keys and values mean: no JSON, no kinds, no clock.
+//!
+//! # What it promises
+//!
+//! - **One counter.** Each transaction that changes something gets the next revision. A revision
+//!   is never given twice, not even after a crash: numbers are reserved on disk in blocks before
+//!   they are handed out, and what is left of a block after a crash is skipped.
+//! - **Visible at once, durable apart.** A committed write is seen by readers and watchers of this
+//!   process before [`Store::commit`] returns. [`Committed::durable`] resolves when it is on disk.
+//!   Who answers somebody outside the process waits for it; who can derive the write again need not.
+//! - **Order.** A watcher sees each matching change once, in the order of revisions, or is told
+//!   that it missed some ([`Lagged`]); it is never silently skipped ahead.
+//! - **Bounds.** History, the backlog of the disk, keys, values and transactions have limits, each a
+//!   named constant. A watcher costs a cursor, not a queue.
+//! - **One owner.** A file is open in one process at a time, and a file that is not a sound store
+//!   file of a known format is refused without a byte of it being changed.
+//!
+//! # When the disk fails
+//!
+//! The commits that wait are told [`Error::Broken`], further writes are refused with the same error,
+//! reads and watches go on. What was visible but not yet durable stays visible, so nothing in
+//! this process diverges; it may be gone after a restart, and its revision numbers are not reused.
+//! Two cases, by what failed:
+//!
+//! - *No space left*, reported while writing: the store tries again every few seconds
+//!   and takes writes again once everything it holds is on disk. A commit that was answered with
+//!   an error may therefore still become durable, as with any lost answer.
+//! - *Anything else*, and any failed sync: the store stays read-only until it is opened again. After
+//!   a failed sync the kernel may have dropped the pages it could not write, so neither what is
+//!   in memory nor what a second sync says proves anything about the disk.
+//!
+//! # Where things are
+//!
+//! `index` holds keys, versions and history, and is plain data; `topics` finds the watchers of a
+//! key; `watch` is a watcher's cursor; `store` puts them under one lock; `disk` knows the file
+//! format, `file` the file itself; `writer` is the one thread that writes (file stores only).
+
+mod error;
+mod index;
+mod store;
+mod topics;
+mod txn;
+mod watch;
+
+pub use error::Error;
+pub use index::{Entry, Event, Page};
+pub use store::{Options, Stats, Store};
+pub use txn::{Committed, Expect, Op, Txn};
+pub use watch::{Lagged, Watch};
+
+/// A point in the history of a store. Starts at 1 in an empty store and only grows.
+pub type Revision = u64;
