@@ -4,14 +4,12 @@ use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::Resource;
 use k8s_openapi::api::{
-    apps::v1 as apps, autoscaling::v2 as autoscaling, coordination::v1 as coordination,
-    core::v1 as core, discovery::v1 as discovery, events::v1 as events, rbac::v1 as rbac,
-    storage::v1 as storage,
+    apps::v1 as apps, autoscaling::v2 as autoscaling, coordination::v1 as coordination, core::v1 as core,
+    discovery::v1 as discovery, events::v1 as events, rbac::v1 as rbac, storage::v1 as storage,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, CustomResourceDefinitionNames, CustomResourceDefinitionSpec,
-    CustomResourceSubresourceScale, CustomResourceSubresourceStatus, CustomResourceSubresources,
-    JSONSchemaProps,
+    CustomResourceSubresourceScale, CustomResourceSubresourceStatus, CustomResourceSubresources, JSONSchemaProps,
 };
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
@@ -103,19 +101,15 @@ const KINDS: &[Kind] = &[
 
 impl Kind {
     fn crd(&self) -> CustomResourceDefinition {
-        let props: JSONSchemaProps =
-            serde_json::from_value((self.schema)()).expect("a generated schema is a schema");
-        let subresources =
-            (self.status || self.scale.is_some()).then(|| CustomResourceSubresources {
-                status: self
-                    .status
-                    .then(|| CustomResourceSubresourceStatus(json!({}))),
-                scale: self.scale.map(|selector| CustomResourceSubresourceScale {
-                    spec_replicas_path: ".spec.replicas".into(),
-                    status_replicas_path: ".status.replicas".into(),
-                    label_selector_path: Some(selector.into()),
-                }),
-            });
+        let props: JSONSchemaProps = serde_json::from_value((self.schema)()).expect("a generated schema is a schema");
+        let subresources = (self.status || self.scale.is_some()).then(|| CustomResourceSubresources {
+            status: self.status.then(|| CustomResourceSubresourceStatus(json!({}))),
+            scale: self.scale.map(|selector| CustomResourceSubresourceScale {
+                spec_replicas_path: ".spec.replicas".into(),
+                status_replicas_path: ".status.replicas".into(),
+                label_selector_path: Some(selector.into()),
+            }),
+        });
         CustomResourceDefinition {
             metadata: kube_core::ObjectMeta {
                 name: Some(if self.group.is_empty() {
@@ -136,11 +130,7 @@ impl Kind {
                     categories: some(self.categories),
                 },
                 scope: self.scope.into(),
-                versions: vec![version(
-                    self.version,
-                    Some(schema::edited(props, schema::for_builtin)),
-                    subresources,
-                )],
+                versions: vec![version(self.version, Some(schema::edited(props, schema::for_builtin)), subresources)],
                 ..Default::default()
             },
             status: None,
@@ -154,9 +144,7 @@ fn some(words: &[&str]) -> Option<Vec<String>> {
 
 /// The OpenAPI v3 schema of a type, every reference written out.
 fn generate<T: JsonSchema>() -> Value {
-    let generator = SchemaSettings::openapi3()
-        .with(|s| s.inline_subschemas = true)
-        .into_generator();
+    let generator = SchemaSettings::openapi3().with(|s| s.inline_subschemas = true).into_generator();
     let mut value = generator.into_root_schema_for::<T>().to_value();
     if let Some(root) = value.as_object_mut() {
         for key in ["$schema", "title", "components"] {
@@ -175,39 +163,21 @@ mod tests {
     use super::*;
 
     fn schema_of(kind: &str) -> Value {
-        let crd = crds()
-            .find(|c| c.spec.names.kind == kind)
-            .expect("the kind is served");
-        serde_json::to_value(crd.spec.versions[0].schema.as_ref()).expect("json")["openAPIV3Schema"]
-            .take()
+        let crd = crds().find(|c| c.spec.names.kind == kind).expect("the kind is served");
+        serde_json::to_value(crd.spec.versions[0].schema.as_ref()).expect("json")["openAPIV3Schema"].take()
     }
 
     #[test]
     fn lists_carry_their_merge_keys() {
         let pod = schema_of("Pod");
-        let containers = pod
-            .pointer("/properties/spec/properties/containers")
-            .expect("containers");
+        let containers = pod.pointer("/properties/spec/properties/containers").expect("containers");
         assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
-        let ports = containers
-            .pointer("/items/properties/ports")
-            .expect("ports");
-        assert_eq!(
-            ports["x-kubernetes-list-map-keys"],
-            json!(["containerPort", "protocol"])
-        );
-        assert_eq!(
-            ports.pointer("/items/properties/protocol/default"),
-            Some(&json!("TCP"))
-        );
+        let ports = containers.pointer("/items/properties/ports").expect("ports");
+        assert_eq!(ports["x-kubernetes-list-map-keys"], json!(["containerPort", "protocol"]));
+        assert_eq!(ports.pointer("/items/properties/protocol/default"), Some(&json!("TCP")));
         let service = schema_of("Service");
-        let ports = service
-            .pointer("/properties/spec/properties/ports")
-            .expect("ports");
-        assert_eq!(
-            ports["x-kubernetes-list-map-keys"],
-            json!(["port", "protocol"])
-        );
+        let ports = service.pointer("/properties/spec/properties/ports").expect("ports");
+        assert_eq!(ports["x-kubernetes-list-map-keys"], json!(["port", "protocol"]));
     }
 
     #[test]
@@ -222,14 +192,8 @@ mod tests {
 
     #[test]
     fn deployments_can_be_scaled() {
-        let crd = crds()
-            .find(|c| c.spec.names.kind == "Deployment")
-            .expect("deployments");
-        let scale = crd.spec.versions[0]
-            .subresources
-            .as_ref()
-            .and_then(|s| s.scale.as_ref())
-            .expect("scale");
+        let crd = crds().find(|c| c.spec.names.kind == "Deployment").expect("deployments");
+        let scale = crd.spec.versions[0].subresources.as_ref().and_then(|s| s.scale.as_ref()).expect("scale");
         assert_eq!(scale.spec_replicas_path, ".spec.replicas");
     }
 }

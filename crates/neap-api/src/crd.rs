@@ -4,8 +4,7 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceColumnDefinition, CustomResourceDefinition, CustomResourceDefinitionVersion,
-    CustomResourceSubresourceStatus, CustomResourceSubresources, CustomResourceValidation,
-    JSONSchemaProps,
+    CustomResourceSubresourceStatus, CustomResourceSubresources, CustomResourceValidation, JSONSchemaProps,
 };
 use kube_core::CustomResourceExt;
 use serde_json::Value;
@@ -33,22 +32,10 @@ struct Description {
 /// Name, type, JSON path.
 type Column = (&'static str, &'static str, &'static str);
 
-const READY: Column = (
-    "Ready",
-    "string",
-    ".status.conditions[?(@.type=='Ready')].status",
-);
-const REASON: Column = (
-    "Reason",
-    "string",
-    ".status.conditions[?(@.type=='Ready')].reason",
-);
+const READY: Column = ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status");
+const REASON: Column = ("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason");
 const URL: Column = ("URL", "string", ".status.url");
-const LATEST_CREATED: Column = (
-    "LatestCreated",
-    "string",
-    ".status.latestCreatedRevisionName",
-);
+const LATEST_CREATED: Column = ("LatestCreated", "string", ".status.latestCreatedRevisionName");
 const LATEST_READY: Column = ("LatestReady", "string", ".status.latestReadyRevisionName");
 
 const ADDRESSABLE: &str = "duck.knative.dev/addressable";
@@ -68,16 +55,8 @@ const KNATIVE: &[Description] = &[
     Description {
         base: serving::Revision::crd,
         columns: &[
-            (
-                "Config Name",
-                "string",
-                ".metadata.labels['serving\\.knative\\.dev/configuration']",
-            ),
-            (
-                "Generation",
-                "string",
-                ".metadata.labels['serving\\.knative\\.dev/configurationGeneration']",
-            ),
+            ("Config Name", "string", ".metadata.labels['serving\\.knative\\.dev/configuration']"),
+            ("Generation", "string", ".metadata.labels['serving\\.knative\\.dev/configurationGeneration']"),
             READY,
             REASON,
             ("Actual Replicas", "integer", ".status.actualReplicas"),
@@ -85,16 +64,8 @@ const KNATIVE: &[Description] = &[
         ],
         ducks: &[],
     },
-    Description {
-        base: serving::Route::crd,
-        columns: &[URL, READY, REASON],
-        ducks: &[ADDRESSABLE],
-    },
-    Description {
-        base: serving::DomainMapping::crd,
-        columns: &[URL, READY, REASON],
-        ducks: &[],
-    },
+    Description { base: serving::Route::crd, columns: &[URL, READY, REASON], ducks: &[ADDRESSABLE] },
+    Description { base: serving::DomainMapping::crd, columns: &[URL, READY, REASON], ducks: &[] },
     Description {
         base: autoscaling::PodAutoscaler::crd,
         columns: &[
@@ -105,16 +76,8 @@ const KNATIVE: &[Description] = &[
         ],
         ducks: &[],
     },
-    Description {
-        base: autoscaling::Metric::crd,
-        columns: &[READY, REASON],
-        ducks: &[],
-    },
-    Description {
-        base: networking::Ingress::crd,
-        columns: &[READY, REASON],
-        ducks: &[],
-    },
+    Description { base: autoscaling::Metric::crd, columns: &[READY, REASON], ducks: &[] },
+    Description { base: networking::Ingress::crd, columns: &[READY, REASON], ducks: &[] },
     Description {
         base: networking::ServerlessService::crd,
         columns: &[
@@ -127,21 +90,9 @@ const KNATIVE: &[Description] = &[
         ],
         ducks: &[],
     },
-    Description {
-        base: networking::Certificate::crd,
-        columns: &[READY, REASON],
-        ducks: &[],
-    },
-    Description {
-        base: networking::ClusterDomainClaim::crd,
-        columns: &[],
-        ducks: &[],
-    },
-    Description {
-        base: caching::Image::crd,
-        columns: &[("Image", "string", ".spec.image")],
-        ducks: &[],
-    },
+    Description { base: networking::Certificate::crd, columns: &[READY, REASON], ducks: &[] },
+    Description { base: networking::ClusterDomainClaim::crd, columns: &[], ducks: &[] },
+    Description { base: caching::Image::crd, columns: &[("Image", "string", ".spec.image")], ducks: &[] },
 ];
 
 impl Description {
@@ -181,9 +132,7 @@ fn columns(columns: &[Column]) -> Option<Vec<CustomResourceColumnDefinition>> {
 /// Every Knative kind has the status subresource, and none has scale (A0).
 fn status_subresource() -> CustomResourceSubresources {
     CustomResourceSubresources {
-        status: Some(CustomResourceSubresourceStatus(Value::Object(
-            Default::default(),
-        ))),
+        status: Some(CustomResourceSubresourceStatus(Value::Object(Default::default()))),
         scale: None,
     }
 }
@@ -198,9 +147,7 @@ pub(crate) fn version(
         name: name.into(),
         served: true,
         storage: true,
-        schema: Some(CustomResourceValidation {
-            open_api_v3_schema: schema,
-        }),
+        schema: Some(CustomResourceValidation { open_api_v3_schema: schema }),
         subresources,
         ..Default::default()
     }
@@ -217,12 +164,8 @@ mod tests {
         for crd in knative() {
             let names = &crd.spec.names;
             let version = &crd.spec.versions[0];
-            let columns: Vec<_> = version
-                .additional_printer_columns
-                .iter()
-                .flatten()
-                .map(|c| c.name.as_str())
-                .collect();
+            let columns: Vec<_> =
+                version.additional_printer_columns.iter().flatten().map(|c| c.name.as_str()).collect();
             rows.push(format!(
                 "{}/{} {} {} [{}] [{}] {} | {}",
                 crd.spec.group,
@@ -243,17 +186,8 @@ mod tests {
     fn schemas_are_structural_enough_to_be_objects() {
         for crd in crds() {
             for version in &crd.spec.versions {
-                let schema = version
-                    .schema
-                    .as_ref()
-                    .and_then(|s| s.open_api_v3_schema.as_ref())
-                    .expect("a schema");
-                assert_eq!(
-                    schema.type_.as_deref(),
-                    Some("object"),
-                    "{}",
-                    crd.spec.names.kind
-                );
+                let schema = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()).expect("a schema");
+                assert_eq!(schema.type_.as_deref(), Some("object"), "{}", crd.spec.names.kind);
             }
         }
     }

@@ -41,11 +41,7 @@ pub struct IngressSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<IngressRule>,
     /// Empty, `Enabled` (plain HTTP is served) or `Redirected` (answered with 301 to https).
-    #[serde(
-        default,
-        rename = "httpOption",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, rename = "httpOption", skip_serializing_if = "String::is_empty")]
     pub http_option: String,
 }
 
@@ -287,11 +283,7 @@ pub struct CertificateStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Time>,
     /// HTTP-01 challenges to be answered.
-    #[serde(
-        default,
-        rename = "http01Challenges",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, rename = "http01Challenges", skip_serializing_if = "Vec::is_empty")]
     pub http01_challenges: Vec<Http01Challenge>,
 }
 

@@ -2,9 +2,7 @@
 //! schema does not know. The generator knows types only; Kubernetes keeps these facts in its own annotations, and
 //! server-side apply and strategic merge depend on them (strategic merge takes the first of the keys).
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceValidation, JSONSchemaProps,
-};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceValidation, JSONSchemaProps};
 use serde_json::{Map, Value, json};
 
 /// How Kubernetes treats one list of objects.
@@ -17,16 +15,8 @@ struct ListRule {
     keys: &'static [&'static str],
 }
 
-const fn by(
-    property: &'static str,
-    item_has: &'static str,
-    keys: &'static [&'static str],
-) -> ListRule {
-    ListRule {
-        property,
-        item_has,
-        keys,
-    }
+const fn by(property: &'static str, item_has: &'static str, keys: &'static [&'static str]) -> ListRule {
+    ListRule { property, item_has, keys }
 }
 
 const LISTS: &[ListRule] = &[
@@ -41,11 +31,7 @@ const LISTS: &[ListRule] = &[
     by("volumes", "configMap", &["name"]),
     by("imagePullSecrets", "name", &["name"]),
     by("hostAliases", "ip", &["ip"]),
-    by(
-        "topologySpreadConstraints",
-        "topologyKey",
-        &["topologyKey", "whenUnsatisfiable"],
-    ),
+    by("topologySpreadConstraints", "topologyKey", &["topologyKey", "whenUnsatisfiable"]),
     by("resourceClaims", "name", &["name"]),
     by("schedulingGates", "name", &["name"]),
     by("conditions", "type", &["type"]),
@@ -101,11 +87,7 @@ fn annotate(schema: &mut Value, property: &str, builtin: bool) {
     let Some(object) = schema.as_object_mut() else {
         return;
     };
-    if property == "metadata"
-        && object
-            .get("properties")
-            .is_some_and(|p| p.get("ownerReferences").is_some())
-    {
+    if property == "metadata" && object.get("properties").is_some_and(|p| p.get("ownerReferences").is_some()) {
         // Metadata embedded in a template: whatever the user wrote, `creationTimestamp: null` of generated files included.
         *schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
         return;
@@ -132,19 +114,13 @@ fn annotate(schema: &mut Value, property: &str, builtin: bool) {
 }
 
 fn annotate_list(object: &mut Map<String, Value>, property: &str, builtin: bool) {
-    let Some(items) = object
-        .get_mut("items")
-        .and_then(|i| i.get_mut("properties"))
-    else {
+    let Some(items) = object.get_mut("items").and_then(|i| i.get_mut("properties")) else {
         if property == "finalizers" {
             object.insert("x-kubernetes-list-type".into(), json!("set"));
         }
         return;
     };
-    let Some(rule) = LISTS
-        .iter()
-        .find(|r| r.property == property && items.get(r.item_has).is_some())
-    else {
+    let Some(rule) = LISTS.iter().find(|r| r.property == property && items.get(r.item_has).is_some()) else {
         return;
     };
     if rule.keys.contains(&"protocol")
@@ -174,10 +150,7 @@ fn relax_containers(schema: &mut Value) {
         return;
     };
     for list in ["containers", "initContainers"] {
-        if let Some(items) = object
-            .get_mut("properties")
-            .and_then(|p| p.get_mut(list))
-            .and_then(|l| l.get_mut("items"))
+        if let Some(items) = object.get_mut("properties").and_then(|p| p.get_mut(list)).and_then(|l| l.get_mut("items"))
         {
             if let Some(items) = items.as_object_mut() {
                 items.remove("required");

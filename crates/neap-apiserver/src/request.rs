@@ -133,8 +133,8 @@ pub fn target(path: &str) -> Target {
 
 pub fn verb(method: &Method, has_name: bool, watch: bool) -> Result<Verb> {
     Ok(match (method, has_name) {
+        (&Method::GET | &Method::HEAD, _) if watch => Verb::Watch,
         (&Method::GET | &Method::HEAD, true) => Verb::Get,
-        (&Method::GET | &Method::HEAD, false) if watch => Verb::Watch,
         (&Method::GET | &Method::HEAD, false) => Verb::List,
         (&Method::POST, _) => Verb::Create,
         (&Method::PUT, true) => Verb::Update,

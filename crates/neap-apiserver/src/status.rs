@@ -36,12 +36,15 @@ pub enum ApiError {
     NotFound { resource: ResourceId, name: String },
     #[error("the server could not find the requested resource")]
     NoSuchPath,
-    #[error("{resource} {name:?} already exists")]
-    AlreadyExists { resource: ResourceId, name: String },
+    #[error("{}{resource} {name:?} already exists", if *.dying { "object is being deleted: " } else { "" })]
+    AlreadyExists {
+        resource: ResourceId,
+        name: String,
+        /// It is on its way out, so waiting helps.
+        dying: bool,
+    },
     #[error("Operation cannot be fulfilled on {resource} {name:?}: {why}")]
     Conflict { resource: ResourceId, name: String, why: String },
-    #[error("Apply failed with {}: {}", count(causes), joined(causes))]
-    ApplyConflict { causes: Vec<StatusCause> },
     #[error("{kind}{} {name:?} is invalid: {}", dotted(group), aggregate(causes))]
     Invalid { group: String, kind: String, name: String, causes: Vec<StatusCause> },
     #[error("{0}")]
@@ -131,11 +134,8 @@ impl ApiError {
         match self {
             Self::NotFound { resource, name } => (404, "NotFound", of(resource, name, &[])),
             Self::NoSuchPath => (404, "NotFound", Some(empty())),
-            Self::AlreadyExists { resource, name } => (409, "AlreadyExists", of(resource, name, &[])),
+            Self::AlreadyExists { resource, name, .. } => (409, "AlreadyExists", of(resource, name, &[])),
             Self::Conflict { resource, name, .. } => (409, "Conflict", of(resource, name, &[])),
-            Self::ApplyConflict { causes } => {
-                (409, "Conflict", Some(StatusDetails { causes: causes.clone(), ..empty() }))
-            }
             Self::Invalid { group, kind, name, causes } => (
                 422,
                 "Invalid",
@@ -260,35 +260,6 @@ fn aggregate(causes: &[StatusCause]) -> String {
     }
 }
 
-fn count(causes: &[StatusCause]) -> String {
-    if causes.len() == 1 { "1 conflict".to_owned() } else { format!("{} conflicts", causes.len()) }
-}
-
-/// Kubernetes groups the conflicting fields of a server-side apply by manager; the cause messages name it.
-fn joined(causes: &[StatusCause]) -> String {
-    match causes {
-        [one] => format!("{}: {}", one.message, one.field),
-        many => {
-            let mut out = String::new();
-            let mut last = "";
-            for c in many {
-                if c.message != last {
-                    if !out.is_empty() {
-                        out.push('\n');
-                    }
-                    out.push_str("conflicts ");
-                    out.push_str(c.message.strip_prefix("conflict ").unwrap_or(&c.message));
-                    out.push(':');
-                    last = &c.message;
-                }
-                out.push_str("\n- ");
-                out.push_str(&c.field);
-            }
-            out
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,7 +279,7 @@ mod tests {
             r#"services.serving.knative.dev "a" not found"#,
         );
         check(
-            ApiError::AlreadyExists { resource: pods.clone(), name: "a".into() },
+            ApiError::AlreadyExists { resource: pods.clone(), name: "a".into(), dying: false },
             409,
             "AlreadyExists",
             r#"pods "a" already exists"#,
@@ -335,14 +306,6 @@ mod tests {
             504,
             "Timeout",
             "Timeout: Too large resource version: 9, current: 3",
-        );
-        check(
-            ApiError::ApplyConflict {
-                causes: vec![cause("FieldManagerConflict", ".spec.a", r#"conflict with "x""#.into())],
-            },
-            409,
-            "Conflict",
-            r#"Apply failed with 1 conflict: conflict with "x": .spec.a"#,
         );
     }
 

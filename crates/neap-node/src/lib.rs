@@ -1,1 +1,16 @@
-//! neap-node
+//! What a bare machine lacks to be a cluster: a kubelet over the pod runtime, the loops that Kubernetes' own controller
+//! manager runs (deployments, endpoints, namespaces, quotas, claims, garbage collection), cluster DNS and an image
+//! registry. None of it is started on Kubernetes. Knows no Knative kind.
+
+mod feed;
+mod quantity;
+
+pub mod claims;
+pub mod deployments;
+pub mod dns;
+pub mod endpoints;
+pub mod gc;
+pub mod namespaces;
+pub mod ports;
+pub mod quota;
+pub mod registry;

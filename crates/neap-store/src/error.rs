@@ -52,9 +52,7 @@ pub enum Error {
         current: Revision,
     },
     /// The disk is too far behind to take another write.
-    #[error(
-        "the disk does not keep up: {waiting} changes ({bytes} bytes) wait to be written; retry shortly"
-    )]
+    #[error("the disk does not keep up: {waiting} changes ({bytes} bytes) wait to be written; retry shortly")]
     Busy {
         /// Keys waiting to be written.
         waiting: usize,
@@ -128,5 +126,72 @@ fn advice(heals: bool) -> &'static str {
         "free some disk space, writing resumes by itself within seconds"
     } else {
         "check the disk, then restart"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each variant as a user reads it, and the cause, if it has one, only in its source.
+    #[test]
+    fn each_error_says_what_happened_and_what_to_do() {
+        let path = PathBuf::from("/data/store");
+        let key = Bytes::from_static(b"/pods/a\xff");
+        let cause = || Arc::new(std::io::Error::other("the cause"));
+        let broken = |heals| Error::Broken { path: path.clone(), heals, source: cause() };
+        let table = [
+            (
+                Error::Conflict { key: key.clone(), current: Some(3) },
+                "key \"/pods/a\\xff\" is not in the expected state: its revision is 3; read it again and retry",
+            ),
+            (
+                Error::Conflict { key: key.clone(), current: None },
+                "key \"/pods/a\\xff\" is not in the expected state: it does not exist; read it again and retry",
+            ),
+            (Error::DuplicateKey { key }, "key \"/pods/a\\xff\" occurs twice in one transaction; merge the two steps"),
+            (
+                Error::TooLarge { what: "a key (bytes)", size: 5, limit: 4 },
+                "a key (bytes) is too large: 5, and the limit is 4",
+            ),
+            (
+                Error::Compacted { requested: 1, compacted: 2 },
+                "revision 1 is no longer kept, history starts at 2; list again",
+            ),
+            (Error::Future { requested: 2, current: 1 }, "revision 2 does not exist yet, the newest is 1; list again"),
+            (
+                Error::Busy { waiting: 2, bytes: 30 },
+                "the disk does not keep up: 2 changes (30 bytes) wait to be written; retry shortly",
+            ),
+            (Error::Closed, "the store is closed"),
+            (
+                broken(true),
+                "/data/store cannot be written, changes are refused: free some disk space, writing resumes by itself within seconds",
+            ),
+            (broken(false), "/data/store cannot be written, changes are refused: check the disk, then restart"),
+            (
+                Error::InUse { path: path.clone() },
+                "/data/store is in use by another process; stop that one first, or choose another data directory",
+            ),
+            (
+                Error::Open { path: path.clone(), source: cause() },
+                "cannot open /data/store; check the path and its permissions",
+            ),
+            (
+                Error::Foreign { path: path.clone() },
+                "/data/store is not a store file and was left as it is; move it away or choose another data directory",
+            ),
+            (
+                Error::Corrupt { path: path.clone(), detail: "it is empty".to_owned() },
+                "/data/store is damaged and was left as it is (it is empty); restore it from a backup, or move it away to start empty",
+            ),
+            (
+                Error::Format { path, found: 2, supported: 1 },
+                "/data/store has format 2, this version reads format 1; use the version that wrote it",
+            ),
+        ];
+        for (error, expected) in table {
+            assert_eq!(error.to_string(), expected);
+        }
     }
 }

@@ -19,6 +19,22 @@
 //! - **One owner.** A file is open in one process at a time, and a file that is not a sound store
 //!   file of a known format is refused without a byte of it being changed.
 //!
+//! ```
+//! # fn main() -> Result<(), neap_store::Error> {
+//! use neap_store::{Expect, Store, Txn};
+//!
+//! let store = Store::memory();
+//! let created = store.commit(Txn::new().put("/pods/a", Expect::Absent, "one"))?;
+//! let mut watch = store.watch(b"/pods/", created.revision)?;
+//! let replaced = Expect::Revision(created.revision);
+//! store.commit(Txn::new().put("/pods/a", replaced, "two"))?.durable.wait_blocking()?;
+//! assert!(watch.try_next().is_ready());
+//! let page = store.range(b"/pods/", None, 500, Some(created.revision))?;
+//! assert_eq!(page.entries[0].value, "one");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # When the disk fails
 //!
 //! The commits that wait are told [`Error::Broken`], further writes are refused with the same error,
@@ -39,18 +55,27 @@
 //! key; `watch` is a watcher's cursor; `store` puts them under one lock; `disk` knows the file
 //! format, `file` the file itself; `writer` is the one thread that writes (file stores only).
 
+#![warn(missing_docs)]
+
+mod disk;
+mod durable;
 mod error;
+mod file;
 mod index;
 mod store;
 mod topics;
 mod txn;
 mod watch;
+mod writer;
 
+pub use disk::{CACHE_BYTES, FORMAT};
+pub use durable::Durable;
 pub use error::Error;
 pub use index::{Entry, Event, Page};
-pub use store::{Options, Stats, Store};
-pub use txn::{Committed, Expect, Op, Txn};
+pub use store::{HISTORY_BYTES, HISTORY_EVENTS, Options, Stats, Store};
+pub use txn::{Committed, Expect, MAX_KEY_BYTES, MAX_TXN_BYTES, MAX_TXN_STEPS, MAX_VALUE_BYTES, Op, Txn};
 pub use watch::{Lagged, Watch};
+pub use writer::{PENDING_BYTES, PENDING_CHANGES, RESERVED_REVISIONS};
 
 /// A point in the history of a store. Starts at 1 in an empty store and only grows.
 pub type Revision = u64;

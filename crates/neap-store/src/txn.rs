@@ -1,11 +1,8 @@
 //! What one atomic change consists of. Only the description: the index decides and applies.
 
-use std::future::Future;
-
 use bytes::Bytes;
 
-use crate::store::Durability;
-use crate::{Error, Revision};
+use crate::{Durable, Error, Revision};
 
 /// Longest key, in bytes. A Kubernetes path of group, resource, namespace and name stays below 900.
 pub const MAX_KEY_BYTES: usize = 4 * 1024;
@@ -113,24 +110,4 @@ pub struct Committed {
     pub revision: Revision,
     /// Tells when everything up to that revision is on disk.
     pub durable: Durable,
-}
-
-/// A receipt for a revision. Dropping it costs nothing and cancels nothing.
-#[derive(Debug)]
-#[must_use = "a write is only durable after `wait`; drop the receipt on purpose where that is enough"]
-pub struct Durable(pub(crate) Durability);
-
-impl Durable {
-    /// Resolves once everything up to the revision is on disk; at once in a memory store.
-    ///
-    /// [`Error::Broken`] leaves the outcome open: the write stays visible, and may or may not be
-    /// there after a restart.
-    pub fn wait(self) -> impl Future<Output = Result<(), Error>> + Send + 'static {
-        self.0.wait()
-    }
-
-    /// As [`wait`](Durable::wait), for callers outside any async runtime.
-    pub fn wait_blocking(self) -> Result<(), Error> {
-        crate::store::block_on(self.wait())
-    }
 }

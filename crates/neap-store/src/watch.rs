@@ -65,21 +65,24 @@ impl Watch {
             return Poll::Ready(None);
         };
         let state = self.shared.read();
-        match state.topics.next(&self.prefix, next, state.index.first_seq()) {
+        let index = &state.index;
+        match state.topics.next(&self.prefix, next, index.first_seq()) {
             Next::At(seq) => {
-                let event = state.index.event(seq).clone();
-                // The event's own revision counts as seen only once all of its events were
-                // read; `progress` finds that out, here the one before is sure.
+                let event = index.event(seq).clone();
+                // More events of the same revision may follow, so only the one before is seen for sure.
                 let seen = seen.max(event.revision - 1);
                 self.cursor = Cursor::Reading { next: seq + 1, seen };
                 Poll::Ready(Some(Ok(event)))
             }
-            Next::Idle if state.closed() => {
-                let seen = state.index.revision();
-                self.cursor = Cursor::Ended { seen };
-                Poll::Ready(None)
+            Next::Idle => {
+                let seen = index.revision();
+                if state.closed() {
+                    self.cursor = Cursor::Ended { seen };
+                    return Poll::Ready(None);
+                }
+                self.cursor = Cursor::Reading { next: index.end_seq(), seen };
+                Poll::Pending
             }
-            Next::Idle => Poll::Pending,
             Next::Lagged => {
                 self.cursor = Cursor::Ended { seen };
                 Poll::Ready(Some(Err(Lagged { seen })))
@@ -88,19 +91,23 @@ impl Watch {
     }
 
     /// The revision up to which this watcher has seen everything that concerns it: a watch begun from
-    /// it misses nothing and repeats nothing. It moves on without events, so it is what a
-    /// bookmark carries.
-    pub fn progress(&self) -> Revision {
+    /// it misses nothing and repeats nothing. It moves on without events and never back, so it
+    /// is what a bookmark carries.
+    pub fn progress(&mut self) -> Revision {
         let (next, seen) = match self.cursor {
             Cursor::Reading { next, seen } => (next, seen),
             Cursor::Ended { seen } => return seen,
         };
         let state = self.shared.read();
-        match state.topics.next(&self.prefix, next, state.index.first_seq()) {
-            Next::At(seq) => seen.max(state.index.event(seq).revision - 1),
-            Next::Idle => state.index.revision(),
-            Next::Lagged => seen,
-        }
+        let index = &state.index;
+        let (next, seen) = match state.topics.next(&self.prefix, next, index.first_seq()) {
+            Next::At(seq) => (seq, seen.max(index.event(seq).revision - 1)),
+            Next::Idle => (index.end_seq(), index.revision()),
+            // `next` will tell.
+            Next::Lagged => (next, seen),
+        };
+        self.cursor = Cursor::Reading { next, seen };
+        seen
     }
 }
 

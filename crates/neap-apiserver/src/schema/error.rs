@@ -95,12 +95,7 @@ impl FieldError {
 
     /// A value that occurs twice.
     pub fn duplicate(path: impl Into<String>, value: impl Into<Value>) -> Self {
-        Self {
-            path: path.into(),
-            kind: FieldErrorKind::Duplicate,
-            detail: String::new(),
-            value: Some(value.into()),
-        }
+        Self { path: path.into(), kind: FieldErrorKind::Duplicate, detail: String::new(), value: Some(value.into()) }
     }
 
     /// A value outside an enumeration.

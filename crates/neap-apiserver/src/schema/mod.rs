@@ -11,6 +11,7 @@ mod error;
 mod formats;
 mod meta;
 mod node;
+mod path;
 mod pattern;
 mod prune;
 mod structural;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use error::{FieldError, FieldErrorKind, invalid_status};
-pub(crate) use node::{Additional, Kind, ListType, Node};
+pub(crate) use node::{Kind, ListType, Node};
 
 /// A compiled schema; cloning is one reference count.
 #[derive(Clone)]

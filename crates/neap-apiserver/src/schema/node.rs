@@ -109,8 +109,8 @@ pub(crate) struct Node {
     pub(crate) items: Option<Schema>,
     pub(crate) default: Option<Box<Value>>,
     pub(crate) checks: Option<Box<Checks>>,
-    /// Derived: this node or one below has a default. Lets defaulting skip whole subtrees.
-    pub(crate) has_defaults: bool,
+    /// Derived: where in `properties` the ones with a default are.
+    pub(crate) defaulted: Box<[u16]>,
 }
 
 impl Node {
@@ -132,7 +132,7 @@ impl Node {
             items: None,
             default: None,
             checks: None,
-            has_defaults: false,
+            defaulted: Box::default(),
         }
     }
 

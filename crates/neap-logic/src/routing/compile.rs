@@ -10,9 +10,7 @@ use neap_api::networking::{HttpPath, Ingress, IngressSplit};
 
 use super::hash::network_hash;
 use super::host::HOST_LIMIT;
-use super::rule::{
-    Backend, Header, HostRoutes, IngressKey, PathRule, Port, RevisionKey, SecretRef, Split,
-};
+use super::rule::{Backend, Header, HostRoutes, IngressKey, PathRule, Port, RevisionKey, SecretRef, Split};
 
 /// `visibility` of a rule that the outside must not reach (F1.2).
 const CLUSTER_LOCAL: &str = "ClusterLocal";
@@ -49,8 +47,7 @@ pub fn compile(ingress: &Ingress) -> CompiledIngress {
     let mut sides: BTreeMap<Arc<str>, Sides> = BTreeMap::new();
     for (at, rule) in ingress.spec.rules.iter().enumerate() {
         let paths = rule.http.iter().flat_map(|http| &http.paths);
-        let paths: Vec<PathRule> =
-            paths.filter_map(|path| path_rule(path, &key, &mut problems)).collect();
+        let paths: Vec<PathRule> = paths.filter_map(|path| path_rule(path, &key, &mut problems)).collect();
         if paths.is_empty() {
             problems.push(format!("spec.rules[{at}] has no path that can be routed"));
             continue;

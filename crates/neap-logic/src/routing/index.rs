@@ -205,13 +205,7 @@ impl<V: Clone> Claims<V> {
         touched.extend(claims.iter().map(|(rank, _)| rank.key.clone()));
     }
 
-    fn take(
-        &mut self,
-        host: &Arc<str>,
-        key: &IngressKey,
-        map: &mut HostMap<V>,
-        touched: &mut BTreeSet<IngressKey>,
-    ) {
+    fn take(&mut self, host: &Arc<str>, key: &IngressKey, map: &mut HostMap<V>, touched: &mut BTreeSet<IngressKey>) {
         let Some(claims) = self.by_host.get_mut(host) else { return };
         claims.retain(|(rank, _)| rank.key != *key);
         touched.extend(claims.iter().map(|(rank, _)| rank.key.clone()));

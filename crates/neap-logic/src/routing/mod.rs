@@ -17,7 +17,5 @@ pub use compile::{CompiledIngress, compile};
 pub use hash::network_hash;
 pub use host::{HOST_LIMIT, HostBuf, HostMap, host_of};
 pub use index::{Change, Conflict, Index};
-pub use rule::{
-    Backend, Header, HostRoutes, IngressKey, PathRule, Port, RevisionKey, SecretRef, Split,
-};
+pub use rule::{Backend, Header, HostRoutes, IngressKey, PathRule, Port, RevisionKey, SecretRef, Split};
 pub use table::{Door, Found, Lookup, Table};

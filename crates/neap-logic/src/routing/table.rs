@@ -113,6 +113,5 @@ impl Table {
 }
 
 fn matches<'h>(rule: &PathRule, path: &str, header: impl Fn(&str) -> Option<&'h str>) -> bool {
-    path.starts_with(&*rule.prefix)
-        && rule.matches.iter().all(|wanted| header(&wanted.name) == Some(&*wanted.value))
+    path.starts_with(&*rule.prefix) && rule.matches.iter().all(|wanted| header(&wanted.name) == Some(&*wanted.value))
 }

@@ -29,7 +29,6 @@ impl PullError {
         match self {
             Self::InvalidName { .. } => "InvalidImageName",
             Self::NeverPull { .. } => "ErrImageNeverPull",
-            Self::Registry { problem: RegistryError::Unreachable { .. }, .. } => "RegistryUnavailable",
             Self::Registry { .. } | Self::NoPlatform { .. } | Self::Store { .. } => "ErrImagePull",
         }
     }

@@ -1,0 +1,48 @@
+//! From what a connection or a header proves to a user. Knows nothing of permissions.
+
+use super::{AUTHENTICATED, token};
+use crate::server::Inner;
+use crate::status::{ApiError, Result};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use k8s_openapi::api::authentication::v1::UserInfo;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// The user of a request: by bearer token, else by the certificate of the connection, else nobody. A token that is
+/// wrong is an error even where nobody would do.
+pub(crate) fn of_request(server: &Inner, headers: &HeaderMap, peer: Option<&UserInfo>) -> Result<Option<UserInfo>> {
+    match bearer(headers) {
+        None => Ok(peer.cloned()),
+        Some(token) => of_token(server, token, &[]).map(Some).ok_or(ApiError::Unauthorized),
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
+}
+
+/// `audiences` empty means this server's own.
+pub(crate) fn of_token(server: &Inner, text: &str, audiences: &[String]) -> Option<UserInfo> {
+    if let Some(user) = server.config.tokens.get(text) {
+        return Some(with_group(user.clone()));
+    }
+    token::user_of(server, text, audiences)
+}
+
+/// The user of a client certificate that the TLS layer has verified: CN is the name, O are the groups.
+pub fn of_certificate(der: &[u8]) -> Option<UserInfo> {
+    let (_, cert) = X509Certificate::from_der(der).ok()?;
+    let name = cert.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+    let groups = cert.subject().iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
+    Some(with_group(UserInfo { username: Some(name), groups: Some(groups), ..UserInfo::default() }))
+}
+
+fn with_group(mut user: UserInfo) -> UserInfo {
+    let groups = user.groups.get_or_insert_default();
+    if !groups.iter().any(|g| g == AUTHENTICATED) {
+        groups.push(AUTHENTICATED.to_owned());
+    }
+    user
+}

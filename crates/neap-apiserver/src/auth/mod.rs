@@ -1,0 +1,147 @@
+//! Who asks, and whether they may.
+
+pub mod identity;
+pub(crate) mod rbac;
+pub(crate) mod review;
+pub mod token;
+
+use crate::request::{Resource, Verb};
+use crate::server::Inner;
+use crate::status::{ApiError, ResourceId, Result};
+use http::{HeaderMap, Method};
+use k8s_openapi::api::authentication::v1::UserInfo;
+use std::collections::BTreeMap;
+
+/// Members may do everything; nothing can take it from them.
+pub const MASTERS: &str = "system:masters";
+pub const AUTHENTICATED: &str = "system:authenticated";
+
+pub fn user(name: &str, groups: &[&str]) -> UserInfo {
+    UserInfo {
+        username: Some(name.to_owned()),
+        groups: Some(groups.iter().map(|g| (*g).to_owned()).collect()),
+        ..UserInfo::default()
+    }
+}
+
+/// The user that controllers of this process are.
+pub fn admin(name: &str) -> UserInfo {
+    user(name, &[MASTERS, AUTHENTICATED])
+}
+
+pub(crate) fn anonymous() -> UserInfo {
+    user("system:anonymous", &["system:unauthenticated"])
+}
+
+/// What anybody may ask.
+pub(crate) fn is_public(path: &str) -> bool {
+    matches!(path, "/version" | "/version/" | "/.well-known/openid-configuration" | "/openid/v1/jwks")
+        || ["/readyz", "/livez", "/healthz"].iter().any(|p| path == *p || path.strip_prefix(p).is_some_and(|r| r.starts_with('/')))
+}
+
+pub(crate) fn is_master(user: &UserInfo) -> bool {
+    user.groups.iter().flatten().any(|g| g == MASTERS)
+}
+
+/// The user the caller wants to be, if the caller may.
+pub(crate) fn impersonate(server: &Inner, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo> {
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty());
+    let groups: Vec<String> = headers
+        .get_all("impersonate-group")
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .map(str::to_owned)
+        .collect();
+    let Some(name) = text("impersonate-user") else {
+        if !groups.is_empty() || text("impersonate-uid").is_some() {
+            return Err(ApiError::bad_request("requested groups or uid without impersonating a user"));
+        }
+        return Ok(user);
+    };
+    let may = |resource: &str, name: &str| {
+        let what = rbac::Attributes::resource("impersonate", "", resource, None, Some(name));
+        match rbac::allowed(server, &user, &what) {
+            true => Ok(()),
+            false => Err(forbidden(&user, &what)),
+        }
+    };
+    match name.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':')) {
+        Some((_, account)) => may("serviceaccounts", account)?,
+        None => may("users", name)?,
+    }
+    for group in &groups {
+        may("groups", group)?;
+    }
+    let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (key, value) in headers {
+        if let (Some(key), Ok(value)) = (key.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
+            may("userextras", value)?;
+            extra.entry(key.to_owned()).or_default().push(value.to_owned());
+        }
+    }
+    let mut groups = groups;
+    if groups.is_empty() && let Some((ns, _)) = name.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':')) {
+        groups.extend(["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{ns}")]);
+    }
+    if name != "system:anonymous" && !groups.iter().any(|g| g == AUTHENTICATED) {
+        groups.push(AUTHENTICATED.to_owned());
+    }
+    Ok(UserInfo {
+        username: Some(name.to_owned()),
+        groups: Some(groups),
+        uid: text("impersonate-uid").map(str::to_owned),
+        extra: (!extra.is_empty()).then_some(extra),
+    })
+}
+
+/// Whether the user may do this to a resource.
+pub(crate) fn check(server: &Inner, user: &UserInfo, verb: Verb, at: &Resource) -> Result<()> {
+    if is_master(user) {
+        return Ok(());
+    }
+    let resource = match &at.subresource {
+        Some(sub) => format!("{}/{sub}", at.plural),
+        None => at.plural.clone(),
+    };
+    let what = rbac::Attributes::resource(
+        verb.as_str(),
+        &at.group,
+        &resource,
+        at.namespace.as_deref(),
+        at.name.as_deref(),
+    );
+    if rbac::allowed(server, user, &what) { Ok(()) } else { Err(forbidden(user, &what)) }
+}
+
+/// Whether the user may ask for a path that is no resource. Discovery is open to everybody who is somebody.
+pub(crate) fn check_path(server: &Inner, user: &UserInfo, method: &Method, path: &str) -> Result<()> {
+    let discovery = ["/api", "/apis", "/openapi", "/version", "/"].iter().any(|p| {
+        path == *p || (p.len() > 1 && path.strip_prefix(p).is_some_and(|rest| rest.starts_with('/')))
+    });
+    if discovery || is_public(path) || is_master(user) {
+        return Ok(());
+    }
+    let what = rbac::Attributes::path(&method.as_str().to_lowercase(), path);
+    if rbac::allowed(server, user, &what) {
+        return Ok(());
+    }
+    let name = user.username.as_deref().unwrap_or("");
+    Err(ApiError::ForbiddenPath(format!("User {name:?} cannot {} path {path:?}", what.verb)))
+}
+
+fn forbidden(user: &UserInfo, what: &rbac::Attributes) -> ApiError {
+    let name = user.username.as_deref().unwrap_or("");
+    let scope = match what.namespace.as_deref() {
+        Some(ns) => format!("in the namespace {ns:?}"),
+        None => "at the cluster scope".to_owned(),
+    };
+    ApiError::Forbidden {
+        resource: ResourceId::new(&what.group, what.resource.split('/').next().unwrap_or("")),
+        name: what.name.clone().unwrap_or_default(),
+        why: format!(
+            "User {name:?} cannot {} resource {:?} in API group {:?} {scope}",
+            what.verb, what.resource, what.group
+        ),
+        causes: Vec::new(),
+    }
+}

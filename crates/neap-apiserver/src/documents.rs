@@ -1,0 +1,203 @@
+//! OpenAPI documents, made when somebody asks and kept only compressed, until the kinds change.
+//!
+//! kubectl asks for the index and one group at a time; older clients for everything at once. Nothing of this is needed by
+//! controllers, so an idle server holds at most a few compressed hundred kilobytes.
+
+use crate::codec::{self, Body};
+use crate::kind::{Kind, Version};
+use crate::openapi::{self, KindDoc};
+use crate::registry::Kinds;
+use crate::server::Inner;
+use crate::status::{ApiError, Result};
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
+use http::{HeaderValue, Request, Response, StatusCode};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+const PROTOBUF_V2: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// Documents kept at a time: the index, v2 in two forms and the groups that `kubectl explain` was asked about.
+const KEPT: usize = 24;
+
+#[derive(Default)]
+pub(crate) struct Cache(Mutex<Slots>);
+
+#[derive(Default)]
+struct Slots {
+    /// Of the kinds the documents were made from.
+    generation: u64,
+    /// Gzip, by address and form.
+    documents: HashMap<String, Bytes>,
+}
+
+pub(crate) fn answer(
+    server: &Arc<Inner>,
+    kinds: &Kinds,
+    path: &[&str],
+    request: &Request<Bytes>,
+) -> Result<Response<Body>> {
+    let protobuf = accepts_protobuf(request);
+    match path {
+        ["v2"] if protobuf => {
+            let made = || openapi::v2_protobuf(&borrow(&docs(kinds, |_, _| true)));
+            cached(server, kinds, "v2 protobuf".into(), PROTOBUF_V2, request, made)
+        }
+        ["v2"] => {
+            let made = || bytes(&openapi::v2(&borrow(&docs(kinds, |_, _| true))));
+            cached(server, kinds, "v2".into(), "application/json", request, made)
+        }
+        ["v3"] => {
+            let made = || bytes(&openapi::v3_index(&borrow(&docs(kinds, |_, _| true))));
+            cached(server, kinds, "v3".into(), "application/json", request, made)
+        }
+        ["v3", "api", version] => group(server, kinds, "", version, request),
+        ["v3", "apis", name, version] => group(server, kinds, name, version, request),
+        _ => Err(ApiError::NoSuchPath),
+    }
+}
+
+fn group(
+    server: &Arc<Inner>,
+    kinds: &Kinds,
+    group: &str,
+    version: &str,
+    request: &Request<Bytes>,
+) -> Result<Response<Body>> {
+    let wanted = |k: &Kind, v: &Version| k.group == group && v.name == version;
+    if !kinds.of_group(group).iter().any(|k| k.versions.iter().any(|v| v.served && wanted(k, v))) {
+        return Err(ApiError::NoSuchPath);
+    }
+    let made = || bytes(&openapi::v3_group_version(&borrow(&docs(kinds, wanted))));
+    cached(server, kinds, format!("v3 {group}/{version}"), "application/json", request, made)
+}
+
+fn accepts_protobuf(request: &Request<Bytes>) -> bool {
+    request
+        .headers()
+        .get(ACCEPT)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.contains("proto-openapi.spec.v2") && !v.starts_with("application/json"))
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    serde_json::to_vec(value).expect("a JSON value is serialisable")
+}
+
+/// What a document says of one kind, owned.
+struct Doc {
+    group: String,
+    version: String,
+    kind: String,
+    plural: String,
+    namespaced: bool,
+    verbs: &'static [&'static str],
+    subresources: Vec<&'static str>,
+    schema: Value,
+}
+
+fn docs(kinds: &Kinds, wanted: impl Fn(&Kind, &Version) -> bool) -> Vec<Doc> {
+    let mut out = Vec::new();
+    for kind in kinds.all() {
+        for version in kind.versions.iter().filter(|v| v.served && wanted(kind, v)) {
+            let mut subresources = Vec::new();
+            subresources.extend(version.scale.is_some().then_some("scale"));
+            subresources.extend(version.status.then_some("status"));
+            out.push(Doc {
+                group: kind.group.clone(),
+                version: version.name.clone(),
+                kind: kind.kind.clone(),
+                plural: kind.plural.clone(),
+                namespaced: kind.namespaced,
+                verbs: crate::discovery::verbs(kind),
+                subresources,
+                schema: kind.schema_document(&version.name).unwrap_or_else(|| {
+                    json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+                }),
+            });
+        }
+    }
+    out
+}
+
+fn borrow(docs: &[Doc]) -> Vec<KindDoc<'_>> {
+    docs.iter()
+        .map(|d| KindDoc {
+            group: &d.group,
+            version: &d.version,
+            kind: &d.kind,
+            plural: &d.plural,
+            namespaced: d.namespaced,
+            verbs: d.verbs,
+            subresources: &d.subresources,
+            schema: &d.schema,
+        })
+        .collect()
+}
+
+fn cached(
+    server: &Arc<Inner>,
+    kinds: &Kinds,
+    key: String,
+    media: &'static str,
+    request: &Request<Bytes>,
+    make: impl FnOnce() -> Vec<u8>,
+) -> Result<Response<Body>> {
+    let kept = {
+        let mut slots = server.documents.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.generation != kinds.generation {
+            *slots = Slots { generation: kinds.generation, documents: HashMap::new() };
+        }
+        slots.documents.get(&key).cloned()
+    };
+    // Made outside the lock; two that ask at once make it twice, and both are right.
+    let packed = match kept {
+        Some(packed) => packed,
+        None => {
+            let packed = Bytes::from(gzip(&make()));
+            let mut slots = server.documents.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if slots.documents.len() < KEPT && slots.generation == kinds.generation {
+                slots.documents.insert(key, packed.clone());
+            }
+            packed
+        }
+    };
+    respond(&packed, media, request)
+}
+
+fn respond(packed: &Bytes, media: &'static str, request: &Request<Bytes>) -> Result<Response<Body>> {
+    let tag = etag(packed);
+    let header = |name| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let mut response = if header(IF_NONE_MATCH) == tag {
+        let mut response = Response::new(codec::full(Bytes::new()));
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else if header(ACCEPT_ENCODING).contains("gzip") {
+        let mut response = Response::new(codec::full(packed.clone()));
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+    } else {
+        let mut plain = Vec::new();
+        flate2::read::GzDecoder::new(packed.as_ref()).read_to_end(&mut plain).map_err(ApiError::internal)?;
+        Response::new(codec::full(plain))
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    headers.insert(ETAG, HeaderValue::from_str(&tag).map_err(ApiError::internal)?);
+    Ok(response)
+}
+
+fn etag(packed: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(packed);
+    let hex: String = digest.iter().take(16).map(|b| format!("{b:02X}")).collect();
+    format!("\"{hex}\"")
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    out.write_all(bytes).expect("writing to memory cannot fail");
+    out.finish().expect("writing to memory cannot fail")
+}

@@ -1,0 +1,456 @@
+//! The rules of ObjectMeta: what a client may set, what the server sets, what may never change. Pure: time, identity and
+//! chance come in as arguments.
+
+use crate::status::{ApiError, ResourceId, Result, forbidden, invalid, required};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube_core::response::StatusCause;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+/// Kubernetes' limit on the sum of annotation keys and values, in bytes (`TotalAnnotationSizeLimitB`).
+const ANNOTATIONS_LIMIT: usize = 256 * 1024;
+/// A generated name ends in this many random characters; the base is cut so that the whole fits a label.
+const GENERATED_SUFFIX: usize = 5;
+const NAME_LIMIT: usize = 63;
+/// No vowels and no look-alikes, so that no word and no confusion arises.
+const NAME_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// How names of a kind are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NameRule {
+    #[default]
+    Subdomain,
+    Label,
+    /// As `Label`, but beginning with a letter: names of Kubernetes Services.
+    Label1035,
+    /// Whatever fits in one URL segment: names of roles and their bindings.
+    Segment,
+}
+
+/// Which changes count as a new generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generation {
+    /// The kind has no generation (config-maps, secrets).
+    Never,
+    /// Everything but metadata, and but status when the kind has that subresource.
+    Content { status_apart: bool },
+}
+
+/// What the rules need to know about the kind of an object.
+#[derive(Debug, Clone)]
+pub struct Shape<'a> {
+    pub group: &'a str,
+    pub kind: &'a str,
+    pub plural: &'a str,
+    pub api_version: &'a str,
+    pub namespaced: bool,
+    pub name_rule: NameRule,
+    pub generation: Generation,
+    /// Updates must name a resource version (custom resources).
+    pub conditional_updates: bool,
+}
+
+impl Shape<'_> {
+    fn resource(&self) -> ResourceId {
+        ResourceId::new(self.group, self.plural)
+    }
+
+    fn invalid(&self, name: &str, causes: Vec<StatusCause>) -> ApiError {
+        ApiError::Invalid {
+            group: self.group.to_owned(),
+            kind: self.kind.to_owned(),
+            name: name.to_owned(),
+            causes,
+        }
+    }
+}
+
+/// The metadata of an object; makes the map when it is missing.
+pub fn of_mut(object: &mut Value) -> &mut Map<String, Value> {
+    if !object.is_object() {
+        *object = json!({});
+    }
+    let map = object.as_object_mut().expect("made an object above");
+    let meta = map.entry("metadata").or_insert_with(|| json!({}));
+    if !meta.is_object() {
+        *meta = json!({});
+    }
+    meta.as_object_mut().expect("made an object above")
+}
+
+pub fn text<'a>(object: &'a Value, key: &str) -> &'a str {
+    object.get("metadata").and_then(|m| m.get(key)).and_then(Value::as_str).unwrap_or("")
+}
+
+pub fn finalizers(object: &Value) -> Vec<&str> {
+    object
+        .pointer("/metadata/finalizers")
+        .and_then(Value::as_array)
+        .map(|list| list.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default()
+}
+
+pub fn is_deleting(object: &Value) -> bool {
+    !text(object, "deletionTimestamp").is_empty()
+}
+
+/// Kind, apiVersion and the types of metadata fields: what Kubernetes finds while decoding.
+pub fn check_decoded(object: &mut Value, shape: &Shape<'_>) -> Result<()> {
+    let Some(map) = object.as_object() else {
+        return Err(ApiError::bad_request("the body of the request is not an object"));
+    };
+    let told = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or("");
+    let (version, kind) = (told("apiVersion"), told("kind"));
+    if !version.is_empty() && version != shape.api_version {
+        return Err(ApiError::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version ({})",
+            shape.api_version
+        )));
+    }
+    if !kind.is_empty() && kind != shape.kind {
+        return Err(ApiError::bad_request(format!(
+            "the kind in the data ({kind}) does not match the expected kind ({})",
+            shape.kind
+        )));
+    }
+    if let Some(meta) = map.get("metadata")
+        && let Err(why) = ObjectMeta::deserialize(meta)
+        && !meta.is_null()
+    {
+        return Err(ApiError::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: metadata: {why}",
+            shape.kind, shape.api_version, shape.kind
+        )));
+    }
+    drop_nulls(of_mut(object));
+    let map = object.as_object_mut().expect("checked above");
+    map.insert("apiVersion".into(), json!(shape.api_version));
+    map.insert("kind".into(), json!(shape.kind));
+    Ok(())
+}
+
+/// Typed decoding in Go drops null and empty metadata fields; so do we, or no-op writes would look like changes.
+fn drop_nulls(meta: &mut Map<String, Value>) {
+    meta.retain(|_, v| match v {
+        Value::Null => false,
+        Value::Object(m) => !m.is_empty(),
+        Value::Array(a) => !a.is_empty(),
+        Value::String(s) => !s.is_empty(),
+        _ => true,
+    });
+    for key in ["labels", "annotations"] {
+        if let Some(Value::Object(map)) = meta.get_mut(key) {
+            for v in map.values_mut().filter(|v| v.is_null()) {
+                *v = json!("");
+            }
+        }
+    }
+}
+
+/// Agreement of the body with the URL, and the fields the server sets at birth.
+pub fn prepare_create(
+    object: &mut Value,
+    shape: &Shape<'_>,
+    namespace: Option<&str>,
+    now: &str,
+    uid: &str,
+    rng: &mut fastrand::Rng,
+) -> Result<()> {
+    place(object, shape, namespace)?;
+    let meta = of_mut(object);
+    if meta.get("resourceVersion").is_some_and(|v| v != "") {
+        return Err(ApiError::Unnamed("resourceVersion should not be set on objects to be created".into()));
+    }
+    for key in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+        meta.remove(key);
+    }
+    let base = meta.get("generateName").and_then(Value::as_str).unwrap_or("").to_owned();
+    if meta.get("name").is_none() && !base.is_empty() {
+        meta.insert("name".into(), json!(generated(&base, rng)));
+    }
+    meta.insert("uid".into(), json!(uid));
+    meta.insert("creationTimestamp".into(), json!(now));
+    if shape.generation != Generation::Never {
+        meta.insert("generation".into(), json!(1));
+    }
+    Ok(())
+}
+
+pub fn generated(base: &str, rng: &mut fastrand::Rng) -> String {
+    let mut cut = base.len().min(NAME_LIMIT - GENERATED_SUFFIX);
+    while !base.is_char_boundary(cut) {
+        cut -= 1;
+    }
+    let mut name = base[..cut].to_owned();
+    for _ in 0..GENERATED_SUFFIX {
+        name.push(NAME_ALPHABET[rng.usize(..NAME_ALPHABET.len())] as char);
+    }
+    name
+}
+
+pub fn random_uid(rng: &mut fastrand::Rng) -> String {
+    // Version 4, variant 1 (RFC 4122).
+    let bits = (rng.u128(..) & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let h = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &h[..8], &h[8..12], &h[12..16], &h[16..20], &h[20..])
+}
+
+fn place(object: &mut Value, shape: &Shape<'_>, namespace: Option<&str>) -> Result<()> {
+    let meta = of_mut(object);
+    let told = meta.get("namespace").and_then(Value::as_str).unwrap_or("").to_owned();
+    match namespace.filter(|_| shape.namespaced) {
+        Some(ns) => {
+            if !told.is_empty() && told != ns {
+                return Err(ApiError::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
+            }
+            meta.insert("namespace".into(), json!(ns));
+        }
+        None if !told.is_empty() => {
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// Agreement with URL and old object; carries over what only the server may set. Returns whether the caller named a
+/// resource version (then a lost race is the caller's conflict, not ours to retry).
+pub fn prepare_update(
+    new: &mut Value,
+    old: &Value,
+    shape: &Shape<'_>,
+    namespace: Option<&str>,
+    name: &str,
+) -> Result<bool> {
+    place(new, shape, namespace)?;
+    let told = text(new, "name").to_owned();
+    if told.is_empty() {
+        of_mut(new).insert("name".into(), json!(name));
+    } else if told != name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({told}) does not match the name on the URL ({name})"
+        )));
+    }
+    let conflict = |why: String| ApiError::Conflict { resource: shape.resource(), name: name.to_owned(), why };
+    let (uid, old_uid) = (text(new, "uid"), text(old, "uid"));
+    if !uid.is_empty() && uid != old_uid {
+        return Err(conflict(format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}"
+        )));
+    }
+    let version = text(new, "resourceVersion");
+    let named = !version.is_empty() && version != "0";
+    if named && version != text(old, "resourceVersion") {
+        return Err(conflict(MODIFIED.to_owned()));
+    }
+    if !named && shape.conditional_updates {
+        return Err(shape.invalid(
+            name,
+            vec![invalid("metadata.resourceVersion", &json!(0), "must be specified for an update")],
+        ));
+    }
+    carry(new, old);
+    Ok(named)
+}
+
+/// The reason of a conflict by resource version.
+pub const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
+
+/// Server-owned fields keep their old values whatever the client sent.
+pub fn carry(new: &mut Value, old: &Value) {
+    let empty = Map::new();
+    let before = old.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    let meta = of_mut(new);
+    meta.remove("selfLink");
+    for key in
+        ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion"]
+    {
+        match before.get(key) {
+            Some(value) => meta.insert(key.into(), value.clone()),
+            None => meta.remove(key),
+        };
+    }
+    // generateName is only a wish at birth; a replace that forgets it does not erase it.
+    if let (Some(base), None) = (before.get("generateName"), meta.get("generateName")) {
+        meta.insert("generateName".into(), base.clone());
+    }
+}
+
+/// Raises the generation when the content changed.
+pub fn bump(new: &mut Value, old: &Value, rule: Generation) {
+    let Generation::Content { status_apart } = rule else { return };
+    if content_differs(new, old, status_apart) {
+        raise(new, old);
+    }
+}
+
+pub fn raise(new: &mut Value, old: &Value) {
+    let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+    of_mut(new).insert("generation".into(), json!(generation + 1));
+}
+
+fn content_differs(a: &Value, b: &Value, status_apart: bool) -> bool {
+    let empty = Map::new();
+    let (a, b) = (a.as_object().unwrap_or(&empty), b.as_object().unwrap_or(&empty));
+    let counts = |key: &str| !matches!(key, "metadata" | "apiVersion" | "kind") && !(status_apart && key == "status");
+    a.iter().any(|(k, v)| counts(k) && b.get(k) != Some(v)) || b.keys().any(|k| counts(k) && !a.contains_key(k))
+}
+
+/// Everything that must hold for stored metadata. Empty means valid.
+pub fn validate(object: &Value, old: Option<&Value>, shape: &Shape<'_>) -> Vec<StatusCause> {
+    let mut causes = Vec::new();
+    let name = text(object, "name");
+    if name.is_empty() {
+        causes.push(required("metadata.name", "name or generateName is required"));
+    } else if let Some(why) = name_fault(name, shape.name_rule).filter(|_| old.is_none()) {
+        causes.push(invalid("metadata.name", &json!(name), why));
+    }
+    let empty = Map::new();
+    let meta = object.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    if let Some(labels) = meta.get("labels").and_then(Value::as_object) {
+        for (key, value) in labels {
+            if let Some(why) = label_key_fault(key) {
+                causes.push(invalid("metadata.labels", &json!(key), why));
+            }
+            if let Some(why) = value.as_str().and_then(label_value_fault) {
+                causes.push(invalid("metadata.labels", value, why));
+            }
+        }
+    }
+    if let Some(notes) = meta.get("annotations").and_then(Value::as_object) {
+        let mut size = 0;
+        for (key, value) in notes {
+            if let Some(why) = label_key_fault(&key.to_ascii_lowercase()) {
+                causes.push(invalid("metadata.annotations", &json!(key), why));
+            }
+            size += key.len() + value.as_str().map_or(0, str::len);
+        }
+        if size > ANNOTATIONS_LIMIT {
+            causes.push(crate::status::cause(
+                "FieldValueTooLong",
+                "metadata.annotations",
+                format!("Too long: may not be more than {ANNOTATIONS_LIMIT} bytes"),
+            ));
+        }
+    }
+    owners(meta, &mut causes);
+    for finalizer in finalizers(object) {
+        if let Some(why) = label_key_fault(finalizer) {
+            causes.push(invalid("metadata.finalizers", &json!(finalizer), why));
+        }
+    }
+    if let Some(old) = old.filter(|o| is_deleting(o)) {
+        let before = finalizers(old);
+        let added: Vec<&str> = finalizers(object).into_iter().filter(|f| !before.contains(f)).collect();
+        if !added.is_empty() {
+            causes.push(forbidden(
+                "metadata.finalizers",
+                &format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                    added.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>().join(", ")
+                ),
+            ));
+        }
+    }
+    causes
+}
+
+fn owners(meta: &Map<String, Value>, causes: &mut Vec<StatusCause>) {
+    let mut controllers = 0;
+    for (i, owner) in meta.get("ownerReferences").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        for key in ["apiVersion", "kind", "name", "uid"] {
+            if owner.get(key).and_then(Value::as_str).unwrap_or("").is_empty() {
+                causes.push(invalid(
+                    &format!("metadata.ownerReferences[{i}].{key}"),
+                    &json!(""),
+                    if key == "apiVersion" { "version must not be empty" } else { "must not be empty" },
+                ));
+            }
+        }
+        controllers += usize::from(owner.get("controller") == Some(&json!(true)));
+    }
+    if controllers > 1 {
+        causes.push(invalid(
+            "metadata.ownerReferences",
+            &Value::Array(Vec::new()),
+            "Only one reference can have Controller set to true",
+        ));
+    }
+}
+
+const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+
+pub fn name_fault(name: &str, rule: NameRule) -> Option<&'static str> {
+    match rule {
+        NameRule::Subdomain if name.len() > 253 => Some("must be no more than 253 characters"),
+        NameRule::Subdomain => (!name.split('.').all(is_label)).then_some(SUBDOMAIN),
+        NameRule::Label | NameRule::Label1035 if name.len() > NAME_LIMIT => Some("must be no more than 63 characters"),
+        NameRule::Label => (!is_label(name)).then_some(LABEL),
+        NameRule::Label1035 => {
+            (!(is_label(name) && name.starts_with(|c: char| c.is_ascii_lowercase()))).then_some(LABEL_1035)
+        }
+        NameRule::Segment => match name {
+            "." => Some("may not be '.'"),
+            ".." => Some("may not be '..'"),
+            n if n.contains('/') => Some("may not contain '/'"),
+            n if n.contains('%') => Some("may not contain '%'"),
+            _ => None,
+        },
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = text.as_bytes();
+    bytes.first().copied().is_some_and(lower)
+        && bytes.last().copied().is_some_and(lower)
+        && bytes.iter().all(|b| lower(*b) || *b == b'-')
+}
+
+fn is_qualified(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+pub fn label_key_fault(key: &str) -> Option<&'static str> {
+    let name = match key.split_once('/') {
+        None => key,
+        Some((prefix, name)) => {
+            if prefix.is_empty() {
+                return Some("prefix part must be non-empty");
+            }
+            if let Some(why) = name_fault(prefix, NameRule::Subdomain) {
+                return Some(why);
+            }
+            name
+        }
+    };
+    if name.is_empty() {
+        return Some("name part must be non-empty");
+    }
+    if name.len() > NAME_LIMIT {
+        return Some("name part must be no more than 63 characters");
+    }
+    (!is_qualified(name)).then_some(QUALIFIED)
+}
+
+pub fn label_value_fault(value: &str) -> Option<&'static str> {
+    if value.len() > NAME_LIMIT {
+        return Some("must be no more than 63 characters");
+    }
+    (!value.is_empty() && !is_qualified(value)).then_some(LABEL_VALUE)
+}
+
+#[cfg(test)]
+#[path = "metadata_tests.rs"]
+mod tests;

@@ -1,0 +1,60 @@
+//! Namespaces: they hold objects, so creating in them and removing them follows rules of its own. Pure.
+//!
+//! A namespace goes in two steps: a delete marks it (phase Terminating), and whoever empties it takes `kubernetes` out
+//! of `spec.finalizers` through the `finalize` subresource.
+
+use crate::kind::Role;
+use crate::metadata;
+use crate::status::{ApiError, ResourceId, cause};
+use serde_json::{Value, json};
+
+const FINALIZER: &str = "kubernetes";
+/// Every namespace carries its own name as a label, so that selectors can name it.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+pub(crate) fn missing(name: &str) -> ApiError {
+    ApiError::NotFound { resource: ResourceId::new("", "namespaces"), name: name.to_owned() }
+}
+
+pub(crate) fn terminating(resource: ResourceId, namespace: &str, name: &str) -> ApiError {
+    ApiError::Forbidden {
+        resource,
+        name: name.to_owned(),
+        why: format!("unable to create new content in namespace {namespace} because it is being terminated"),
+        causes: vec![cause(
+            "NamespaceTerminating",
+            "metadata.namespace",
+            format!("namespace {namespace} is being terminated"),
+        )],
+    }
+}
+
+pub(crate) fn prepare(object: &mut Value, old: Option<&Value>) {
+    let name = metadata::text(object, "name").to_owned();
+    let labels = metadata::of_mut(object).entry("labels").or_insert_with(|| json!({}));
+    if let Some(labels) = labels.as_object_mut() {
+        labels.insert(NAME_LABEL.to_owned(), json!(name));
+    }
+    match old {
+        None => {
+            object["spec"] = json!({"finalizers": [FINALIZER]});
+            object["status"] = json!({"phase": "Active"});
+        }
+        Some(old) if !object.get("spec").is_some_and(|s| s.get("finalizers").is_some()) => {
+            if let Some(spec) = old.get("spec") {
+                object["spec"] = spec.clone();
+            }
+        }
+        Some(_) => {}
+    }
+}
+
+pub(crate) fn mark(object: &mut Value) {
+    object["status"]["phase"] = json!("Terminating");
+}
+
+/// Whether the kind's own finalizers (other than `metadata.finalizers`) are done.
+pub(crate) fn is_finalized(role: Role, object: &Value) -> bool {
+    role != Role::Namespaces
+        || object.pointer("/spec/finalizers").and_then(Value::as_array).is_none_or(Vec::is_empty)
+}

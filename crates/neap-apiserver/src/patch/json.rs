@@ -1,0 +1,70 @@
+//! The two patches that need no schema: RFC 6902 (JSON patch) and RFC 7386 (JSON merge patch).
+
+use json_patch::{PatchErrorKind, PatchOperation};
+use serde_json::Value;
+
+use super::PatchError;
+
+/// Operations one JSON patch may carry, as in Kubernetes: bounds the work of one request.
+const MAX_OPERATIONS: usize = 10_000;
+
+/// Applies a JSON patch. On an error the object is as it was.
+pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
+    let Value::Array(list) = patch else {
+        return Err(PatchError::malformed("a JSON patch is a list of operations"));
+    };
+    if list.len() > MAX_OPERATIONS {
+        return Err(PatchError::TooManyOperations { got: list.len(), most: MAX_OPERATIONS });
+    }
+    let mut operations = Vec::with_capacity(list.len());
+    for operation in list {
+        operations.push(serde_json::from_value::<PatchOperation>(operation.clone()).map_err(|error| {
+            let shown = operation.get("op").and_then(Value::as_str).unwrap_or_default();
+            match shown {
+                "add" | "remove" | "replace" | "move" | "copy" | "test" => PatchError::malformed(error.to_string()),
+                other => PatchError::malformed(format!("Unexpected kind: {other}")),
+            }
+        })?);
+    }
+    json_patch::patch(object, &operations)
+        .map_err(|error| PatchError::Failed { reason: explain(&operations[error.operation], &error.kind) })
+}
+
+/// Applies a JSON merge patch: null removes, objects merge, everything else replaces.
+pub fn merge_patch(object: &mut Value, patch: &Value) {
+    json_patch::merge(object, patch);
+}
+
+/// A failed operation in the words of the library Kubernetes uses.
+fn explain(operation: &PatchOperation, kind: &PatchErrorKind) -> String {
+    let path = operation.path();
+    match (operation, kind) {
+        (PatchOperation::Test(_), PatchErrorKind::TestFailed) => {
+            format!("testing value {path} failed: test failed")
+        }
+        (PatchOperation::Test(_), _) => format!("error in test for path: '{path}': missing path: missing value"),
+        (PatchOperation::Add(_), _) => {
+            format!("add operation does not apply: doc is missing path: \"{path}\": missing value")
+        }
+        (PatchOperation::Remove(_), _) => format!(
+            "error in remove for path: '{path}': Unable to remove nonexistent key: {}: missing value",
+            last(path.as_str())
+        ),
+        (PatchOperation::Replace(_), _) => {
+            format!("replace operation does not apply: doc is missing key: {path}: missing value")
+        }
+        (PatchOperation::Move(op), PatchErrorKind::CannotMoveInsideItself) => {
+            format!("error in move for path: '{path}': cannot move {} into itself", op.from)
+        }
+        (PatchOperation::Move(op), _) => {
+            format!("move operation does not apply: doc is missing from path: {}: missing value", op.from)
+        }
+        (PatchOperation::Copy(op), _) => {
+            format!("copy operation does not apply: doc is missing from path: {}: missing value", op.from)
+        }
+    }
+}
+
+fn last(pointer: &str) -> &str {
+    pointer.rsplit('/').next().unwrap_or_default()
+}

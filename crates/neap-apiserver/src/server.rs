@@ -1,0 +1,348 @@
+//! The API server as a value: what it is made of, how a request finds its verb, and the tower services around it.
+//!
+//! All decisions about one object happen between two reads of the store without an await, on the calling task; only
+//! waiting for the disk, for a watch event or for a streaming subresource is asynchronous.
+
+use crate::auth;
+use crate::auth::token::Signer;
+use crate::codec::{self, Body, BoxError, Wanted};
+use crate::kind::Kind;
+use crate::registry::{Kinds, Registry, Served};
+use crate::request::{self, Query, Resource, Target, Verb};
+use crate::status::{ApiError, Result};
+use crate::{crd, discovery, verbs};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Limited};
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::UserInfo;
+use neap_store::{Committed, Store};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// What the server is told from outside; it reads no clock, no environment and no randomness of its own.
+#[derive(Clone)]
+pub struct Config {
+    pub now: Now,
+    /// Seeds uids and generated names.
+    pub seed: u64,
+    /// As `/version` reports it.
+    pub git_version: String,
+    /// Bearer tokens that are users.
+    pub tokens: HashMap<String, UserInfo>,
+    /// Signs and checks service-account tokens; without it the `token` subresource is refused.
+    pub signer: Option<Arc<Signer>>,
+    /// Where the server is reached, as `/api` tells clients.
+    pub address: String,
+    /// Ends open watches when the server stops.
+    pub shutdown: tokio_util::sync::CancellationToken,
+}
+
+impl Config {
+    pub fn new(now: Now, seed: u64) -> Self {
+        Self {
+            now,
+            seed,
+            git_version: GIT_VERSION.to_owned(),
+            tokens: HashMap::new(),
+            signer: None,
+            address: String::new(),
+            shutdown: tokio_util::sync::CancellationToken::new(),
+        }
+    }
+}
+
+/// The Kubernetes version whose contract this is.
+pub const GIT_VERSION: &str = "v1.36.0+neap";
+
+#[derive(Clone)]
+pub struct ApiServer(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) registry: Registry,
+    pub(crate) config: Config,
+    pub(crate) rng: Mutex<fastrand::Rng>,
+    pub(crate) documents: crate::documents::Cache,
+}
+
+/// When a write is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// As soon as readers see it: for callers inside the process, who derive it again after a crash.
+    Visible,
+    /// Once it is on disk.
+    Durable,
+}
+
+/// Who asks, and what an answer means to them.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// `None`: nobody was authenticated.
+    pub user: Option<UserInfo>,
+    pub ack: Ack,
+}
+
+/// One request on its way through a verb.
+#[derive(Clone)]
+pub(crate) struct Exchange {
+    pub(crate) server: Arc<Inner>,
+    pub(crate) kinds: Arc<Kinds>,
+    /// The kind and version that the URL names.
+    pub(crate) served: Served,
+    /// The kind and version whose rules apply: the stored one where versions are converted.
+    pub(crate) working: Served,
+    pub(crate) at: Resource,
+    pub(crate) query: Query,
+    pub(crate) wanted: Wanted,
+    pub(crate) user: UserInfo,
+    pub(crate) user_agent: String,
+    pub(crate) ack: Ack,
+    pub(crate) now: Timestamp,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Exchange {
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.served.kind
+    }
+
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        self.at.namespace.as_deref()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.at.name.as_deref().unwrap_or("")
+    }
+
+    pub(crate) fn not_found(&self) -> ApiError {
+        ApiError::NotFound { resource: self.kind().id(), name: self.name().to_owned() }
+    }
+
+    /// Who is named in managedFields: the asked manager, or the program in front of the user agent's slash.
+    pub(crate) fn manager(&self) -> String {
+        self.query.field_manager.clone().unwrap_or_else(|| {
+            let agent = self.user_agent.split('/').next().unwrap_or("");
+            if agent.is_empty() { "unknown".to_owned() } else { agent.to_owned() }
+        })
+    }
+}
+
+impl ApiServer {
+    /// Definitions that users stored earlier are served again.
+    pub fn new(store: Store, registry: Registry, config: Config) -> Self {
+        let server = Self(Arc::new(Inner {
+            store,
+            registry,
+            rng: Mutex::new(fastrand::Rng::with_seed(config.seed)),
+            config,
+            documents: crate::documents::Cache::default(),
+        }));
+        auth::review::register(&server.0);
+        crd::register(&server.0);
+        server
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// A service whose requests come from `user` and whose writes are acknowledged when visible.
+    pub fn client_service(&self, user: UserInfo) -> ClientService {
+        ClientService { server: self.clone(), caller: Caller { user: Some(user), ack: Ack::Visible } }
+    }
+
+    /// Answers one request whose body was read. Never fails: failures are answers too.
+    pub async fn handle(&self, request: Request<Bytes>, caller: Caller) -> Response<Body> {
+        let mut warnings = Vec::new();
+        let mut response = match self.0.clone().route(request, caller, &mut warnings).await {
+            Ok(response) => response,
+            Err(error) => {
+                if let ApiError::Internal(why) = &error {
+                    tracing::error!(why, "a request failed inside the server");
+                }
+                codec::error(&error)
+            }
+        };
+        codec::warn(&mut response, &warnings);
+        response
+    }
+
+    /// Reads the body, bounded, then answers.
+    pub async fn answer<B>(&self, request: Request<B>, caller: Caller) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        let (parts, body) = request.into_parts();
+        match Limited::new(body, codec::BODY_LIMIT).collect().await {
+            Ok(body) => self.handle(Request::from_parts(parts, body.to_bytes()), caller).await,
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                codec::error(&ApiError::TooLarge { limit: codec::BODY_LIMIT })
+            }
+            Err(error) => codec::error(&ApiError::bad_request(format!("the request body broke off: {error}"))),
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.config.now)()
+    }
+
+    pub(crate) fn chance<T>(&self, f: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+        f(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The kind whose rules apply to objects served under `served`.
+    pub(crate) fn working(kinds: &Kinds, served: &Served) -> Served {
+        let kind = &served.kind;
+        if kind.convert.is_none() {
+            return served.clone();
+        }
+        let (group, plural) = &kind.stored_as;
+        let stored = kinds.get(group, plural).unwrap_or(kind).clone();
+        let name = stored.storage_version().name.clone();
+        let at = stored.versions.iter().position(|v| v.name == name).unwrap_or(0);
+        Served::new(stored, at)
+    }
+
+    async fn route(
+        self: Arc<Self>,
+        request: Request<Bytes>,
+        caller: Caller,
+        warnings: &mut Vec<String>,
+    ) -> Result<Response<Body>> {
+        let path = request.uri().path();
+        if !path.starts_with('/') {
+            return Err(ApiError::NoSuchPath);
+        }
+        let target = request::target(path);
+        let query = request::query(request.uri().query().unwrap_or(""))?;
+        let user = match (caller.user, auth::is_public(path)) {
+            (Some(user), _) => auth::impersonate(&self, user, request.headers())?,
+            (None, true) => auth::anonymous(),
+            (None, false) => return Err(ApiError::Unauthorized),
+        };
+        let at = match target {
+            Target::Resource(at) => at,
+            Target::Other(segments) => {
+                auth::check_path(&self, &user, request.method(), path)?;
+                return discovery::answer(&self, &segments, &request, &query);
+            }
+        };
+        let verb = request::verb(request.method(), at.name.is_some(), query.watch)?;
+        auth::check(&self, &user, verb, &at)?;
+        let kinds = self.registry.kinds();
+        let (kind, index) = kinds.resolve(&at.group, &at.version, &at.plural)?;
+        let served = Served::new(kind, index);
+        if at.namespace.is_some() && !served.kind.namespaced {
+            return Err(ApiError::NoSuchPath);
+        }
+        let needs_namespace =
+            served.kind.namespaced && at.namespace.is_none() && !matches!(verb, Verb::List | Verb::Watch);
+        if needs_namespace {
+            return Err(if at.name.is_some() { ApiError::NoSuchPath } else { ApiError::MethodNotAllowed });
+        }
+        if let Some(text) = &served.version().deprecated {
+            warnings.push(text.clone());
+        }
+        let header = |name: http::HeaderName| {
+            request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned()
+        };
+        let user_agent = header(http::header::USER_AGENT);
+        // People who look with a browser or curl get spaces.
+        let pretty = query.pretty || ["curl", "Wget", "Mozilla/5.0"].iter().any(|p| user_agent.starts_with(p));
+        let mut x = Exchange {
+            working: Self::working(&kinds, &served),
+            wanted: codec::wanted(request.headers(), pretty)?,
+            now: self.now(),
+            server: self,
+            kinds,
+            served,
+            at,
+            query,
+            user,
+            user_agent,
+            ack: caller.ack,
+            warnings: Vec::new(),
+        };
+        let result = verbs::dispatch(&mut x, verb, request).await;
+        warnings.append(&mut x.warnings);
+        result
+    }
+
+    /// Waits for the disk where the caller wants that.
+    pub(crate) async fn acknowledge(&self, ack: Ack, committed: Option<Committed>) -> Result<()> {
+        match committed {
+            Some(committed) if ack == Ack::Durable => committed
+                .durable
+                .wait()
+                .await
+                .map_err(|e| crate::storage::store_error(&e, &crate::status::ResourceId::default(), "")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The API server as one authenticated user inside this process sees it.
+#[derive(Clone)]
+pub struct ClientService {
+    server: ApiServer,
+    caller: Caller,
+}
+
+impl<B> tower::Service<Request<B>> for ClientService
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, std::result::Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    // A `kube::Client` has one task that makes all calls; so nothing happens here before the future is polled.
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (server, caller) = (self.server.clone(), self.caller.clone());
+        Box::pin(async move { Ok(server.answer(request, caller).await) })
+    }
+}
+
+/// The API server for callers that authenticate themselves by a bearer token; writes are acknowledged when durable.
+impl<B> tower::Service<Request<B>> for ApiServer
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, std::result::Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let server = self.clone();
+        Box::pin(async move {
+            let user = match auth::identity::of_request(&server.0, request.headers(), None) {
+                Ok(user) => user,
+                Err(error) => return Ok(codec::error(&error)),
+            };
+            Ok(server.answer(request, Caller { user, ack: Ack::Durable }).await)
+        })
+    }
+}

@@ -1,0 +1,177 @@
+//! Waiting for an instance: the picker between the engine and a gate.
+//!
+//! A request for a Revision without instances is held here, asks for one at once, and goes the moment the gate hears
+//! of it; nothing is polled. It gives up at its own deadline (Knative's activator timeout).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use neap_proxy::upstream::Deadline;
+use neap_proxy::{OnEnd, Outcome, Picked, Picker, ProxyError, Response, Target};
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::SETTLE;
+use crate::gate::{Entry, Gate, GateName, Leave, Waiting};
+
+/// One request at a gate, from its arrival to the end of its answer. Whatever becomes of it, dropping this gives
+/// back its place and counts it.
+pub(crate) struct Visit {
+    gate: Arc<Gate>,
+    arrived: Instant,
+    counted: bool,
+    leave: Option<Leave>,
+    status: Option<StatusCode>,
+}
+
+impl Visit {
+    /// Waits for a place.
+    async fn enter(&mut self, deadline: Option<Deadline>) -> Result<(SocketAddr, bool), ProxyError> {
+        let mut waited = false;
+        loop {
+            let first = !std::mem::replace(&mut self.counted, true);
+            let entry = self.gate.enter(Instant::now(), first);
+            let (waiting, retry, empty) = match entry {
+                Entry::Enter(leave) => {
+                    let addr = leave.instance;
+                    self.leave = Some(leave);
+                    return Ok((addr, waited));
+                }
+                Entry::Full { depth } => return Err(ProxyError::QueueFull { depth }),
+                Entry::Wait(waiting) => {
+                    let (retry, empty) = (waiting.retry, waiting.empty);
+                    (Queued { gate: &self.gate, waiting: Some(waiting) }, retry, empty)
+                }
+            };
+            waited = true;
+            // Nobody starts instances of a plain Service: what is missing after a moment stays missing.
+            let patience = match (&self.gate.name, empty) {
+                (GateName::Service { .. }, true) => Some(self.arrived + SETTLE),
+                _ => None,
+            };
+            let woken = tokio::select! {
+                biased;
+                leave = waiting.leave() => leave,
+                () = until(deadline.map(|deadline| deadline.at)) => {
+                    return Err(deadline.expect("only a deadline passes").wait_error());
+                }
+                () = until(patience) => {
+                    return Err(ProxyError::NoBackend { what: self.gate.name.to_string() });
+                }
+                () = until(retry) => None,
+            };
+            if let Some(leave) = woken {
+                let addr = leave.instance;
+                self.leave = Some(leave);
+                return Ok((addr, waited));
+            }
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A place in the queue that is given up when dropped.
+struct Queued<'a> {
+    gate: &'a Gate,
+    waiting: Option<Waiting>,
+}
+
+impl Queued<'_> {
+    /// `None` cannot happen while the gate lives: it never drops a waiter without waking it.
+    async fn leave(mut self) -> Option<Leave> {
+        let waiting = self.waiting.as_mut().expect("taken only by drop");
+        let leave = (&mut waiting.leave).await.ok();
+        self.waiting = None;
+        leave
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.waiting.take() {
+            self.gate.cancel(waiting);
+        }
+    }
+}
+
+impl OnEnd for Visit {
+    /// Dropping does it all.
+    fn on_end(&mut self, _outcome: Outcome, _bytes: u64) {}
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        if self.counted {
+            self.gate.end(self.leave.take(), Instant::now(), self.arrived, self.status);
+        }
+    }
+}
+
+/// Picks an instance for one request.
+pub(crate) struct Activator {
+    visit: Option<Visit>,
+    began: Instant,
+    /// How long it had to wait, if it did.
+    pub(crate) waited: Option<Duration>,
+}
+
+impl Activator {
+    pub(crate) fn new(gate: Arc<Gate>, arrived: Instant) -> Self {
+        let visit = Visit { gate, arrived, counted: false, leave: None, status: None };
+        Self { visit: Some(visit), began: arrived, waited: None }
+    }
+}
+
+impl Picker for Activator {
+    type Hold = Visit;
+
+    async fn pick(&mut self, deadline: Option<Deadline>) -> Result<Picked<Visit>, ProxyError> {
+        let mut visit = self.visit.take().expect("one visit at a time");
+        let result = visit.enter(deadline).await;
+        match result {
+            Ok((addr, waited)) => {
+                if waited {
+                    self.waited = Some(self.began.elapsed());
+                }
+                let target = Target { addr, protocol: visit.gate.settings.protocol };
+                Ok(Picked { target, hold: visit })
+            }
+            Err(error) => {
+                visit.status = Some(error.answer().status);
+                Err(error)
+            }
+        }
+    }
+
+    fn answered(&mut self, visit: &mut Visit, answer: &Response) {
+        visit.status = Some(answer.status());
+    }
+
+    /// Nothing was sent: another instance, or the same one a little later.
+    fn refused(&mut self, picked: Picked<Visit>, error: ProxyError) -> Result<(), ProxyError> {
+        let mut visit = picked.hold;
+        let now = Instant::now();
+        if let Some(leave) = visit.leave.take() {
+            tracing::debug!(gate = %visit.gate.name, instance = %leave.instance, "connection refused");
+            visit.gate.refused(leave, now);
+        }
+        // A Service has no limits of its own that would end the attempts, and no platform that replaces what is broken.
+        if matches!(visit.gate.name, GateName::Service { .. }) && now >= visit.arrived + SETTLE {
+            visit.status = Some(error.answer().status);
+            return Err(error);
+        }
+        self.visit = Some(visit);
+        Ok(())
+    }
+
+    fn failed(&mut self, mut picked: Picked<Visit>, error: &ProxyError) {
+        picked.hold.status = Some(error.answer().status);
+    }
+}

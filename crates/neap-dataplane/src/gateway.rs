@@ -1,0 +1,320 @@
+//! The gateway: the engine's handler that routes, waits for an instance, sends, and counts.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::{HeaderValue, StatusCode, header};
+use neap_logic::routing::{Door, HostRoutes, Lookup, PathRule, RevisionKey, Split, Table};
+use neap_proxy::{
+    Body, Connection, Fault, Handler, Listener, Metrics, ProxyError, Request, Response, Running, Server, Upstream,
+    error, forward, headers, tls,
+};
+use prometheus_client::registry::Registry;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::activator::Activator;
+use crate::admin::GateCollector;
+use crate::certificates::Resolver;
+use crate::config::{Config, GatewayListener, SETTLE};
+use crate::gate::{Gate, GateName};
+use crate::plane::DataPlane;
+use crate::probe;
+use crate::request;
+use crate::snapshot::{Destination, Snapshot};
+
+/// Routes that may lead from one to the next within the gateway: a custom domain to a route, and one more.
+const MAX_LEGS: usize = 3;
+
+/// A gateway that has not been started.
+pub struct Gateway {
+    config: Config,
+    plane: Arc<DataPlane>,
+    metrics: Metrics,
+}
+
+impl Gateway {
+    /// Registers the metrics of the engine and of all Revisions under `registry`.
+    pub fn new(config: Config, plane: Arc<DataPlane>, registry: &mut Registry) -> Self {
+        let metrics = Metrics::register(registry);
+        registry.register_collector(Box::new(GateCollector::new(plane.clone())));
+        Self { config, plane, metrics }
+    }
+
+    /// Serves on these sockets with so many threads until `shutdown` is cancelled; [`Running::join`] then waits for
+    /// requests in progress.
+    pub fn start(
+        self,
+        listeners: Vec<GatewayListener>,
+        workers: usize,
+        shutdown: CancellationToken,
+    ) -> io::Result<Running> {
+        let Self { config, plane, metrics } = self;
+        let resolver = Resolver { snapshots: plane.snapshots(), fallback: config.fallback_certificate };
+        let tls = tls::server_config(Arc::new(resolver));
+        let mut server = Server::new(config.server, metrics.clone());
+        if let Some(log) = config.access_log {
+            server = server.with_access_log(log);
+        }
+        let doors: Arc<[Entrance]> = listeners
+            .iter()
+            .map(|listener| Entrance { door: listener.door, trusted: listener.trust_forwarded })
+            .collect();
+        let sockets = listeners
+            .into_iter()
+            .map(|listener| Listener { socket: listener.socket, tls: listener.tls.then(|| tls.clone()) })
+            .collect();
+        let https_port = config.https_port;
+        let revision_suffix: Arc<str> = format!(".svc.{}", config.cluster_domain).into();
+        server.start(sockets, workers, shutdown, move |worker| {
+            let upstream = Rc::new(Upstream::new(config.upstream.clone(), metrics.clone(), worker.tasks().clone()));
+            let swept = upstream.clone();
+            worker.on_sweep(move |now| swept.sweep(now));
+            Front {
+                snapshots: plane.snapshots(),
+                plane: plane.clone(),
+                upstream,
+                metrics: metrics.clone(),
+                doors: doors.clone(),
+                https_port,
+                revision_suffix: revision_suffix.clone(),
+            }
+        })
+    }
+}
+
+struct Entrance {
+    door: Door,
+    trusted: bool,
+}
+
+/// One worker's handler.
+struct Front {
+    snapshots: Arc<ArcSwap<Snapshot>>,
+    plane: Arc<DataPlane>,
+    upstream: Rc<Upstream>,
+    metrics: Metrics,
+    doors: Arc<[Entrance]>,
+    https_port: u16,
+    /// `.svc.cluster.local`
+    revision_suffix: Arc<str>,
+}
+
+impl Handler for Front {
+    async fn handle(&self, request: Request, connection: &Connection) -> Response {
+        let arrived = Instant::now();
+        let grpc = error::speaks_grpc(request.headers());
+        match self.serve(request, connection, arrived).await {
+            Ok(response) => response,
+            Err(error) => {
+                self.metrics.error(&error);
+                let answer = error.answer();
+                if answer.fault == Fault::App {
+                    tracing::info!(code = answer.code, error = &error as &dyn std::error::Error, "request failed");
+                } else {
+                    tracing::debug!(code = answer.code, error = &error as &dyn std::error::Error, "request failed");
+                }
+                error.respond(grpc)
+            }
+        }
+    }
+}
+
+/// Where a request goes: through which rules, to which gate.
+struct Way<'s> {
+    gate: &'s Arc<Gate>,
+    /// The rules it went by; none for a Revision that was asked for by its own name.
+    legs: Legs<'s>,
+}
+
+#[derive(Default)]
+struct Legs<'s> {
+    taken: [Option<(&'s HostRoutes, &'s PathRule, &'s Split)>; MAX_LEGS],
+}
+
+impl<'s> Legs<'s> {
+    fn iter(&self) -> impl Iterator<Item = &(&'s HostRoutes, &'s PathRule, &'s Split)> {
+        self.taken.iter().flatten()
+    }
+
+    fn hash(&self) -> Option<&'s str> {
+        self.taken[0].map(|(host, _, _)| &*host.hash)
+    }
+}
+
+enum Route<'s> {
+    Go(Way<'s>),
+    Redirect,
+    NotFound,
+    /// There is a route, but what it leads to is not known (yet).
+    Unknown(String),
+}
+
+impl Front {
+    async fn serve(
+        &self,
+        mut request: Request,
+        connection: &Connection,
+        arrived: Instant,
+    ) -> Result<Response, ProxyError> {
+        headers::canonical(&mut request)?;
+        let entrance = &self.doors[connection.listener];
+        let secure = connection.tls || (entrance.trusted && request::says_https(request.headers()));
+        let gate = loop {
+            let snapshot = self.snapshots.load();
+            match self.route(&snapshot, &request, entrance.door, secure)? {
+                Route::Go(way) => {
+                    if let Some(answer) = probe::answer(&request, way.legs.hash(), &way.gate.name) {
+                        return answer;
+                    }
+                    let origin =
+                        headers::Origin { peer: connection.peer.ip(), tls: connection.tls, trusted: entrance.trusted };
+                    edit(&mut request, &way, origin);
+                    break way.gate.clone();
+                }
+                Route::Redirect => return Ok(self.redirect(&request)),
+                Route::NotFound => {
+                    let host = headers::authority(&request).unwrap_or_default().to_owned();
+                    return Err(ProxyError::NoRoute { host });
+                }
+                Route::Unknown(what) => {
+                    let published = self.plane.published();
+                    drop(snapshot);
+                    self.settle(published, arrived + SETTLE, what).await?;
+                }
+            }
+        };
+        let limits = gate.settings.limits;
+        let mut activator = Activator::new(gate, arrived);
+        let mut response = forward(&self.upstream, &mut activator, request, &limits, arrived).await?;
+        if let Some(waited) = activator.waited {
+            response.headers_mut().append("server-timing", server_timing(waited));
+        }
+        Ok(response)
+    }
+
+    /// Waits for the next snapshot.
+    async fn settle(
+        &self,
+        mut published: tokio::sync::watch::Receiver<u64>,
+        until: Instant,
+        what: String,
+    ) -> Result<(), ProxyError> {
+        match timeout_at(until, published.changed()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(ProxyError::NoBackend { what }),
+        }
+    }
+
+    fn route<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        request: &Request,
+        door: Door,
+        secure: bool,
+    ) -> Result<Route<'s>, ProxyError> {
+        let path = request.uri().path();
+        let header = |name: &str| request.headers().get(name)?.to_str().ok();
+        let mut host = header("host").ok_or(ProxyError::BadRequest { why: "host is not text" })?;
+        let mut door = door;
+        let mut legs = Legs::default();
+        for leg in 0..MAX_LEGS {
+            let found = match snapshot.routes.find(door, secure, host, path, header) {
+                Lookup::Found(found) => found,
+                Lookup::Redirect(_) => return Ok(Route::Redirect),
+                Lookup::NoHost if leg == 0 && door == Door::Local => {
+                    let gate = self.revision_of_host(host).and_then(|key| snapshot.revisions.get(&key));
+                    return Ok(gate.map_or(Route::NotFound, |gate| Route::Go(Way { gate, legs })));
+                }
+                Lookup::NoHost | Lookup::LocalOnly(_) | Lookup::NoPath(_) => return Ok(Route::NotFound),
+            };
+            let split = found.path.choose(fastrand::u32(..));
+            legs.taken[leg] = Some((found.host, found.path, split));
+            // A rewritten host that is served here needs no second trip through the network (custom domains).
+            let rewritten = found.path.rewrite_host.as_deref();
+            let mut next = rewritten.filter(|host| split.backend.revision.is_none() && serves(&snapshot.routes, host));
+            if next.is_none() {
+                match snapshot.destination(&split.backend) {
+                    Destination::Gate(gate) => return Ok(Route::Go(Way { gate, legs })),
+                    Destination::Alias(name) => next = Some(name).filter(|host| serves(&snapshot.routes, host)),
+                    Destination::Unknown => {}
+                }
+            }
+            match next {
+                Some(next) => (host, door) = (next, Door::Local),
+                None => {
+                    let backend = &split.backend;
+                    return Ok(Route::Unknown(match &backend.revision {
+                        Some(revision) => format!("revision {revision}"),
+                        None => format!("service {}/{} port {}", backend.namespace, backend.service, backend.port),
+                    }));
+                }
+            }
+        }
+        Err(ProxyError::Internal { what: format!("the routes of host {host} lead in a circle") })
+    }
+
+    /// `REVISION.NAMESPACE.svc.cluster.local`, with or without the domain.
+    fn revision_of_host(&self, host: &str) -> Option<RevisionKey> {
+        let host = host.split_once(':').map_or(host, |(host, _port)| host);
+        let name = host.strip_suffix(&*self.revision_suffix).or_else(|| host.strip_suffix(".svc")).unwrap_or(host);
+        let (revision, namespace) = name.split_once('.')?;
+        (!namespace.contains('.')).then(|| RevisionKey::new(namespace, revision))
+    }
+
+    /// 301, as Knative's own gateways answer; the port is left out where it is https' own.
+    fn redirect(&self, request: &Request) -> Response {
+        let host = headers::authority(request).unwrap_or_default();
+        let host = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let location = match self.https_port {
+            443 => format!("https://{host}{path}"),
+            port => format!("https://{host}:{port}{path}"),
+        };
+        let mut response = http::Response::new(Body::empty());
+        *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+        if let Ok(location) = HeaderValue::try_from(location) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        response
+    }
+}
+
+fn serves(routes: &Table, host: &str) -> bool {
+    routes.host(host).is_some()
+}
+
+fn edit(request: &mut Request, way: &Way<'_>, origin: headers::Origin) {
+    let to_revision = matches!(way.gate.name, GateName::Revision(_));
+    let headers = request.headers_mut();
+    let probing = request::take_platform(headers);
+    headers::set_forwarded(headers, origin);
+    if probing && let Some(hash) = way.legs.hash() {
+        request::set_hash(headers, hash);
+    }
+    for (_, path, split) in way.legs.iter() {
+        if let Some(host) = &path.rewrite_host {
+            request::set_host(headers, host);
+        }
+        let known = split.backend.revision.is_some();
+        request::set_headers(headers, &split.headers, known);
+    }
+    if to_revision {
+        request::finish_for_revision(headers);
+    }
+}
+
+/// Tells the caller that, and how long, it waited for an instance.
+fn server_timing(waited: Duration) -> HeaderValue {
+    let text = format!("neap-wait;dur={:.1};desc=\"waiting for an instance\"", waited.as_secs_f64() * 1000.0);
+    HeaderValue::try_from(text).expect("digits and plain text")
+}
+
+#[cfg(test)]
+mod tests;

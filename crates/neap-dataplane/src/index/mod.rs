@@ -1,0 +1,317 @@
+//! The indexes: plain structures fed with objects, from which snapshots are made.
+//!
+//! They never wait and never ask anybody anything. What depends on two kinds (a Revision and its endpoints, a Service
+//! and its endpoints) is joined here, in whatever order the objects come.
+
+mod endpoints;
+mod object;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
+
+use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use neap_api::networking::Ingress;
+use neap_api::serving::Revision;
+use neap_logic::names;
+use neap_logic::routing::{Change, IngressKey, RevisionKey, SecretRef};
+use neap_logic::throttle::ACTIVATOR_QUEUE_DEPTH;
+use tokio::time::Instant;
+
+use self::endpoints::Endpoints;
+pub(crate) use self::object::key_of;
+use crate::certificates;
+use crate::gate::{Gate, GateName, Settings};
+use crate::plane::Wakes;
+use crate::snapshot::{ServiceEntry, ServiceKey, ServicePort, Snapshot};
+use crate::status::{IngressState, IngressStatus};
+
+pub(crate) struct Indexes {
+    wakes: Wakes,
+    routing: neap_logic::routing::Index,
+    generations: HashMap<IngressKey, i64>,
+    endpoints: Endpoints,
+    /// Endpoints of these Services belong to Revisions.
+    private: HashMap<ServiceKey, RevisionKey>,
+    snapshot: Snapshot,
+    status: IngressStatus,
+    /// Gates that are no longer in the snapshot, for as long as a request holds them.
+    retired: Vec<Weak<Gate>>,
+}
+
+/// What has to be published after a change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Dirty {
+    pub(crate) snapshot: bool,
+    pub(crate) status: bool,
+}
+
+impl Dirty {
+    pub(crate) const SNAPSHOT: Self = Self { snapshot: true, status: false };
+    const NOTHING: Self = Self { snapshot: false, status: false };
+
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { snapshot: self.snapshot || other.snapshot, status: self.status || other.status }
+    }
+}
+
+impl Indexes {
+    pub(crate) fn new(ingress_class: &str, wakes: Wakes) -> Self {
+        Self {
+            wakes,
+            routing: neap_logic::routing::Index::new(ingress_class),
+            generations: HashMap::new(),
+            endpoints: Endpoints::default(),
+            private: HashMap::new(),
+            snapshot: Snapshot::default(),
+            status: IngressStatus::default(),
+            retired: Vec::new(),
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
+    }
+
+    pub(crate) fn status(&self) -> IngressStatus {
+        self.status.clone()
+    }
+
+    /// Every gate that is or may still be in use.
+    pub(crate) fn gates(&self) -> Vec<Arc<Gate>> {
+        let retired = self.retired.iter().filter_map(Weak::upgrade);
+        self.snapshot.gates().cloned().chain(retired).collect()
+    }
+
+    /// Takes a gate out of service: it gets no more requests.
+    fn retire(&mut self, gate: &Arc<Gate>, now: Instant) {
+        gate.set_instances(Vec::new(), now);
+        self.retired.retain(|gate| gate.strong_count() > 0);
+        self.retired.push(Arc::downgrade(gate));
+    }
+
+    // Ingresses
+
+    pub(crate) fn apply_ingress(&mut self, ingress: &Ingress) -> Dirty {
+        let (namespace, name) = key_of(&ingress.metadata);
+        let key = IngressKey::new(namespace, name);
+        let generation = ingress.metadata.generation.unwrap_or_default();
+        let older = self.generations.insert(key.clone(), generation);
+        let mut change = self.routing.apply(ingress);
+        if older != Some(generation) {
+            change.touched.insert(key);
+        }
+        self.routes_changed(&change)
+    }
+
+    pub(crate) fn delete_ingress(&mut self, key: &IngressKey) -> Dirty {
+        self.generations.remove(key);
+        let change = self.routing.delete(key);
+        self.routes_changed(&change)
+    }
+
+    pub(crate) fn ingresses(&self) -> Vec<IngressKey> {
+        self.generations.keys().cloned().collect()
+    }
+
+    fn routes_changed(&mut self, change: &Change) -> Dirty {
+        if change.table {
+            self.snapshot.routes = self.routing.table();
+        }
+        for key in &change.touched {
+            let state = self.routing.get(key).map(|part| IngressState {
+                hash: part.hash.clone(),
+                generation: self.generations.get(key).copied().unwrap_or_default(),
+                conflicts: self.routing.conflicts(key),
+                problems: part.problems.clone(),
+            });
+            self.status.set(key, state);
+        }
+        Dirty { snapshot: change.table, status: !change.touched.is_empty() }
+    }
+
+    // Revisions
+
+    pub(crate) fn apply_revision(&mut self, revision: &Revision, now: Instant) -> Dirty {
+        let (namespace, name) = key_of(&revision.metadata);
+        let key = RevisionKey::new(namespace, name);
+        let settings = object::revision_settings(revision, ACTIVATOR_QUEUE_DEPTH);
+        if self.snapshot.revisions.get(&key).is_some_and(|gate| gate.settings == settings) {
+            return Dirty::NOTHING;
+        }
+        let gate = Arc::new(Gate::new(GateName::Revision(key.clone()), settings, self.wakes.clone(), now));
+        let private = private_service(&key);
+        gate.set_instances(self.endpoints.of_revision(&private), now);
+        self.private.insert(private, key.clone());
+        if let Some(older) = Arc::make_mut(&mut self.snapshot.revisions).insert(key, gate) {
+            self.retire(&older, now);
+        }
+        Dirty::SNAPSHOT
+    }
+
+    pub(crate) fn delete_revision(&mut self, key: &RevisionKey, now: Instant) -> Dirty {
+        if !self.snapshot.revisions.contains_key(key) {
+            return Dirty::NOTHING;
+        }
+        self.private.remove(&private_service(key));
+        if let Some(gate) = Arc::make_mut(&mut self.snapshot.revisions).remove(key) {
+            self.retire(&gate, now);
+        }
+        Dirty::SNAPSHOT
+    }
+
+    pub(crate) fn revisions(&self) -> Vec<RevisionKey> {
+        self.snapshot.revisions.keys().cloned().collect()
+    }
+
+    // Endpoints
+
+    pub(crate) fn apply_slice(&mut self, slice: &EndpointSlice, now: Instant) -> Dirty {
+        let services = self.endpoints.apply(slice);
+        self.endpoints_changed(services, now)
+    }
+
+    pub(crate) fn delete_slice(&mut self, namespace: &str, name: &str, now: Instant) -> Dirty {
+        let services = self.endpoints.delete(namespace, name);
+        self.endpoints_changed(services, now)
+    }
+
+    pub(crate) fn slices(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        self.endpoints.slices()
+    }
+
+    /// Instances are live: gates are told at once, and no snapshot changes.
+    fn endpoints_changed(&mut self, services: BTreeSet<ServiceKey>, now: Instant) -> Dirty {
+        for service in services {
+            if let Some(gate) = self.private.get(&service).and_then(|key| self.snapshot.revisions.get(key)) {
+                gate.set_instances(self.endpoints.of_revision(&service), now);
+            } else if let Some(entry) = self.snapshot.services.get(&service) {
+                for port in &entry.ports {
+                    port.gate.set_instances(self.endpoints.of_port(&service, &port.name), now);
+                }
+            }
+        }
+        Dirty::NOTHING
+    }
+
+    // Services
+
+    pub(crate) fn apply_service(&mut self, service: &Service, now: Instant) -> Dirty {
+        let (namespace, name) = key_of(&service.metadata);
+        let key = ServiceKey { namespace: namespace.into(), name: name.into() };
+        if object::is_of_a_revision(service) {
+            // Requests for Revisions go by the Revision, so these need not be kept; there are two for each.
+            return self.delete_service(&key, now);
+        }
+        let (external_name, ports) = object::service_ports(service);
+        if let Some(old) = self.snapshot.services.get(&key)
+            && old.external_name == external_name
+            && old.ports.len() == ports.len()
+            && old.ports.iter().zip(&ports).all(|(old, new)| {
+                old.number == new.number && old.name == new.name && old.gate.settings == new.settings
+            })
+        {
+            return Dirty::NOTHING;
+        }
+        let ports = ports
+            .into_iter()
+            .map(|port| {
+                let name = GateName::Service {
+                    namespace: namespace.to_owned(),
+                    name: key.name.to_string(),
+                    port: neap_logic::routing::Port::Number(port.number),
+                };
+                let gate = Arc::new(Gate::new(name, port.settings, self.wakes.clone(), now));
+                gate.set_instances(self.endpoints.of_port(&key, &port.name), now);
+                ServicePort { number: port.number, name: port.name, gate }
+            })
+            .collect();
+        let entry = Arc::new(ServiceEntry { external_name, ports });
+        if let Some(older) = Arc::make_mut(&mut self.snapshot.services).insert(key, entry) {
+            self.retire_service(&older, now);
+        }
+        Dirty::SNAPSHOT
+    }
+
+    pub(crate) fn delete_service(&mut self, key: &ServiceKey, now: Instant) -> Dirty {
+        if !self.snapshot.services.contains_key(key) {
+            return Dirty::NOTHING;
+        }
+        if let Some(older) = Arc::make_mut(&mut self.snapshot.services).remove(key) {
+            self.retire_service(&older, now);
+        }
+        Dirty::SNAPSHOT
+    }
+
+    fn retire_service(&mut self, service: &ServiceEntry, now: Instant) {
+        for port in &service.ports {
+            self.retire(&port.gate, now);
+        }
+    }
+
+    pub(crate) fn services(&self) -> Vec<ServiceKey> {
+        self.snapshot.services.keys().cloned().collect()
+    }
+
+    // Secrets
+
+    pub(crate) fn apply_secret(&mut self, secret: &Secret) -> Dirty {
+        let (namespace, name) = key_of(&secret.metadata);
+        let key = SecretRef { namespace: namespace.into(), name: name.into() };
+        match certificates::of_secret(secret) {
+            None => self.delete_secret(&key),
+            Some(Err(error)) => {
+                tracing::warn!(secret = %format_args!("{namespace}/{name}"), error = &error as &dyn std::error::Error,
+                    "the Secret's certificate cannot be used");
+                self.delete_secret(&key)
+            }
+            Some(Ok(certificate)) => {
+                Arc::make_mut(&mut self.snapshot.certificates).insert(key, certificate);
+                Dirty::SNAPSHOT
+            }
+        }
+    }
+
+    pub(crate) fn delete_secret(&mut self, key: &SecretRef) -> Dirty {
+        if !self.snapshot.certificates.contains_key(key) {
+            return Dirty::NOTHING;
+        }
+        Arc::make_mut(&mut self.snapshot.certificates).remove(key);
+        Dirty::SNAPSHOT
+    }
+
+    pub(crate) fn secrets(&self) -> Vec<SecretRef> {
+        self.snapshot.certificates.keys().cloned().collect()
+    }
+}
+
+fn private_service(revision: &RevisionKey) -> ServiceKey {
+    ServiceKey {
+        namespace: revision.namespace.clone(),
+        name: names::private_service(&revision.name).into(),
+    }
+}
+
+impl IngressStatus {
+    fn set(&mut self, key: &IngressKey, state: Option<IngressState>) {
+        let all = Arc::make_mut(&mut self.live);
+        match state {
+            Some(state) => all.insert(key.clone(), state),
+            None => all.remove(key),
+        };
+    }
+}
+
+impl Settings {
+    /// Of a plain Service: no limit is an ingress's to set (F1.13).
+    pub(crate) fn of_service(protocol: neap_proxy::Protocol) -> Self {
+        Self {
+            limits: neap_proxy::Limits::default(),
+            protocol,
+            container_concurrency: 0,
+            depth: ACTIVATOR_QUEUE_DEPTH,
+        }
+    }
+}

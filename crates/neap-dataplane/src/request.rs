@@ -1,0 +1,226 @@
+//! What the gateway changes in a request's headers, as functions on the headers alone.
+
+use std::fmt::Write;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use neap_api::keys::headers as names;
+use neap_logic::routing::Header;
+use neap_proxy::headers::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
+
+const REVISION: HeaderName = HeaderName::from_static(names::REVISION);
+const NAMESPACE: HeaderName = HeaderName::from_static(names::NAMESPACE);
+const TAG: HeaderName = HeaderName::from_static(names::TAG);
+const DEFAULT_ROUTE: HeaderName = HeaderName::from_static(names::DEFAULT_ROUTE);
+const PROBE: HeaderName = HeaderName::from_static(names::PROBE);
+const HASH: HeaderName = HeaderName::from_static(names::HASH);
+const PROXY_REQUEST: HeaderName = HeaderName::from_static(names::PROXY_REQUEST);
+const ORIGINAL_HOST: HeaderName = HeaderName::from_static(names::ORIGINAL_HOST);
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Whether a proxy of ours says that the first client spoke https.
+pub(crate) fn says_https(headers: &HeaderMap) -> bool {
+    headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+}
+
+/// Takes off what only the platform may say: a client must not choose a Revision or pretend another Host. Returns
+/// whether the request is a networking probe that wants to know the hash of its route.
+pub(crate) fn take_platform(headers: &mut HeaderMap) -> bool {
+    // All names begin with a k; few requests have such a header at all.
+    if !headers.keys().any(|name| name.as_str().starts_with("k-") || name.as_str().starts_with("kn")) {
+        return false;
+    }
+    let probing = headers.get(PROBE).is_some_and(|probe| probe == "probe") && headers.contains_key(HASH);
+    for name in [REVISION, NAMESPACE, HASH, PROXY_REQUEST, ORIGINAL_HOST] {
+        headers.remove(name);
+    }
+    probing
+}
+
+/// Tells a probe which version of its route it went by (F2.1).
+pub(crate) fn set_hash(headers: &mut HeaderMap, hash: &str) {
+    if let Ok(hash) = HeaderValue::from_str(hash) {
+        headers.insert(HASH, hash);
+    }
+}
+
+/// F1.3 `rewriteHost`.
+pub(crate) fn set_host(headers: &mut HeaderMap, host: &str) {
+    if let Ok(host) = HeaderValue::from_str(host) {
+        headers.insert(header::HOST, host);
+    }
+}
+
+/// F1.3 `appendHeaders`: they replace what the request carries. The two that name a Revision are for an activator
+/// behind an ingress; here both are one, and the application must not see them (C4.1).
+pub(crate) fn set_headers(headers: &mut HeaderMap, wanted: &[Header], to_revision: bool) {
+    for Header { name, value } in wanted {
+        if to_revision && (**name == *names::REVISION || **name == *names::NAMESPACE) {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// What a queue-proxy does before the application: restores Host (E2.10), takes off Knative's own headers (C4.1), adds
+/// `Forwarded` (C4.11), begins a trace (G5.10).
+pub(crate) fn finish_for_revision(headers: &mut HeaderMap) {
+    if let Some(host) = headers.remove(ORIGINAL_HOST) {
+        headers.insert(header::HOST, host);
+    }
+    headers.remove(TAG);
+    headers.remove(DEFAULT_ROUTE);
+    if !headers.contains_key(header::FORWARDED)
+        && let Some(forwarded) = forwarded(headers)
+    {
+        headers.insert(header::FORWARDED, forwarded);
+    }
+    if !headers.contains_key(TRACEPARENT) {
+        headers.insert(TRACEPARENT, traceparent(fastrand::u128(1..), fastrand::u64(1..)));
+    }
+}
+
+/// `Forwarded` (RFC 7239) from the `X-Forwarded-` fields: host and scheme belong to the first node.
+fn forwarded(headers: &HeaderMap) -> Option<HeaderValue> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let nodes = text(X_FORWARDED_FOR).unwrap_or_default();
+    let mut out = String::with_capacity(96);
+    for (at, node) in nodes.split(',').map(str::trim).filter(|node| !node.is_empty()).enumerate() {
+        if at > 0 {
+            out.push_str(", ");
+        }
+        // Section 6: an IPv6 address is quoted, for it has colons.
+        if node.contains(':') {
+            write!(out, "for=\"[{node}]\"").expect("writing to a string succeeds");
+        } else {
+            write!(out, "for={node}").expect("writing to a string succeeds");
+        }
+        if at == 0 {
+            push_pairs(&mut out, text(X_FORWARDED_HOST), text(X_FORWARDED_PROTO));
+        }
+    }
+    if out.is_empty() {
+        push_pairs(&mut out, text(X_FORWARDED_HOST), text(X_FORWARDED_PROTO));
+    }
+    (!out.is_empty()).then(|| HeaderValue::try_from(out).ok()).flatten()
+}
+
+fn push_pairs(out: &mut String, host: Option<&str>, proto: Option<&str>) {
+    for (name, value) in [("host", host), ("proto", proto)] {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            if !out.is_empty() {
+                out.push(';');
+            }
+            // Section 4: a value that is no token is quoted; a port makes a host one.
+            let quote = if value.contains(':') { "\"" } else { "" };
+            write!(out, "{name}={quote}{value}{quote}").expect("writing to a string succeeds");
+        }
+    }
+}
+
+/// W3C Trace Context, version 00, not sampled: whoever samples starts a trace of its own.
+fn traceparent(trace: u128, span: u64) -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    let (mut trace, mut span) = (trace, span);
+    for at in (3..35).rev() {
+        text[at] = HEX[(trace & 15) as usize];
+        trace >>= 4;
+    }
+    for at in (36..52).rev() {
+        text[at] = HEX[(span & 15) as usize];
+        span >>= 4;
+    }
+    HeaderValue::from_bytes(&text).expect("hexadecimal digits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| {
+            (name.parse::<HeaderName>().expect("a name"), value.parse::<HeaderValue>().expect("a value"))
+        };
+        fields.iter().map(pair).collect()
+    }
+
+    fn list(headers: &HeaderMap) -> Vec<String> {
+        let mut list: Vec<_> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().expect("text"))).collect();
+        list.sort();
+        list
+    }
+
+    #[test]
+    fn clients_cannot_speak_for_the_platform() {
+        let check = |given: &[(&str, &str)], left: &[(&str, &str)], probing: bool| {
+            let mut headers = map(given);
+            assert_eq!(take_platform(&mut headers), probing);
+            assert_eq!(list(&headers), list(&map(left)));
+        };
+        check(&[("accept", "x"), ("keep-alive", "x")], &[("accept", "x"), ("keep-alive", "x")], false);
+        check(
+            &[("knative-serving-revision", "a"), ("knative-serving-namespace", "b"), ("k-original-host", "c")],
+            &[],
+            false,
+        );
+        check(&[("knative-serving-tag", "t"), ("k-proxy-request", "activator")], &[("knative-serving-tag", "t")], false);
+        check(&[("k-network-probe", "probe"), ("k-network-hash", "override")], &[("k-network-probe", "probe")], true);
+        check(&[("k-network-hash", "override")], &[], false);
+    }
+
+    #[test]
+    fn route_headers_replace() {
+        let header = |name: &str, value: &str| Header { name: name.into(), value: value.into() };
+        let wanted = [header("foo", "new"), header("knative-serving-revision", "r")];
+        let check = |to_revision: bool, left: &[(&str, &str)]| {
+            let mut headers = map(&[("foo", "old"), ("foo", "older")]);
+            set_headers(&mut headers, &wanted, to_revision);
+            assert_eq!(list(&headers), list(&map(left)));
+        };
+        check(true, &[("foo", "new")]);
+        check(false, &[("foo", "new"), ("knative-serving-revision", "r")]);
+    }
+
+    #[test]
+    fn forwarded_is_made_from_its_parts() {
+        let check = |given: &[(&str, &str)], want: Option<&str>| {
+            let got = forwarded(&map(given));
+            assert_eq!(got.as_ref().map(|value| value.to_str().expect("text")), want);
+        };
+        check(&[], None);
+        check(&[("x-forwarded-for", "1.2.3.4")], Some("for=1.2.3.4"));
+        check(&[("x-forwarded-proto", "https")], Some("proto=https"));
+        check(
+            &[("x-forwarded-for", "1.2.3.4, 10.0.0.1"), ("x-forwarded-host", "h"), ("x-forwarded-proto", "http")],
+            Some("for=1.2.3.4;host=h;proto=http, for=10.0.0.1"),
+        );
+        check(
+            &[("x-forwarded-for", "2001:db8::17"), ("x-forwarded-host", "h:8080")],
+            Some("for=\"[2001:db8::17]\";host=\"h:8080\""),
+        );
+    }
+
+    #[test]
+    fn the_application_sees_its_own_world() {
+        let mut headers = map(&[
+            ("host", "svc.ns.svc.cluster.local"),
+            ("k-original-host", "www.example.com"),
+            ("knative-serving-tag", "t"),
+            ("knative-serving-default-route", "true"),
+            ("forwarded", "for=9.9.9.9"),
+            ("traceparent", "00-aa-bb-01"),
+        ]);
+        finish_for_revision(&mut headers);
+        let left = [("host", "www.example.com"), ("forwarded", "for=9.9.9.9"), ("traceparent", "00-aa-bb-01")];
+        assert_eq!(list(&headers), list(&map(&left)));
+    }
+
+    #[test]
+    fn traces() {
+        let value = traceparent(0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, 0xb7ad_6b71_6920_3331);
+        assert_eq!(value, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00");
+    }
+}

@@ -1,0 +1,70 @@
+//! Feeds the data plane from watches. The only module that knows a Kubernetes client.
+//!
+//! Each kind has one endless watch, which lists again by itself after an error. What arrives is handed on as it is:
+//! whatever can be decided is decided in the indexes.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::Api;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, Resource};
+use neap_api::networking::Ingress;
+use neap_api::serving::Revision;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::plane::{DataPlane, Feed, Indexed};
+
+/// Watches until `shutdown` is cancelled.
+pub async fn run(client: Client, plane: Arc<DataPlane>, shutdown: CancellationToken) {
+    let all = async {
+        tokio::join!(
+            watch::<Revision>(&client, &plane),
+            watch::<EndpointSlice>(&client, &plane),
+            watch::<Service>(&client, &plane),
+            watch::<Secret>(&client, &plane),
+            watch::<Ingress>(&client, &plane),
+        )
+    };
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => {}
+        _ = all => {}
+    }
+}
+
+async fn watch<K>(client: &Client, plane: &DataPlane)
+where
+    K: Resource<DynamicType = ()> + Indexed + DeserializeOwned + Clone + Debug + Send + 'static,
+{
+    let kind = K::kind(&());
+    let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default()).default_backoff();
+    let mut events = std::pin::pin!(events);
+    let mut listed = Vec::new();
+    while let Some(event) = events.next().await {
+        let feed = match event {
+            Ok(Event::Apply(object)) => Feed::Apply(object),
+            Ok(Event::Delete(object)) => Feed::Delete(object),
+            Ok(Event::Init) => {
+                listed.clear();
+                continue;
+            }
+            Ok(Event::InitApply(object)) => {
+                listed.push(object);
+                continue;
+            }
+            Ok(Event::InitDone) => Feed::Reset(std::mem::take(&mut listed)),
+            Err(error) => {
+                tracing::warn!(%kind, error = &error as &dyn std::error::Error, "watch interrupted; trying again");
+                continue;
+            }
+        };
+        plane.feed(feed, Instant::now());
+    }
+}

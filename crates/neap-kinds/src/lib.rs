@@ -1,0 +1,61 @@
+//! The kinds as one machine serves them: the descriptions of `neap-api`, the admission rules of `neap-logic`, and what
+//! Kubernetes' own API server does for its built-in kinds beyond their schema (defaults, printer columns, selectable
+//! fields), put together into the registry of an API server. The platform and the tests share it, so that a test talks
+//! to the same API a user does.
+
+mod columns;
+mod defaults;
+mod events;
+mod fields;
+
+use std::sync::Arc;
+
+use neap_api::{autoscaling, networking, serving};
+use neap_apiserver::kind::{Admit, KindError, Prepare};
+use neap_apiserver::registry::Registry;
+use neap_logic::config::Settings;
+
+/// Reads the settings in force; called for every admission.
+pub type CurrentSettings = Arc<dyn Fn() -> Arc<Settings> + Send + Sync>;
+
+/// Knative kinds that pass through admission (A7.5), by group and kind.
+const ADMITTED: &[(&str, &str)] = &[
+    (serving::GROUP, "Service"),
+    (serving::GROUP, "Configuration"),
+    (serving::GROUP, "Revision"),
+    (serving::GROUP, "Route"),
+    (serving::GROUP, "DomainMapping"),
+    (autoscaling::GROUP, "PodAutoscaler"),
+    (autoscaling::GROUP, "Metric"),
+    (networking::GROUP, "Ingress"),
+    (networking::GROUP, "ServerlessService"),
+    (networking::GROUP, "Certificate"),
+    ("", "ConfigMap"),
+];
+
+/// Every kind of the platform.
+///
+/// # Errors
+/// A description that cannot be served: a fault of this program, found by its tests.
+pub fn registry(settings: CurrentSettings) -> Result<Registry, KindError> {
+    let registry = Registry::new();
+    for crd in neap_api::crds() {
+        registry.register(&crd)?;
+    }
+    let admit: Admit = Arc::new(move |request| neap_logic::admit::admit(request, &settings()));
+    for (group, kind) in ADMITTED {
+        registry.admit(group, kind, admit.clone());
+    }
+    for (group, plural, columns) in columns::all() {
+        registry.configure(group, plural, |kind| kind.columns = Some(columns));
+    }
+    for (group, plural, fields) in fields::all() {
+        registry.configure(group, plural, |kind| kind.selectable = fields);
+    }
+    for (group, plural, prepare) in defaults::all() {
+        registry.configure(group, plural, |kind| kind.prepare = Some(Arc::new(prepare) as Prepare));
+    }
+    registry.configure("", "pods", |kind| kind.grace = Some(Arc::new(defaults::pod_grace)));
+    registry.alias("", "events", "events.k8s.io", "v1", Arc::new(events::convert));
+    Ok(registry)
+}

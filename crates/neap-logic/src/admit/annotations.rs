@@ -1,0 +1,305 @@
+//! Rules for names, labels and annotations (facts A7.1, A7.9, A7.10, C1.9).
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use neap_api::keys::{autoscaling as keys, serving};
+use serde_json::Value;
+
+use super::field_error::Errors;
+use super::view::{object, pairs, text};
+use crate::config::autoscaler::WINDOW_BOUNDS;
+use crate::config::go::{format_duration, parse_duration};
+use crate::config::{Autoscaler, Settings, quantity};
+use crate::names;
+
+/// Prefix of the annotations that size the sidecar.
+const SIDECAR_PREFIX: &str = "queue.sidecar.serving.knative.dev/";
+/// Kinds of autoscaler this platform has itself end like this.
+const OWN_CLASS_SUFFIX: &str = ".knative.dev";
+
+/// The name rule of all kinds.
+pub(super) fn name(meta: &Value) -> Errors {
+    let (own, generate) = (text(meta, "name"), text(meta, "generateName"));
+    let mut errors = Errors::none();
+    if !generate.is_empty() && !is_prefix(generate) {
+        errors.add(Errors::of("not a DNS 1035 label prefix", &["generateName"]).details(LABEL_RULE));
+    }
+    if !own.is_empty() && !names::is_dns1035_label(own) {
+        errors.add(Errors::of("not a DNS 1035 label", &["name"]).details(LABEL_RULE));
+    }
+    if own.is_empty() && generate.is_empty() {
+        errors.add(Errors::of("name or generateName is required", &["name"]));
+    }
+    errors
+}
+
+/// How Kubernetes words the rule.
+pub(super) const LABEL_RULE: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+
+/// What may stand before a generated suffix.
+pub(super) fn is_prefix(text: &str) -> bool {
+    names::is_dns1035_label(text.strip_suffix('-').unwrap_or(text))
+}
+
+/// Autoscaling annotations belong on the template.
+pub(super) fn no_autoscaling(annotations: &Value) -> Errors {
+    let mut errors = Errors::none();
+    for (key, _) in pairs(annotations).filter(|(key, _)| key.starts_with(keys::GROUP)) {
+        errors.add(
+            Errors::invalid_key(key, "").details("autoscaling annotations must be put under \"spec.template.metadata.annotations\" to work"),
+        );
+    }
+    errors
+}
+
+/// The duration of a gradual rollout.
+pub(super) fn rollout(annotations: &Value) -> Errors {
+    let Some((key, value)) = get(annotations, &[serving::ROLLOUT_DURATION, serving::ROLLOUT_DURATION_ALT]).filter(|(_, v)| !v.is_empty())
+    else {
+        return Errors::none();
+    };
+    match parse_duration(value) {
+        None => Errors::invalid(value, key),
+        Some(d) if !d.is_whole_seconds() => Errors::of(format!("rollout-duration={value} is not at second precision"), &[key]),
+        Some(d) if d.nanos < 0 => Errors::of(format!("rollout-duration={value} must be positive"), &[key]),
+        Some(_) => Errors::none(),
+    }
+}
+
+/// How long a revision may take.
+pub(super) fn progress_deadline(annotations: &Value) -> Errors {
+    let Some((key, value)) = get(annotations, &[serving::PROGRESS_DEADLINE]) else { return Errors::none() };
+    match parse_duration(value) {
+        None => Errors::invalid(value, key),
+        Some(d) if !d.is_whole_seconds() => Errors::of(format!("progress-deadline={value} is not at second precision"), &[key]),
+        Some(d) if d.nanos < 0 => Errors::of(format!("progress-deadline={value} must be positive"), &[key]),
+        Some(_) => Errors::none(),
+    }
+}
+
+/// The sidecar's resources.
+pub(super) fn sidecar(annotations: &Value) -> Errors {
+    let mut errors = Errors::none();
+    for (key, value) in pairs(annotations) {
+        let Some(what) = key.strip_prefix(SIDECAR_PREFIX) else { continue };
+        if what.contains("-resource-") {
+            if quantity::parse(value).is_none() {
+                errors.add(Errors::invalid(value, key));
+            }
+        } else if matches!(what, "resource-percentage" | "resourcePercentage") {
+            let advice = "Queue proxy resource-percentage annotation is deprecated. Please use the available annotations to explicitly set resource values per service";
+            errors.add(Errors::of(advice, &[key]).warning());
+            match value.parse::<f64>() {
+                Err(_) => errors.add(Errors::invalid(value, key)),
+                Ok(v) if !(0.1..=100.0).contains(&v) => errors.add(Errors::out_of_bounds(v, 0.1, 100, key)),
+                Ok(_) => {}
+            }
+        }
+    }
+    errors
+}
+
+/// The value under the first spelling that is present, with that spelling.
+fn get<'a>(annotations: &'a Value, spellings: &[&'a str]) -> Option<(&'a str, &'a str)> {
+    spellings.iter().find_map(|key| Some((*key, annotations[*key].as_str()?)))
+}
+
+/// All autoscaling annotations of a template or a PodAutoscaler.
+pub(super) fn autoscaling(annotations: &Value, settings: &Autoscaler) -> Errors {
+    class(annotations)
+        .and(scales(annotations, settings))
+        .and(numbers(annotations))
+        .and(durations(annotations))
+        .and(metric(annotations))
+        .and(algorithm(annotations))
+        .and(initial_scale(annotations, settings))
+}
+
+fn class(annotations: &Value) -> Errors {
+    match get(annotations, &[keys::CLASS]) {
+        Some((key, v)) if v.ends_with(OWN_CLASS_SUFFIX) && v != keys::CLASS_KPA && v != keys::CLASS_HPA => Errors::invalid(v, key),
+        _ => Errors::none(),
+    }
+}
+
+fn count(annotations: &Value, spellings: &[&str]) -> (i32, Errors) {
+    let Some((key, value)) = spellings.iter().find_map(|key| Some((*key, annotations[*key].as_str()?))) else {
+        return (0, Errors::none());
+    };
+    match value.parse::<i128>() {
+        Err(_) => (0, Errors::invalid(value, key)),
+        Ok(n) => match i32::try_from(n).ok().filter(|n| *n >= 0) {
+            Some(n) => (n, Errors::none()),
+            None => (0, Errors::out_of_bounds(value, 0, i32::MAX, key)),
+        },
+    }
+}
+
+fn scales(annotations: &Value, settings: &Autoscaler) -> Errors {
+    let (min, mut errors) = count(annotations, &[keys::MIN_SCALE, keys::MIN_SCALE_ALT]);
+    let (max, wrong) = count(annotations, &[keys::MAX_SCALE, keys::MAX_SCALE_ALT]);
+    errors.add(wrong);
+    if max != 0 && max < min {
+        errors.add(Errors::of(format!("max-scale={max} is less than min-scale={min}"), &[keys::MAX_SCALE, keys::MIN_SCALE]));
+    }
+    if let Some((key, _)) = get(annotations, &[keys::MAX_SCALE, keys::MAX_SCALE_ALT]).filter(|_| settings.max_scale_limit != 0) {
+        let limit = settings.max_scale_limit;
+        if max > limit {
+            errors.add(Errors::out_of_bounds(max, 1, limit, key));
+        }
+        if max == 0 {
+            errors.add(Errors::of(format!("max-scale=0 (unlimited), must be less than {limit}"), &[key]));
+        }
+    }
+    if let Some((key, value)) = get(annotations, &[keys::ACTIVATION_SCALE]) {
+        errors.add(match value.parse::<i32>() {
+            Err(_) => Errors::invalid(value, key),
+            Ok(n) if min > n => Errors::of(format!("min-scale={min} is greater than activation-scale={n}"), &[key]),
+            Ok(n) if max != 0 && max < n => Errors::of(format!("max-scale={max} is less than activation-scale={n}"), &[key]),
+            Ok(n) if n < 2 => Errors::of(format!("activation-scale={n} must be greater than 1"), &[key]),
+            Ok(_) => Errors::none(),
+        });
+    }
+    errors
+}
+
+/// Percentages with their bounds.
+const BOUNDED: [([&str; 2], i32, i32); 3] = [
+    ([keys::PANIC_WINDOW, keys::PANIC_WINDOW_ALT], 1, 100),
+    ([keys::PANIC_THRESHOLD, keys::PANIC_THRESHOLD_ALT], 110, 1000),
+    ([keys::TARGET_UTILIZATION, keys::TARGET_UTILIZATION_ALT], 1, 100),
+];
+
+fn numbers(annotations: &Value) -> Errors {
+    let mut errors = Errors::none();
+    for (spellings, low, high) in BOUNDED {
+        let Some((key, value)) = get(annotations, &spellings) else { continue };
+        errors.add(match value.parse::<f64>() {
+            Err(_) => Errors::invalid(value, key),
+            Ok(v) if v < f64::from(low) || v > f64::from(high) => Errors::out_of_bounds(value, low, high, key),
+            Ok(_) => Errors::none(),
+        });
+    }
+    if let Some((key, value)) = get(annotations, &[keys::TARGET]) {
+        let least = crate::config::autoscaler::TARGET_MIN;
+        errors.add(match value.parse::<f64>() {
+            Err(_) => Errors::invalid(value, key),
+            Ok(v) if v < least => Errors::of(format!("target {value} should be at least {least}"), &[key]),
+            Ok(_) => Errors::none(),
+        });
+    }
+    if let Some((key, value)) = get(annotations, &[keys::TARGET_BURST_CAPACITY, keys::TARGET_BURST_CAPACITY_ALT])
+        && !value.parse::<f64>().is_ok_and(|v| v >= 0.0 || v == -1.0)
+    {
+        errors.add(Errors::invalid(value, key));
+    }
+    errors
+}
+
+fn durations(annotations: &Value) -> Errors {
+    let (shortest, longest) = WINDOW_BOUNDS;
+    let check = |spellings: &[&str], low: Duration, whole: bool| -> Errors {
+        let Some((key, value)) = spellings.iter().find_map(|key| Some((*key, annotations[*key].as_str()?))) else {
+            return Errors::none();
+        };
+        let bounds = || Errors::out_of_bounds(value, go(low), go(longest), key);
+        match parse_duration(value) {
+            None => Errors::invalid(value, key),
+            Some(d) => match d.positive() {
+                Some(length) if length >= low && length <= longest => match whole && !d.is_whole_seconds() {
+                    true => Errors::of("must be specified with at most second precision", &[key]),
+                    false => Errors::none(),
+                },
+                _ => bounds(),
+            },
+        }
+    };
+    check(&[keys::WINDOW], shortest, true)
+        .and(check(&[keys::RETENTION, keys::RETENTION_ALT], Duration::ZERO, false))
+        .and(check(&[keys::SCALE_DOWN_DELAY, keys::SCALE_DOWN_DELAY_ALT], Duration::ZERO, true))
+}
+
+fn go(duration: Duration) -> impl Display {
+    format_duration(duration)
+}
+
+fn metric(annotations: &Value) -> Errors {
+    let Some((key, metric)) = get(annotations, &[keys::METRIC]) else { return Errors::none() };
+    let class = annotations[keys::CLASS].as_str().unwrap_or(keys::CLASS_KPA);
+    let known = match class {
+        keys::CLASS_KPA => matches!(metric, "concurrency" | "rps"),
+        keys::CLASS_HPA => !metric.is_empty(),
+        // Other autoscalers know their own metrics.
+        _ => true,
+    };
+    if known { Errors::none() } else { Errors::invalid(metric, key) }
+}
+
+fn algorithm(annotations: &Value) -> Errors {
+    if annotations[keys::CLASS].as_str() != Some(keys::CLASS_KPA) {
+        return Errors::none();
+    }
+    match get(annotations, &[keys::AGGREGATION, keys::AGGREGATION_ALT]) {
+        Some((key, v)) if !matches!(v, "" | "linear" | "weighted-exponential" | "weightedExponential") => Errors::invalid(v, key),
+        _ => Errors::none(),
+    }
+}
+
+fn initial_scale(annotations: &Value, settings: &Autoscaler) -> Errors {
+    let Some((key, value)) = get(annotations, &[keys::INITIAL_SCALE, keys::INITIAL_SCALE_ALT]) else { return Errors::none() };
+    match value.parse::<i64>() {
+        Err(_) => Errors::invalid(value, key),
+        Ok(n) if n < 0 => Errors::invalid(value, &format!("{key} must be greater than 0")),
+        Ok(0) if !settings.allow_zero_initial_scale => Errors::invalid(value, &format!("{key}=0 not allowed by cluster")),
+        Ok(_) => Errors::none(),
+    }
+}
+
+/// Fills in class and metric of a PodAutoscaler.
+pub(super) fn default_autoscaling(value: &mut Value, settings: &Settings) {
+    let annotations = object(&mut value["metadata"], "annotations");
+    let class = annotations.entry(keys::CLASS).or_insert_with(|| settings.autoscaler.pod_autoscaler_class.clone().into());
+    let metric = class.as_str().and_then(crate::plan::revision::default_metric);
+    if let Some(metric) = metric {
+        annotations.entry(keys::METRIC).or_insert_with(|| metric.into());
+    }
+}
+
+/// Records who made an object and who changed its spec last.
+pub(super) fn set_user(value: &mut Value, old: Option<&Value>, user: &str) {
+    if user.is_empty() {
+        return;
+    }
+    let Some(old) = old else {
+        let annotations = object(&mut value["metadata"], "annotations");
+        annotations.insert(serving::CREATOR.into(), user.into());
+        annotations.insert(serving::LAST_MODIFIER.into(), user.into());
+        return;
+    };
+    let changed = old["spec"] != value["spec"];
+    let annotations = object(&mut value["metadata"], "annotations");
+    // A client that replaces all annotations need not know these two.
+    for key in [serving::CREATOR, serving::LAST_MODIFIER] {
+        let before = &old["metadata"]["annotations"][key];
+        if !annotations.contains_key(key) && before.is_string() {
+            annotations.insert(key.into(), before.clone());
+        }
+    }
+    if changed {
+        annotations.insert(serving::LAST_MODIFIER.into(), user.into());
+    }
+}
+
+/// Nobody may change who made an object, nor who changed it last while nothing changed.
+pub(super) fn user_unchanged(value: &Value, old: &Value) -> Errors {
+    let of = |object: &Value, key: &str| object["metadata"]["annotations"][key].as_str().unwrap_or_default().to_owned();
+    let mut errors = Errors::none();
+    if of(value, serving::CREATOR) != of(old, serving::CREATOR) {
+        errors.add(Errors::of("annotation value is immutable", &[serving::CREATOR]));
+    }
+    if value["spec"] == old["spec"] && of(value, serving::LAST_MODIFIER) != of(old, serving::LAST_MODIFIER) {
+        errors.add(Errors::of("annotation value is immutable", &[serving::LAST_MODIFIER]));
+    }
+    errors.via_field("metadata.annotations")
+}

@@ -1,0 +1,75 @@
+//! A mapping: claim, reference, Ingress, and their failures.
+
+use serde_json::json;
+
+use super::super::testing::{World, now};
+use super::*;
+use crate::config::Settings;
+
+const WORLD: &str = r#"
+apiVersion: serving.knative.dev/v1beta1
+kind: DomainMapping
+metadata: {name: shop.example.org, namespace: ns}
+spec: {ref: {apiVersion: serving.knative.dev/v1, kind: Service, name: shop}}
+---
+apiVersion: serving.knative.dev/v1
+kind: Service
+metadata: {name: shop, namespace: ns}
+spec: {template: {spec: {containers: []}}}
+status: {address: {url: "http://shop.ns.svc.cluster.local"}}
+"#;
+
+fn run(world: &mut World, autocreate: bool) -> Plan {
+    let mut settings = Settings::default();
+    settings.network.autocreate_cluster_domain_claims = autocreate;
+    let context = Context { now: now(), settings: Arc::new(settings), refusals: Vec::new() };
+    let mapping: DomainMapping =
+        serde_json::from_value(world.value("DomainMapping", "ns", "shop.example.org").expect("there").clone()).expect("a mapping");
+    world.settle(&ObjectRef::of(&mapping), |w| observe(w, "ns", "shop.example.org", context.clone()), plan)
+}
+
+fn condition(world: &World, type_: &str) -> String {
+    let mapping = world.value("DomainMapping", "ns", "shop.example.org").expect("there");
+    let conditions = mapping["status"]["conditions"].as_array().expect("conditions");
+    let condition = conditions.iter().find(|c| c["type"] == type_).expect("that condition");
+    format!("{} {}", condition["status"].as_str().unwrap_or(""), condition["reason"].as_str().unwrap_or(""))
+}
+
+#[test]
+fn a_mapping_leads_to_the_service() {
+    let mut world = World::of(WORLD);
+    run(&mut world, true);
+    assert_eq!(world.value("ClusterDomainClaim", "", "shop.example.org").expect("claimed")["spec"]["namespace"], "ns");
+    let ingress = world.value("Ingress", "ns", "shop.example.org").expect("created").clone();
+    let path = &ingress["spec"]["rules"][0]["http"]["paths"][0];
+    assert_eq!(path["rewriteHost"], "shop.ns.svc.cluster.local");
+    assert_eq!(path["appendHeaders"], json!({"K-Original-Host": "shop.example.org"}));
+    assert_eq!(path["splits"][0]["serviceName"], "shop");
+    world.patch("Ingress", "ns", "shop.example.org", json!({"status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}}));
+    run(&mut world, true);
+    assert_eq!(condition(&world, "Ready"), "True ");
+
+    world.patch("DomainMapping", "ns", "shop.example.org", json!({"metadata": {"deletionTimestamp": "2026-01-02T03:04:05Z"}}));
+    run(&mut world, true);
+    assert!(world.value("ClusterDomainClaim", "", "shop.example.org").is_none());
+    assert!(world.value("DomainMapping", "ns", "shop.example.org").is_none());
+}
+
+#[test]
+fn a_mapping_says_what_is_missing() {
+    let mut world = World::of(WORLD);
+    run(&mut world, false);
+    assert_eq!(condition(&world, "DomainClaimed"), "False DomainClaimFailed");
+    world.put_yaml("{apiVersion: networking.internal.knative.dev/v1alpha1, kind: ClusterDomainClaim, metadata: {name: shop.example.org}, spec: {namespace: other}}");
+    run(&mut world, false);
+    assert_eq!(condition(&world, "DomainClaimed"), "False DomainAlreadyClaimed");
+
+    let check = |change: serde_json::Value, want: &str| {
+        let mut world = World::of(WORLD);
+        world.patch("DomainMapping", "ns", "shop.example.org", json!({"spec": {"ref": change}}));
+        run(&mut world, true);
+        assert_eq!(condition(&world, "ReferenceResolved"), want);
+    };
+    check(json!({"name": "nothing"}), "False ResolveFailed");
+    check(json!({"kind": "Pod", "apiVersion": "v1"}), "False ResolveFailed");
+}

@@ -1,0 +1,180 @@
+//! A Revision on its way to ready, and every way to fail.
+
+use serde_json::{Value, json};
+
+use super::super::testing::{World, now};
+use super::super::ObjectRef;
+use super::*;
+
+const REVISION: &str = r#"
+apiVersion: serving.knative.dev/v1
+kind: Revision
+metadata:
+  name: hello-00001
+  namespace: ns
+  labels: {serving.knative.dev/service: hello, serving.knative.dev/configuration: hello, serving.knative.dev/routingState: active}
+  annotations: {autoscaling.knative.dev/min-scale: "1", serving.knative.dev/routes: hello, note: x}
+spec:
+  timeoutSeconds: 300
+  containerConcurrency: 0
+  containers:
+  - {name: user-container, image: "example.com/app:v1", readinessProbe: {successThreshold: 1, tcpSocket: {port: 0}}}
+"#;
+
+fn digests(digest: Digest) -> BTreeMap<String, Digest> {
+    [("example.com/app:v1".to_owned(), digest)].into()
+}
+
+fn run_with(world: &mut World, digest: Digest) -> Plan {
+    let context = Context { now: now(), settings: Default::default(), refusals: Vec::new() };
+    let revision: Revision = serde_yaml::from_str(REVISION).expect("YAML");
+    world.settle(
+        &ObjectRef::of(&revision),
+        |w| observe(w, "ns", "hello-00001", digests(digest.clone()), context.clone()),
+        plan,
+    )
+}
+
+fn run(world: &mut World) -> Plan {
+    run_with(world, Digest::Resolved("sha256:abc".into()))
+}
+
+fn shown(world: &World) -> String {
+    let status = &world.value("Revision", "ns", "hello-00001").expect("there")["status"];
+    let show = |c: &Value| format!("{}={}({})", c["type"].as_str().unwrap_or(""), c["status"].as_str().unwrap_or(""), c["reason"].as_str().unwrap_or(""));
+    status["conditions"].as_array().expect("conditions").iter().map(show).collect::<Vec<_>>().join(" ")
+}
+
+fn message(world: &World, type_: &str) -> String {
+    let status = &world.value("Revision", "ns", "hello-00001").expect("there")["status"];
+    let of_type = |c: &&Value| c["type"] == type_;
+    status["conditions"].as_array().into_iter().flatten().find(of_type).and_then(|c| c["message"].as_str()).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn images_are_resolved_first() {
+    let mut world = World::of(REVISION);
+    run_with(&mut world, Digest::Pending);
+    assert_eq!(world.names(), ["Revision/hello-00001"]);
+    assert_eq!(shown(&world), "ContainerHealthy=Unknown() Ready=Unknown(ResolvingDigests) ResourcesAvailable=Unknown(ResolvingDigests)");
+    run_with(&mut world, Digest::Failed("no such manifest".into()));
+    assert_eq!(
+        message(&world, "Ready"),
+        r#"Unable to fetch image "example.com/app:v1": failed to resolve image to digest: no such manifest"#
+    );
+    // The registry came back.
+    run(&mut world);
+    assert!(shown(&world).contains("ContainerHealthy=Unknown(Deploying)"), "{}", shown(&world));
+}
+
+#[test]
+fn a_revision_is_deployed_and_becomes_ready() {
+    let mut world = World::of(REVISION);
+    run(&mut world);
+    assert_eq!(
+        world.names(),
+        [
+            "Deployment/hello-00001-deployment",
+            "Image/hello-00001-cache-user-container",
+            "PodAutoscaler/hello-00001",
+            "Revision/hello-00001"
+        ]
+    );
+    let deployment = world.value("Deployment", "ns", "hello-00001-deployment").expect("created").clone();
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], "example.com/app@sha256:abc");
+    assert_eq!(container["ports"], json!([{"name": "user-port", "containerPort": 8080, "protocol": "TCP"}]));
+    assert_eq!(container["readinessProbe"]["tcpSocket"]["port"], 8080);
+    assert_eq!(deployment["metadata"]["annotations"], json!({"note": "x"}));
+    let pa = world.value("PodAutoscaler", "ns", "hello-00001").expect("created");
+    assert_eq!(pa["spec"]["reachability"], "Reachable");
+    assert_eq!(pa["metadata"]["annotations"]["autoscaling.knative.dev/class"], "kpa.autoscaling.knative.dev");
+    assert_eq!(pa["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"], "1");
+
+    world.patch(
+        "PodAutoscaler",
+        "ns",
+        "hello-00001",
+        json!({"status": {"actualScale": 1, "desiredScale": 1, "conditions": [
+            {"type": "Active", "status": "True"}, {"type": "Ready", "status": "True"}, {"type": "ScaleTargetInitialized", "status": "True"}]}}),
+    );
+    let plan = run(&mut world);
+    assert_eq!(plan.events[0].reason, "RevisionReady");
+    assert_eq!(shown(&world), "Active=True() ContainerHealthy=True() Ready=True() ResourcesAvailable=True()");
+    // Being routed to or not changes the autoscaler, never the pods.
+    world.patch("Revision", "ns", "hello-00001", json!({"metadata": {"labels": {"serving.knative.dev/routingState": "reserve"}}}));
+    let plan = run(&mut world);
+    assert_eq!(plan.writes.iter().map(|w| w.target().resource.kind).collect::<Vec<_>>(), ["PodAutoscaler"]);
+}
+
+fn pod(container_status: Value) -> World {
+    let mut world = World::of(REVISION);
+    run(&mut world);
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "p", "namespace": "ns", "labels": {"serving.knative.dev/revisionUID": "uid-revision-hello-00001"}},
+        "spec": {"containers": []},
+        "status": container_status,
+    });
+    world.put_yaml(&pod.to_string());
+    run(&mut world);
+    world
+}
+
+#[test]
+fn what_a_pod_suffers_from_is_shown_at_once() {
+    let check = |status: Value, want: &str, text: &str| {
+        let world = pod(status);
+        assert!(shown(&world).contains(want), "{} lacks {want}", shown(&world));
+        assert!(message(&world, "Ready").contains(text), "{}", message(&world, "Ready"));
+    };
+    check(
+        json!({"containerStatuses": [{"name": "user-container", "ready": false, "restartCount": 1, "image": "", "imageID": "",
+            "lastState": {"terminated": {"exitCode": 7, "message": "boom"}}}]}),
+        "ContainerHealthy=False(ExitCode7)",
+        "Container failed with: boom",
+    );
+    check(
+        json!({"containerStatuses": [{"name": "user-container", "ready": false, "restartCount": 0, "image": "", "imageID": "",
+            "state": {"waiting": {"reason": "ImagePullBackOff", "message": "cannot pull"}}}]}),
+        "ResourcesAvailable=Unknown(Deploying)",
+        "",
+    );
+    check(
+        json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no cpu"}]}),
+        "ResourcesAvailable=False(Unschedulable)",
+        "no cpu",
+    );
+    let world = pod(json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no cpu"}]}));
+    assert_eq!(world.value("PodAutoscaler", "ns", "hello-00001").expect("there")["spec"]["reachability"], "Unreachable");
+}
+
+#[test]
+fn a_sidecar_is_added_where_one_is_set() {
+    let world = World::of(REVISION);
+    let mut settings = Settings::default();
+    settings.deployment.queue_sidecar_image = Some("queue:1".into());
+    let context = Context { now: now(), settings: Arc::new(settings), refusals: Vec::new() };
+    let o = observe(&world, "ns", "hello-00001", digests(Digest::Resolved(String::new())), context).expect("there");
+    let plan = plan(&o);
+    let Write::Create(deployment) = &plan.writes[0] else { panic!("{plan:?}") };
+    let containers = &deployment.value["spec"]["template"]["spec"]["containers"];
+    assert_eq!(containers[1]["name"], "queue-proxy");
+    assert_eq!(containers[0]["image"], "example.com/app:v1");
+    assert_eq!(containers[0]["lifecycle"]["preStop"]["httpGet"]["path"], "/wait-for-drain");
+    assert!(containers[0]["readinessProbe"].is_null());
+    let probe = containers[1]["env"].as_array().expect("env").iter().find(|e| e["name"] == "SERVING_READINESS_PROBE").expect("set");
+    assert_eq!(probe["value"], r#"{"successThreshold":1,"tcpSocket":{"port":8080}}"#);
+}
+
+#[test]
+fn images_nobody_need_be_asked_about() {
+    let check = |image: &str, want: usize| {
+        let mut revision: Revision = serde_yaml::from_str(REVISION).expect("YAML");
+        revision.spec.pod.containers[0].image = Some(image.into());
+        assert_eq!(images_to_resolve(&revision, &Settings::default()).len(), want, "{image}");
+    };
+    check("example.com/app", 1);
+    check("dev.local/app", 0);
+    check(&format!("example.com/app@sha256:{}", "0".repeat(64)), 0);
+}

@@ -1,0 +1,189 @@
+//! A Route from its targets to what it shows.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::Flag;
+use crate::config::Settings;
+use crate::config::domain::DomainRule;
+use crate::plan::ObjectRef;
+use crate::plan::testing::{World, now};
+
+const WORLD: &str = r#"
+apiVersion: serving.knative.dev/v1
+kind: Route
+metadata: {name: hello, namespace: ns, labels: {team: a}}
+spec: {traffic: [{configurationName: hello, latestRevision: true, percent: 100}]}
+---
+apiVersion: serving.knative.dev/v1
+kind: Configuration
+metadata: {name: hello, namespace: ns}
+spec: {}
+status: {latestCreatedRevisionName: hello-1, latestReadyRevisionName: hello-1}
+---
+apiVersion: serving.knative.dev/v1
+kind: Revision
+metadata: {name: hello-1, namespace: ns}
+spec: {containers: [{ports: [{name: h2c, containerPort: 8080}]}]}
+status: {observedGeneration: 1, conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: serving.knative.dev/v1
+kind: Revision
+metadata: {name: hello-2, namespace: ns}
+spec: {containers: []}
+status: {observedGeneration: 1, conditions: [{type: Ready, status: "True"}]}
+"#;
+
+fn settings() -> Settings {
+    let mut settings = Settings::default();
+    settings.domain.domains.insert("localhost".into(), DomainRule::default());
+    settings.neap.external_http_port = 8080;
+    settings
+}
+
+fn run_with(world: &mut World, settings: Settings) -> Plan {
+    let context = Context { now: now(), settings: Arc::new(settings), refusals: Vec::new() };
+    let route: Route = serde_json::from_value(world.value("Route", "ns", "hello").expect("there").clone()).expect("a Route");
+    world.settle(&ObjectRef::of(&route), |w| observe(w, "ns", "hello", context.clone()), plan)
+}
+
+fn run(world: &mut World) -> Plan {
+    run_with(world, settings())
+}
+
+fn status(world: &World) -> Value {
+    world.value("Route", "ns", "hello").expect("there")["status"].clone()
+}
+
+fn shown(world: &World) -> String {
+    let show = |c: &Value| format!("{}={}({})", c["type"].as_str().unwrap_or(""), c["status"].as_str().unwrap_or(""), c["reason"].as_str().unwrap_or(""));
+    status(world)["conditions"].as_array().expect("conditions").iter().map(show).collect::<Vec<_>>().join(" ")
+}
+
+fn serve(world: &mut World) {
+    let generation = world.value("Ingress", "ns", "hello").expect("there")["metadata"]["generation"].clone();
+    world.patch(
+        "Ingress",
+        "ns",
+        "hello",
+        json!({"status": {"observedGeneration": generation, "conditions": [{"type": "Ready", "status": "True"}],
+            "privateLoadBalancer": {"ingress": [{"domainInternal": "gw.knative-serving.svc.cluster.local"}]}}}),
+    );
+}
+
+#[test]
+fn a_route_becomes_ready_when_its_ingress_is() {
+    let mut world = World::of(WORLD);
+    run(&mut world);
+    assert_eq!(
+        shown(&world),
+        "AllTrafficAssigned=True() CertificateProvisioned=True(TLSNotEnabled) IngressReady=Unknown(IngressNotConfigured) Ready=Unknown(IngressNotConfigured)"
+    );
+    let placeholder = world.value("Service", "ns", "hello").expect("created");
+    assert_eq!(placeholder["spec"]["externalName"], "hello.ns.localhost");
+    let ingress = world.value("Ingress", "ns", "hello").expect("created");
+    assert_eq!(
+        ingress["spec"]["rules"],
+        json!([
+            {"hosts": ["hello.ns", "hello.ns.svc", "hello.ns.svc.cluster.local"], "visibility": "ClusterLocal", "http": {"paths": [
+                {"splits": [{"serviceNamespace": "ns", "serviceName": "hello-1", "servicePort": 81, "percent": 100,
+                    "appendHeaders": {"Knative-Serving-Revision": "hello-1", "Knative-Serving-Namespace": "ns"}}]}]}},
+            {"hosts": ["hello.ns.localhost"], "visibility": "ExternalIP", "http": {"paths": [
+                {"splits": [{"serviceNamespace": "ns", "serviceName": "hello-1", "servicePort": 81, "percent": 100,
+                    "appendHeaders": {"Knative-Serving-Revision": "hello-1", "Knative-Serving-Namespace": "ns"}}]}]}},
+        ])
+    );
+    serve(&mut world);
+    run(&mut world);
+    assert!(shown(&world).ends_with("Ready=True()"), "{}", shown(&world));
+    assert_eq!(world.value("Service", "ns", "hello").expect("there")["spec"]["externalName"], "gw.knative-serving.svc.cluster.local");
+    let status = status(&world);
+    assert_eq!(status["url"], "http://hello.ns.localhost:8080");
+    assert_eq!(status["address"]["url"], "http://hello.ns.svc.cluster.local");
+    assert_eq!(status["traffic"], json!([{"revisionName": "hello-1", "latestRevision": true, "percent": 100}]));
+}
+
+#[test]
+fn tags_get_hosts_and_headers() {
+    let mut world = World::of(WORLD);
+    let traffic = json!([{"revisionName": "hello-1", "percent": 100}, {"revisionName": "hello-2", "tag": "next", "percent": 0}]);
+    world.patch("Route", "ns", "hello", json!({"spec": {"traffic": traffic}}));
+    let mut with_headers = settings();
+    with_headers.features.tag_header_based_routing = Flag::Enabled;
+    run_with(&mut world, with_headers);
+    assert_eq!(status(&world)["traffic"][1]["url"], "http://next-hello.ns.localhost:8080");
+    let ingress = world.value("Ingress", "ns", "hello").expect("created");
+    let main = &ingress["spec"]["rules"][1]["http"]["paths"];
+    assert_eq!(main[0]["headers"], json!({"Knative-Serving-Tag": {"exact": "next"}}));
+    assert_eq!(main[1]["appendHeaders"], json!({"Knative-Serving-Default-Route": "true"}));
+    let tag = &ingress["spec"]["rules"][3];
+    assert_eq!(tag["hosts"], json!(["next-hello.ns.localhost"]));
+    assert_eq!(tag["http"]["paths"][0]["appendHeaders"], json!({"Knative-Serving-Tag": "next"}));
+    assert!(ingress["metadata"]["annotations"]["networking.internal.knative.dev/tag-to-host"].as_str().expect("set").contains("next-hello.ns.localhost"));
+    assert!(world.value("Service", "ns", "next-hello").is_some());
+
+    // A tag is hidden by labelling its placeholder, and forgotten with its target.
+    world.patch("Service", "ns", "next-hello", json!({"metadata": {"labels": {"networking.knative.dev/visibility": "cluster-local"}}}));
+    run(&mut world);
+    assert_eq!(status(&world)["traffic"][1]["url"], "http://next-hello.ns.svc.cluster.local");
+    world.patch("Route", "ns", "hello", json!({"spec": {"traffic": [{"revisionName": "hello-1", "percent": 100}]}}));
+    run(&mut world);
+    assert!(world.value("Service", "ns", "next-hello").is_none());
+}
+
+#[test]
+fn a_hidden_route_has_no_public_rule() {
+    let mut world = World::of(WORLD);
+    world.patch("Route", "ns", "hello", json!({"metadata": {"labels": {"networking.knative.dev/visibility": "cluster-local"}}}));
+    run(&mut world);
+    assert_eq!(world.value("Ingress", "ns", "hello").expect("created")["spec"]["rules"].as_array().map(Vec::len), Some(1));
+    assert_eq!(status(&world)["url"], "http://hello.ns.svc.cluster.local");
+}
+
+#[test]
+fn what_cannot_be_routed_says_why() {
+    let mut world = World::of(WORLD);
+    world.patch("Route", "ns", "hello", json!({"spec": {"traffic": [{"revisionName": "no", "percent": 100}]}}));
+    run(&mut world);
+    assert!(shown(&world).starts_with("AllTrafficAssigned=False(RevisionMissing)"), "{}", shown(&world));
+    assert_eq!(status(&world)["url"], "http://hello.ns.localhost:8080");
+
+    let mut world = World::of(WORLD);
+    world.put_yaml("{apiVersion: v1, kind: Service, metadata: {name: hello, namespace: ns}, spec: {}}");
+    run(&mut world);
+    assert!(shown(&world).contains("IngressReady=False(NotOwned)"), "{}", shown(&world));
+}
+
+#[test]
+fn a_rollout_keeps_the_route_waiting() {
+    let mut world = World::of(WORLD);
+    let mut slow = settings();
+    slow.network.rollout_duration = Duration::from_secs(100);
+    run_with(&mut world, slow.clone());
+    serve(&mut world);
+    run_with(&mut world, slow.clone());
+    world.patch("Configuration", "ns", "hello", json!({"status": {"latestReadyRevisionName": "hello-2"}}));
+    run_with(&mut world, slow.clone());
+    assert_eq!(status(&world)["traffic"].as_array().map(Vec::len), Some(2));
+    serve(&mut world);
+    let plan = run_with(&mut world, slow);
+    assert!(shown(&world).contains("IngressReady=Unknown(RolloutInProgress)"), "{}", shown(&world));
+    assert!(plan.again.is_some());
+}
+
+#[test]
+fn certificates_are_asked_for_when_tls_is_on() {
+    let mut world = World::of(WORLD);
+    let mut secure = settings();
+    secure.network.external_domain_tls = true;
+    run_with(&mut world, secure.clone());
+    assert!(shown(&world).contains("CertificateProvisioned=True(HTTPDowngrade)"), "{}", shown(&world));
+    let name = "route-uid-route-hello";
+    assert_eq!(world.value("Certificate", "ns", name).expect("asked for")["spec"]["dnsNames"], json!(["hello.ns.localhost"]));
+    world.patch("Certificate", "ns", name, json!({"status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}}));
+    run_with(&mut world, secure);
+    assert_eq!(status(&world)["url"], "https://hello.ns.localhost");
+    assert_eq!(world.value("Ingress", "ns", "hello").expect("there")["spec"]["tls"][0]["secretName"], name);
+    run(&mut world);
+    assert!(world.value("Certificate", "ns", name).is_none());
+}

@@ -1,0 +1,131 @@
+//! Tables over the plan: pods in, pods out.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use super::plan::{Decision, Observed, plan};
+use super::template_hash;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1_000_000 + seconds)
+}
+
+fn deployment(replicas: i32, strategy: Value) -> Deployment {
+    serde_json::from_value(json!({
+        "metadata": {"name": "web", "namespace": "n", "uid": "d", "generation": 3},
+        "spec": {
+            "replicas": replicas, "selector": {"matchLabels": {"app": "web"}}, "strategy": strategy, "progressDeadlineSeconds": 60,
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i:2"}]}},
+        },
+    }))
+    .expect("a deployment")
+}
+
+/// `new+` is a ready pod of the present template, `old-` one of an earlier template that is not ready, `new!` one on
+/// its way out, `new#` one that failed. Names are given in order: p0, p1, ….
+fn pods(words: &str, deployment: &Deployment) -> Vec<Pod> {
+    let hash = deployment.spec.as_ref().map(|s| template_hash(&s.template)).unwrap_or_default();
+    let one = |(n, word): (usize, &str)| {
+        let (age, mark) = word.split_at(3);
+        let phase = if mark == "#" { "Failed" } else { "Running" };
+        let mut pod = json!({
+            "metadata": {"name": format!("p{n}"), "namespace": "n", "uid": format!("u{n}"),
+                "labels": {"app": "web", "pod-template-hash": if age == "new" { hash.as_str() } else { "before" }}},
+            "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 8080}]}]},
+            "status": {"phase": phase, "podIP": format!("198.19.0.{}", n + 2), "conditions": [
+                {"type": "Ready", "status": if mark == "+" { "True" } else { "False" }, "lastTransitionTime": at(0).to_string()}]},
+        });
+        if mark == "!" {
+            pod["metadata"]["deletionTimestamp"] = json!(at(0).to_string());
+        }
+        serde_json::from_value(pod).expect("a pod")
+    };
+    words.split_whitespace().enumerate().map(one).collect()
+}
+
+fn decide(deployment: &Deployment, pods: &[Pod], now: Timestamp) -> Decision {
+    // The second pod is the busy one.
+    let in_flight = |address: std::net::SocketAddr| usize::from(address.to_string() == "198.19.0.3:8080");
+    plan(&Observed { deployment, pods: pods.iter().collect(), in_flight: Box::new(in_flight), refusal: None, now })
+}
+
+fn rolling() -> Value {
+    json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}})
+}
+
+#[test]
+fn pods_are_made_and_taken_away() {
+    // replicas, pods there, how many to make, which to delete
+    let rows: &[(i32, &str, usize, &[&str])] = &[
+        (2, "", 2, &[]),
+        (0, "", 0, &[]),
+        (2, "new+ new+", 0, &[]),
+        (2, "new+ new!", 1, &[]),
+        (1, "new#", 1, &["p0"]),
+        // The idle ones go, the busy p1 stays.
+        (1, "new+ new+ new+", 0, &["p0", "p2"]),
+        // One that is not ready goes before any ready one.
+        (2, "new+ new+ new-", 0, &["p2"]),
+        // A rolling update makes one more (25 % of 3, rounded up) and takes none away before it is ready.
+        (3, "old+ old+ old+", 1, &[]),
+        (3, "old+ old+ old+ new-", 0, &[]),
+        (3, "old+ old+ old+ new+", 0, &["p0"]),
+        // Old pods that are not ready serve nobody.
+        (2, "old- old+", 1, &["p0"]),
+        (0, "old+ new+", 0, &["p0", "p1"]),
+    ];
+    for (replicas, words, make, gone) in rows {
+        let deployment = deployment(*replicas, rolling());
+        let decision = decide(&deployment, &pods(words, &deployment), at(0));
+        assert_eq!(decision.create.len(), *make, "{replicas} wanted, there are {words:?}");
+        let mut deleted: Vec<_> = decision.delete.iter().map(|(name, _)| name.as_str()).collect();
+        deleted.sort_unstable();
+        assert_eq!(deleted, *gone, "{replicas} wanted, there are {words:?}");
+        for pod in &decision.create {
+            assert!(pod.name_any().starts_with("web-") && pod.name_any().len() <= 63);
+            assert_eq!(pod.owner_references()[0].uid, "d");
+        }
+    }
+}
+
+#[test]
+fn recreate_takes_all_old_ones_first() {
+    let deployment = deployment(2, json!({"type": "Recreate"}));
+    let decision = decide(&deployment, &pods("old+ old+", &deployment), at(0));
+    assert_eq!((decision.create.len(), decision.delete.len()), (0, 2));
+}
+
+fn reason(decision: &Decision, type_: &str) -> String {
+    let conditions = decision.status.conditions.iter().flatten();
+    conditions.filter(|c| c.type_ == type_).map(|c| format!("{}/{}", c.status, c.reason.as_deref().unwrap_or_default())).collect()
+}
+
+#[test]
+fn the_status_counts_and_the_deadline_ends_patience() {
+    let mut deployment = deployment(2, rolling());
+    let some = pods("new+ new-", &deployment);
+    let decision = decide(&deployment, &some, at(0));
+    let counts = &decision.status;
+    assert_eq!((counts.replicas, counts.ready_replicas, counts.unavailable_replicas), (Some(2), Some(1), Some(1)));
+    assert_eq!(counts.observed_generation, Some(3));
+    assert_eq!(reason(&decision, "Available"), "False/MinimumReplicasUnavailable");
+    assert_eq!(reason(&decision, "Progressing"), "True/ReplicaSetUpdated");
+    assert_eq!(decision.again, Some(std::time::Duration::from_secs(60)));
+
+    deployment.status = Some(decision.status);
+    let late = decide(&deployment, &some, at(61));
+    assert_eq!(reason(&late, "Progressing"), "False/ProgressDeadlineExceeded");
+
+    let all = pods("new+ new+", &deployment);
+    let done = decide(&deployment, &all, at(10));
+    assert_eq!(reason(&done, "Progressing"), "True/NewReplicaSetAvailable");
+    deployment.status = Some(done.status.clone());
+    assert_eq!(decide(&deployment, &all, at(20)).status, done.status, "a status that stands is a fixed point");
+
+    // Asleep and awake again: nothing is progressing, only available or not.
+    deployment.spec.as_mut().expect("spec").replicas = Some(3);
+    assert_eq!(reason(&decide(&deployment, &all, at(30)), "Progressing"), "True/NewReplicaSetAvailable");
+}

@@ -1,0 +1,151 @@
+//! Garbage collection by owner references: what nobody owns any more goes, and a deletion in the foreground or with
+//! orphans is brought to its end. `graph` decides; this file watches the metadata of every kind and acts.
+
+mod graph;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::core::PartialObjectMeta;
+use kube::discovery::{Discovery, verbs};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use tokio_util::sync::CancellationToken;
+
+use crate::feed::{Change, changes, gather};
+use graph::{Act, Graph, Node};
+
+/// Before an act that failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+enum Event {
+    Object(ApiResource, Change<PartialObjectMeta<DynamicObject>>),
+    /// A kind came, or one went.
+    Kinds,
+}
+
+/// Runs until `shutdown`.
+pub async fn run(client: Client, shutdown: CancellationToken) {
+    let mut graph = Graph::default();
+    let mut known: BTreeMap<String, ApiResource> = BTreeMap::new();
+    let mut events = futures::stream::SelectAll::<BoxStream<'static, Event>>::new();
+    events.push(changes::<CustomResourceDefinition>(Api::all(client.clone()), watcher::Config::default()).map(|_| Event::Kinds).boxed());
+    let mut pending: BTreeSet<Act> = BTreeSet::new();
+    loop {
+        let retry = if pending.is_empty() { None } else { Some(RETRY) };
+        let event = tokio::select! {
+            () = shutdown.cancelled() => return,
+            event = events.next() => event,
+            () = wait(retry) => None,
+        };
+        let mut batch = event.into_iter().collect::<Vec<_>>();
+        while let Some(Some(more)) = events.next().now_or_never() {
+            batch.push(more);
+        }
+        for event in batch {
+            match event {
+                Event::Object(resource, change) => take(&mut graph, &resource, change),
+                Event::Kinds => match follow_new(&client, &mut known).await {
+                    Ok(new) => {
+                        for resource in new {
+                            graph.expect(&resource.plural, &resource.group);
+                            events.push(follow(&client, resource));
+                        }
+                    }
+                    Err(error) => tracing::warn!(%error, "the kinds could not be listed"),
+                },
+            }
+        }
+        pending.extend(graph.due());
+        for act in std::mem::take(&mut pending) {
+            let Some(resource) = known.get(&act.node().kind) else { continue };
+            if let Err(error) = carry_out(&client, resource, &act).await {
+                tracing::warn!(object = %act.node().name, kind = %act.node().kind, %error, "an object could not be collected");
+                pending.insert(act);
+            }
+        }
+    }
+}
+
+async fn wait(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Kinds that are served and not followed yet.
+async fn follow_new(client: &Client, known: &mut BTreeMap<String, ApiResource>) -> kube::Result<Vec<ApiResource>> {
+    let discovery = Discovery::new(client.clone()).run().await?;
+    let mut new = Vec::new();
+    for group in discovery.groups() {
+        for (resource, capabilities) in group.recommended_resources() {
+            let watched = capabilities.supports_operation(verbs::WATCH) && capabilities.supports_operation(verbs::DELETE);
+            // Events own nothing and are many; they go by age.
+            if !watched || resource.plural == "events" {
+                continue;
+            }
+            let key = graph::kind_key(&resource.plural, &resource.group);
+            if !known.contains_key(&key) {
+                known.insert(key, resource.clone());
+                new.push(resource);
+            }
+        }
+    }
+    Ok(new)
+}
+
+fn follow(client: &Client, resource: ApiResource) -> BoxStream<'static, Event> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let events = watcher::metadata_watcher(api, watcher::Config::default()).default_backoff();
+    gather(events, resource.plural.clone()).map(move |change| Event::Object(resource.clone(), change)).boxed()
+}
+
+fn take(graph: &mut Graph, resource: &ApiResource, change: Change<PartialObjectMeta<DynamicObject>>) {
+    let kind = graph::kind_key(&resource.plural, &resource.group);
+    let node = |object: &PartialObjectMeta<DynamicObject>| Node {
+        kind: kind.clone(),
+        namespace: object.namespace(),
+        name: object.name_any(),
+        uid: object.uid().unwrap_or_default(),
+    };
+    match change {
+        Change::Apply(object) => graph.apply(node(&object), object.metadata),
+        Change::Delete(object) => graph.delete(&node(&object)),
+        Change::Reset(all) => graph.reset(&kind, all.into_iter().map(|object| (node(&object), object.metadata)).collect()),
+    }
+}
+
+async fn carry_out(client: &Client, resource: &ApiResource, act: &Act) -> kube::Result<()> {
+    let node = act.node();
+    let api: Api<DynamicObject> = match &node.namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
+        None => Api::all_with(client.clone(), resource),
+    };
+    let result = match act {
+        Act::Delete { foreground, .. } => {
+            let policy = if *foreground { PropagationPolicy::Foreground } else { PropagationPolicy::Background };
+            let only_this = Preconditions { uid: Some(node.uid.clone()), resource_version: None };
+            let how = DeleteParams { propagation_policy: Some(policy), preconditions: Some(only_this), ..Default::default() };
+            api.delete(&node.name, &how).await.map(drop)
+        }
+        Act::Finalizers { left, .. } => {
+            let patch = serde_json::json!({"metadata": {"uid": node.uid, "finalizers": left}});
+            api.patch(&node.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+        }
+        Act::Owners { left, .. } => {
+            let patch = serde_json::json!({"metadata": {"uid": node.uid, "ownerReferences": left}});
+            api.patch(&node.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+        }
+    };
+    match result {
+        Ok(()) => Ok(()),
+        // Gone, or another object of the same name: nothing to collect.
+        Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,92 @@
+//! The way of one proxied request, from the client's head to the upstream's.
+
+use std::future::Future;
+
+use tokio::time::Instant;
+
+use crate::body::OnEnd;
+use crate::config::Limits;
+use crate::error::ProxyError;
+use crate::handler::{Request, Response};
+use crate::headers;
+use crate::tunnel;
+use crate::upstream::{Deadline, Target, Upstream};
+
+/// Decides where a request goes, waiting for room if need be.
+pub trait Picker {
+    /// Holds the place taken at the target, until the answer has ended.
+    type Hold: OnEnd + 'static;
+
+    /// Takes a place. The wait must end by `deadline`, with [`Deadline::wait_error`].
+    fn pick(&mut self, deadline: Option<Deadline>) -> impl Future<Output = Result<Picked<Self::Hold>, ProxyError>>;
+
+    /// The answer begins.
+    fn answered(&mut self, _hold: &mut Self::Hold, _answer: &Response) {}
+
+    /// The request failed at the target, for good.
+    fn failed(&mut self, _picked: Picked<Self::Hold>, _error: &ProxyError) {}
+
+    /// The target did not take the request, and no application saw it. `Ok` asks to pick again, `Err` gives up.
+    fn refused(&mut self, picked: Picked<Self::Hold>, error: ProxyError) -> Result<(), ProxyError>;
+}
+
+/// A place taken at a target.
+#[derive(Debug)]
+pub struct Picked<H> {
+    /// Where.
+    pub target: Target,
+    /// The place.
+    pub hold: H,
+}
+
+/// Sends a request where the picker says and returns the answer, which is streamed. `arrived` is when the
+/// request's head was complete: all limits run from there.
+///
+/// The request must be in canonical form ([`headers::canonical`]) and its headers final but for the hop-by-hop
+/// ones, which are taken off here, on both ways.
+pub async fn forward<P: Picker>(
+    upstream: &Upstream,
+    picker: &mut P,
+    mut request: Request,
+    limits: &Limits,
+    arrived: Instant,
+) -> Result<Response, ProxyError> {
+    let upgrade = headers::take_upgrade(&mut request);
+    let deadline = limits.deadline(arrived);
+    loop {
+        let mut picked = picker.pick(deadline).await?;
+        match upstream.exchange(picked.target, request, deadline, limits.idle).await {
+            Ok(answered) => {
+                let mut response = answered.response;
+                picker.answered(&mut picked.hold, &response);
+                return match (answered.switched, upgrade) {
+                    (Some(switched), Some(client)) => {
+                        headers::strip_switching(response.headers_mut());
+                        tunnel::spawn(upstream, client, switched, limits.idle, picked.hold);
+                        Ok(response)
+                    }
+                    (Some(_unasked), None) => Err(ProxyError::Internal {
+                        what: "the application switched protocols without being asked".into(),
+                    }),
+                    (None, _) => {
+                        headers::strip_hop_by_hop(response.headers_mut());
+                        Ok(response.map(|body| body.on_end(picked.hold)))
+                    }
+                };
+            }
+            Err(failed) => {
+                let failed = *failed;
+                match failed.request {
+                    Some(unstarted) => {
+                        picker.refused(picked, failed.error)?;
+                        request = unstarted;
+                    }
+                    None => {
+                        picker.failed(picked, &failed.error);
+                        return Err(failed.error);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! One client connection from its first byte to its last.
+//!
+//! The connection has no timers of its own. Its notes are read by the worker's sweep, which marks it as expired
+//! and wakes it; that makes limits exact to a second and free for those who keep them.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::accept::Accepted;
+use super::io::{Notes, Stream};
+use super::worker::{LocalExecutor, Shared};
+use crate::access::Observation;
+use crate::body::{Body, OnEnd, Outcome};
+use crate::config::{
+    H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_STREAM_WINDOW, ServerConfig,
+};
+use crate::handler::{Connection, Handler, Response};
+use crate::metrics::ExpiredLabels;
+use crate::time::now;
+
+/// A connection as the sweep sees it.
+pub(super) struct Watched {
+    notes: Arc<Notes>,
+    requests: Cell<usize>,
+    idle_since: Cell<Instant>,
+    expired: Cell<Option<Expired>>,
+    waker: RefCell<Waker>,
+    /// h2 frames are not heads; its own pings tell whether the client is there.
+    h2: Cell<bool>,
+    /// Its place in the worker's list.
+    place: Cell<usize>,
+}
+
+/// What the client was too slow at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expired {
+    Head,
+    Idle,
+    Write,
+}
+
+impl Watched {
+    fn new() -> Rc<Self> {
+        let now = now();
+        Rc::new(Self {
+            notes: Notes::new(now),
+            requests: Cell::new(0),
+            idle_since: Cell::new(now),
+            expired: Cell::new(None),
+            waker: RefCell::new(Waker::noop().clone()),
+            h2: Cell::new(false),
+            place: Cell::new(0),
+        })
+    }
+
+    pub(super) fn judge(&self, now: Instant, config: &ServerConfig) {
+        let over = |elapsed: Option<u64>, limit: std::time::Duration| {
+            elapsed.is_some_and(|elapsed| u128::from(elapsed) >= limit.as_millis())
+        };
+        let expired = if over(self.notes.stalled_for(now), config.write_stall_timeout) {
+            Some(Expired::Write)
+        } else if self.requests.get() > 0 {
+            None
+        } else if !self.h2.get() && over(self.notes.reading_for(now), config.head_timeout) {
+            Some(Expired::Head)
+        } else if now.saturating_duration_since(self.idle_since.get()) >= config.idle_timeout {
+            Some(Expired::Idle)
+        } else {
+            None
+        };
+        if expired.is_some() {
+            self.expired.set(expired);
+            self.wake();
+        }
+    }
+
+    pub(super) fn wake(&self) {
+        self.waker.borrow().wake_by_ref();
+    }
+
+    fn request_begins(&self) {
+        self.notes.head_complete();
+        self.requests.set(self.requests.get() + 1);
+    }
+}
+
+/// Counts a request at its connection until its answer has ended.
+struct InRequest(Rc<Watched>);
+
+impl OnEnd for InRequest {
+    fn on_end(&mut self, _outcome: Outcome, _bytes: u64) {}
+}
+
+impl Drop for InRequest {
+    fn drop(&mut self) {
+        self.0.requests.set(self.0.requests.get() - 1);
+        // Bytes that came during the request (its body, or the next head) begin to count now.
+        self.0.notes.head_complete();
+        self.0.idle_since.set(now());
+    }
+}
+
+pub(super) async fn serve<H: Handler>(accepted: Accepted, shared: Rc<Shared>, handler: Rc<H>) {
+    let Accepted { stream, peer, listener, seat: _seat } = accepted;
+    let metrics = &shared.server.metrics;
+    metrics.connections.inc();
+    let _open = Open::new(&metrics.connections_open);
+    let (Ok(local), Ok(stream)) = (stream.local_addr(), tokio::net::TcpStream::from_std(stream)) else {
+        return;
+    };
+    let mut connection = Connection { peer, local, listener, tls: false, server_name: None };
+    match &shared.listeners[listener] {
+        None => speak(stream, connection, None, &shared, handler).await,
+        Some(tls) => {
+            let timeout = shared.server.config.tls_handshake_timeout;
+            let Ok(Ok(stream)) = tokio::time::timeout(timeout, tls.accept(stream)).await else {
+                metrics.tls_failures.inc();
+                return;
+            };
+            let (_, session) = stream.get_ref();
+            connection.tls = true;
+            connection.server_name = session.server_name().map(Arc::from);
+            let h2 = session.alpn_protocol().map(|protocol| protocol == b"h2");
+            speak(stream, connection, h2, &shared, handler).await;
+        }
+    }
+}
+
+/// Counts an open connection.
+struct Open<'a>(&'a prometheus_client::metrics::gauge::Gauge);
+
+impl<'a> Open<'a> {
+    fn new(gauge: &'a prometheus_client::metrics::gauge::Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// `h2` is what TLS settled, if it did.
+pub(crate) async fn speak<T, H>(io: T, connection: Connection, h2: Option<bool>, shared: &Rc<Shared>, handler: Rc<H>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Handler,
+{
+    let watched = Watched::new();
+    let mut io = Stream::new(io, watched.notes.clone());
+    let _watch = Watch::new(shared, &watched);
+    let h2 = match h2 {
+        Some(h2) => h2,
+        None => match until_expired(&watched, shared, io.speaks_h2()).await {
+            Some(Ok(h2)) => h2,
+            _ => return,
+        },
+    };
+    watched.h2.set(h2);
+    let config = &shared.server.config;
+    let connection = Rc::new(connection);
+    let access = shared.server.access.clone();
+    let service = {
+        let watched = watched.clone();
+        service_fn(move |request: http::Request<Incoming>| {
+            watched.request_begins();
+            let in_request = InRequest(watched.clone());
+            let (handler, connection) = (handler.clone(), connection.clone());
+            let request = request.map(Body::client);
+            let observation = access.as_ref().map(|log| Observation::begin(log, &request, &connection));
+            async move {
+                let mut response: Response = handler.handle(request, &connection).await;
+                if let Some(observation) = observation {
+                    response = observation.watch(response);
+                }
+                Ok::<_, Infallible>(response.map(|body| body.on_end(in_request)))
+            }
+        })
+    };
+    let io = TokioIo::new(io);
+    let result = if h2 {
+        let max_head = u32::try_from(config.max_head_bytes).unwrap_or(u32::MAX);
+        let serving = hyper::server::conn::http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .max_concurrent_streams(config.h2_max_streams)
+            .max_header_list_size(max_head)
+            .keep_alive_interval(H2_PING_INTERVAL)
+            .keep_alive_timeout(H2_PING_TIMEOUT)
+            .serve_connection(io, service);
+        drive(serving, &watched, shared).await
+    } else {
+        let serving = hyper::server::conn::http1::Builder::new()
+            .max_buf_size(config.max_head_bytes)
+            // Its timer would be set and cleared for each request; the sweep does the same for nothing.
+            .header_read_timeout(None)
+            .serve_connection(io, service)
+            .with_upgrades();
+        drive(serving, &watched, shared).await
+    };
+    if let Err(error) = result {
+        // Clients vanish all the time; whoever wants to see it asks for it.
+        tracing::debug!(error = &error as &dyn std::error::Error, "client connection ended");
+    }
+}
+
+/// Both of hyper's connections.
+trait Serving: Future<Output = hyper::Result<()>> {
+    fn shut_down(self: Pin<&mut Self>);
+}
+
+impl<I, S> Serving for hyper::server::conn::http1::UpgradeableConnection<I, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    fn shut_down(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S> Serving for hyper::server::conn::http2::Connection<I, S, LocalExecutor>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Future: 'static,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+{
+    fn shut_down(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Lets the connection run until it ends, is told to drain (GOAWAY, `Connection: close`), or expires.
+async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared) -> hyper::Result<()> {
+    let mut serving = std::pin::pin!(serving);
+    let mut told = false;
+    watched.register_on_first_poll().await;
+    std::future::poll_fn(|cx: &mut Context<'_>| {
+        if shared.draining.get() && !told {
+            told = true;
+            serving.as_mut().shut_down();
+        }
+        if let Poll::Ready(result) = serving.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        match watched.expired.get() {
+            None => Poll::Pending,
+            Some(expired) => {
+                shared.expire(expired);
+                Poll::Ready(Ok(()))
+            }
+        }
+    })
+    .await
+}
+
+/// The same for what comes before HTTP. `None`: give up.
+async fn until_expired<T>(watched: &Rc<Watched>, shared: &Shared, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    watched.register_on_first_poll().await;
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(value) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(value));
+        }
+        if let Some(expired) = watched.expired.get() {
+            shared.expire(expired);
+            return Poll::Ready(None);
+        }
+        // Nothing has been asked on this connection, so nothing is lost by closing it.
+        if shared.draining.get() { Poll::Ready(None) } else { Poll::Pending }
+    })
+    .await
+}
+
+impl Watched {
+    /// A task's waker stays the same, so once is enough.
+    async fn register_on_first_poll(&self) {
+        std::future::poll_fn(|cx| {
+            *self.waker.borrow_mut() = cx.waker().clone();
+            Poll::Ready(())
+        })
+        .await;
+    }
+}
+
+impl Shared {
+    fn expire(&self, expired: Expired) {
+        let waiting_for = match expired {
+            Expired::Head => "head",
+            Expired::Idle => "idle",
+            Expired::Write => "write",
+        };
+        self.server.metrics.connections_expired.get_or_create(&ExpiredLabels { waiting_for }).inc();
+    }
+}
+
+/// Keeps a connection in the worker's list.
+struct Watch<'a> {
+    shared: &'a Shared,
+    watched: Rc<Watched>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(shared: &'a Shared, watched: &Rc<Watched>) -> Self {
+        let mut list = shared.watched.borrow_mut();
+        watched.place.set(list.len());
+        list.push(watched.clone());
+        Self { shared, watched: watched.clone() }
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        let mut list = self.shared.watched.borrow_mut();
+        let place = self.watched.place.get();
+        list.swap_remove(place);
+        if let Some(moved) = list.get(place) {
+            moved.place.set(place);
+        }
+    }
+}

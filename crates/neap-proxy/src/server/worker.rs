@@ -1,0 +1,205 @@
+//! One core's share of the server: a thread, a current-thread runtime, local tasks.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::accept::{self, Accepted, Seats};
+use super::connection::{self, Watched};
+use super::{Listener, Server};
+use crate::config::SWEEP_INTERVAL;
+use crate::handler::Handler;
+use crate::time::now;
+
+/// Connections that may be on their way to one worker.
+const HAND_OVER: usize = 256;
+
+/// What a handler may know of the worker it belongs to.
+#[derive(Clone)]
+pub struct Worker {
+    index: usize,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    sweeps: Rc<RefCell<Vec<Box<dyn Fn(Instant)>>>>,
+}
+
+impl Worker {
+    /// Counts from zero.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// For tasks of the worker: it waits for them when it drains, and drops what is left after the drain timeout.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Cancelled when the server is to stop.
+    pub fn shutdown(&self) -> &CancellationToken {
+        &self.shutdown
+    }
+
+    /// Calls `sweep` about once a second on this worker (see [`crate::config::SWEEP_INTERVAL`]).
+    pub fn on_sweep(&self, sweep: impl Fn(Instant) + 'static) {
+        self.sweeps.borrow_mut().push(Box::new(sweep));
+    }
+
+    /// A worker for code that serves without a [`Server`], such as tests; its sweeps are never called.
+    pub fn detached() -> Self {
+        Self {
+            index: 0,
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+            sweeps: Rc::default(),
+        }
+    }
+}
+
+/// Lets hyper spawn on the worker's own task set.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        // The stream's task ends with its connection, which owns the other end of its channel.
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// What all connections of one worker share.
+pub(crate) struct Shared {
+    pub(super) server: Server,
+    pub(super) listeners: Arc<[Option<tokio_rustls::TlsAcceptor>]>,
+    pub(super) draining: Cell<bool>,
+    /// Connections to look after: swept each second, woken to drain.
+    pub(super) watched: RefCell<Vec<Rc<Watched>>>,
+}
+
+impl Shared {
+    pub(crate) fn new(server: Server, listeners: Arc<[Option<tokio_rustls::TlsAcceptor>]>) -> Rc<Self> {
+        Rc::new(Self { server, listeners, draining: Cell::new(false), watched: RefCell::default() })
+    }
+}
+
+pub(super) fn start<H, F>(
+    server: Server,
+    listeners: Vec<Listener>,
+    workers: usize,
+    shutdown: CancellationToken,
+    handler: F,
+) -> io::Result<Vec<JoinHandle<()>>>
+where
+    H: Handler,
+    F: Fn(&Worker) -> H + Send + Sync + 'static,
+{
+    let acceptors: Arc<[_]> =
+        listeners.iter().map(|listener| listener.tls.clone().map(tokio_rustls::TlsAcceptor::from)).collect();
+    let (seats, queues): (Vec<_>, Vec<_>) = (0..workers)
+        .map(|_| {
+            let (queue, receiver) = mpsc::channel(HAND_OVER);
+            (Seats { queue, taken: Arc::default() }, receiver)
+        })
+        .unzip();
+    // The accept loops are spread over the workers.
+    let mut sockets: Vec<Vec<(usize, std::net::TcpListener)>> = (0..workers).map(|_| Vec::new()).collect();
+    for (index, listener) in listeners.into_iter().enumerate() {
+        sockets[index % workers].push((index, listener.socket));
+    }
+    let handler = Arc::new(handler);
+    let mut threads = Vec::with_capacity(workers);
+    for (index, (queue, sockets)) in queues.into_iter().zip(sockets).enumerate() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (server, acceptors, seats) = (server.clone(), acceptors.clone(), seats.clone());
+        let (shutdown, handler) = (shutdown.clone(), handler.clone());
+        let body = move || {
+            let worker = Worker { index, tasks: TaskTracker::new(), shutdown, sweeps: Rc::default() };
+            let shared = Shared::new(server, acceptors);
+            let local = LocalSet::new();
+            local.block_on(&runtime, run(worker, shared, queue, sockets, seats, &*handler));
+        };
+        threads.push(std::thread::Builder::new().name(format!("neap-http-{index}")).spawn(body)?);
+    }
+    Ok(threads)
+}
+
+async fn run<H: Handler>(
+    worker: Worker,
+    shared: Rc<Shared>,
+    mut queue: mpsc::Receiver<Accepted>,
+    sockets: Vec<(usize, std::net::TcpListener)>,
+    seats: Vec<Seats>,
+    make_handler: &dyn Fn(&Worker) -> H,
+) {
+    let handler = Rc::new(make_handler(&worker));
+    for (listener, socket) in sockets {
+        let (seats, max) = (seats.clone(), shared.server.config.max_connections);
+        worker.tasks.spawn_local(accept::run(socket, listener, seats, max, worker.shutdown.clone()));
+    }
+    drop(seats);
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = worker.shutdown.cancelled() => break,
+            Some(accepted) = queue.recv() => {
+                worker.tasks.spawn_local(connection::serve(accepted, shared.clone(), handler.clone()));
+            }
+            _ = sweep.tick() => shared.sweep(&worker),
+        }
+    }
+    // What was accepted but not begun is served too: its client sees an open connection.
+    while let Ok(accepted) = queue.try_recv() {
+        worker.tasks.spawn_local(connection::serve(accepted, shared.clone(), handler.clone()));
+    }
+    shared.drain();
+    worker.tasks.close();
+    let drained = async {
+        loop {
+            tokio::select! {
+                () = worker.tasks.wait() => break,
+                _ = sweep.tick() => shared.sweep(&worker),
+            }
+        }
+    };
+    if tokio::time::timeout(shared.server.config.drain_timeout, drained).await.is_err() {
+        tracing::warn!(worker = worker.index, left = worker.tasks.len(), "drain timeout: cutting what is left");
+    }
+}
+
+impl Shared {
+    fn sweep(&self, worker: &Worker) {
+        let now = now();
+        self.judge(now);
+        for sweep in worker.sweeps.borrow().iter() {
+            sweep(now);
+        }
+    }
+
+    /// Marks the connections that overstayed.
+    pub(crate) fn judge(&self, now: Instant) {
+        for watched in self.watched.borrow().iter() {
+            watched.judge(now, &self.server.config);
+        }
+    }
+
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        for watched in self.watched.borrow().iter() {
+            watched.wake();
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What is sent twice, and what never is.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::harness::*;
+use crate::{Limits, Protocol};
+
+/// An origin whose connections answer so many requests each, and then do as `end` says when the next one comes.
+async fn fickle(end: End) -> (crate::Target, Rc<Cell<usize>>) {
+    let seen = Rc::new(Cell::new(0));
+    let count = seen.clone();
+    let target = raw_origin(Protocol::Http1, move |mut stream| {
+        let count = count.clone();
+        async move {
+            let mut head = [0; 4096];
+            for nth in 0.. {
+                match stream.read(&mut head).await {
+                    Ok(n) if n > 0 => count.set(count.get() + 1),
+                    _ => return,
+                }
+                if nth > 0 && end == End::OnNextRequest {
+                    return;
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.expect("writes");
+                if end == End::AfterAnswer {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    (target, seen)
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    /// Closes without a word after its first answer.
+    AfterAnswer,
+    /// Closes when a second request comes, before it answers.
+    OnNextRequest,
+}
+
+async fn check(end: End, method: &str, body: &str, status: &str, seen: usize) {
+    let (target, count) = fickle(end).await;
+    let engine = Engine::new(target, Limits::default());
+    let mut client = engine.connect();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("writes");
+    read_until(&mut client, "\r\n\r\nok").await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    let length = body.len();
+    let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}");
+    client.write_all(request.as_bytes()).await.expect("writes");
+    let answer = read_until(&mut client, "\r\n\r\n").await;
+    assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{method} gave {answer}");
+    assert_eq!(count.get(), seen, "requests that reached the origin");
+}
+
+#[tokio::test]
+async fn a_connection_closed_while_idle_costs_nothing() {
+    local(async {
+        check(End::AfterAnswer, "GET", "", "200", 2).await;
+        check(End::AfterAnswer, "POST", "data", "200", 2).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_may_have_been_started_is_not_repeated() {
+    local(async {
+        check(End::OnNextRequest, "GET", "", "200", 3).await;
+        check(End::OnNextRequest, "POST", "", "502", 2).await;
+        check(End::OnNextRequest, "PUT", "data", "502", 2).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_first_connection_that_closes_is_no_reason_to_repeat() {
+    local(async {
+        let target = raw_origin(Protocol::Http1, |mut stream| async move {
+            stream.read(&mut [0; 1024]).await.expect("reads");
+        })
+        .await;
+        let engine = Engine::new(target, Limits::default());
+        let answer = engine.raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("x-neap-error: app/closed"), "{answer}");
+        assert_eq!(engine.metrics.upstream_connections.get(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn failures_to_connect_and_to_speak() {
+    local(async {
+        let refused = {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+            let addr = listener.local_addr().expect("has an address");
+            crate::Target { addr, protocol: Protocol::Http1 }
+        };
+        let garbage = raw_origin(Protocol::Http1, |mut stream| async move {
+            stream.read(&mut [0; 1024]).await.expect("reads");
+            stream.write_all(b"220 mail.example ESMTP\r\n\r\n").await.expect("writes");
+        })
+        .await;
+        let check = async |target, code: &str| {
+            let engine = Engine::new(target, Limits::default());
+            let answer = engine.raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+            assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+            assert!(answer.contains(&format!("x-neap-error: app/{code}\r\n")), "{answer}");
+        };
+        check(refused, "connect").await;
+        check(garbage, "protocol").await;
+    })
+    .await;
+}

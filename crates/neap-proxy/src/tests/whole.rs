@@ -1,0 +1,113 @@
+//! The server as a whole: threads, sockets, TLS, shutdown.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::tls::{CertifiedKey, ClientHello, ResolvesServerCert};
+use crate::*;
+
+/// Answers with what it knows of the connection, and counts per worker.
+struct Tell {
+    served: Arc<[AtomicUsize; 2]>,
+    worker: usize,
+}
+
+impl Handler for Tell {
+    async fn handle(&self, request: Request, connection: &Connection) -> Response {
+        self.served[self.worker].fetch_add(1, Ordering::Relaxed);
+        let name = connection.server_name.as_deref().unwrap_or("-");
+        http::Response::new(Body::full(format!("{:?} {} {} {name}", request.version(), connection.listener, connection.tls)))
+    }
+}
+
+#[derive(Debug)]
+struct Fixed(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Fixed {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        (hello.server_name() == Some("app.example")).then(|| self.0.clone())
+    }
+}
+
+fn socket() -> std::net::TcpListener {
+    std::net::TcpListener::bind("127.0.0.1:0").expect("binds")
+}
+
+async fn ask(addr: std::net::SocketAddr) -> (hyper::client::conn::http1::SendRequest<Empty<Bytes>>, String) {
+    let stream = TcpStream::connect(addr).await.expect("connects");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("shakes hands");
+    tokio::task::spawn_local(connection);
+    let request = http::Request::get("/").header("host", "a").body(Empty::new()).expect("a request");
+    let answer = sender.send_request(request).await.expect("answers");
+    let body = answer.into_body().collect().await.expect("collects").to_bytes();
+    (sender, String::from_utf8(body.to_vec()).expect("text"))
+}
+
+#[tokio::test]
+async fn listeners_workers_tls_and_shutdown() {
+    super::harness::local(async {
+        let made = rcgen::generate_simple_self_signed(["app.example".to_owned()]).expect("makes a certificate");
+        let pair = tls::certified_key(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes());
+        let resolver = Arc::new(Fixed(pair.expect("fits")));
+        let listeners = vec![Listener::plain(socket()), Listener::tls(socket(), tls::server_config(resolver))];
+        let served: Arc<[AtomicUsize; 2]> = Arc::default();
+        let count = served.clone();
+        let shutdown = CancellationToken::new();
+        let metrics = Metrics::default();
+        let running = Server::new(ServerConfig::default(), metrics.clone())
+            .start(listeners, 2, shutdown.clone(), move |worker| Tell { served: count.clone(), worker: worker.index() })
+            .expect("starts");
+        let [plain, secure] = [running.addresses()[0], running.addresses()[1]];
+
+        let mut kept = Vec::new();
+        for _ in 0..8 {
+            let (sender, text) = ask(plain).await;
+            assert_eq!(text, "HTTP/1.1 0 false -");
+            kept.push(sender);
+        }
+        let per_worker: Vec<_> = served.iter().map(|n| n.load(Ordering::Relaxed)).collect();
+        assert_eq!(per_worker, [4, 4], "connections are spread evenly");
+
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).expect("is a certificate");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("speaks TLS")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let dial = async |name: &'static str| {
+            let stream = TcpStream::connect(secure).await.expect("connects");
+            connector.connect(ServerName::try_from(name).expect("a name"), stream).await
+        };
+        let stream = dial("app.example").await.expect("the certificate fits");
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("shakes hands");
+        tokio::task::spawn_local(connection);
+        let request = http::Request::get("https://app.example/").body(Empty::<Bytes>::new()).expect("a request");
+        let answer = sender.send_request(request).await.expect("answers").into_body().collect().await;
+        assert_eq!(answer.expect("collects").to_bytes(), "HTTP/2.0 1 true app.example");
+        assert!(dial("other.example").await.is_err());
+        assert_eq!(metrics.tls_failures.get(), 1);
+
+        shutdown.cancel();
+        let joined = tokio::task::spawn_blocking(move || running.join());
+        tokio::time::timeout(std::time::Duration::from_secs(10), joined).await.expect("drains").expect("ends");
+        assert!(TcpStream::connect(plain).await.is_err(), "the listener is closed");
+        assert!(kept.iter_mut().all(|sender| sender.is_closed()), "idle connections are closed");
+    })
+    .await;
+}

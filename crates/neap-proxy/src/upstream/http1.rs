@@ -1,0 +1,240 @@
+//! HTTP/1.1 to an upstream.
+//!
+//! hyper's connection is usually driven by a task of its own. Here the request's own task drives it: first
+//! while it waits for the head, then while it reads the body, and nobody while it is idle. That saves waking
+//! a second task for each event, and lets head and body of a small answer leave in one write.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderMap, Method, StatusCode, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::pool::Pool;
+use super::{Answered, Failed, UpstreamBody, connect};
+use crate::body::Body;
+use crate::error::ProxyError;
+use crate::handler::Request;
+use crate::time::now;
+
+/// Room left below a server's own keep-alive time, so that we close first.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
+/// One connection. Dropping it closes it, which is how a request in progress is called off.
+pub(super) struct Http1 {
+    sender: http1::SendRequest<Body>,
+    driver: Option<Pin<Box<dyn Future<Output = hyper::Result<()>>>>>,
+    keep_alive: Option<Duration>,
+    used: bool,
+}
+
+/// A connection that left HTTP: `upgrade` resolves while `connection` is driven.
+pub(crate) struct Switched {
+    upgrade: OnUpgrade,
+    connection: Http1,
+}
+
+impl Http1 {
+    async fn connect(pool: &Pool) -> Result<Self, ProxyError> {
+        let stream = connect::connect(pool.target, pool.config.connect_timeout).await?;
+        pool.metrics.upstream_connections.inc();
+        let (sender, driver) = http1::Builder::new()
+            .max_buf_size(pool.config.max_head_bytes)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| ProxyError::Handshake { target: pool.target.addr, source })?;
+        let driver = Box::pin(driver.with_upgrades());
+        Ok(Self { sender, driver: Some(driver), keep_alive: None, used: false })
+    }
+
+    /// Lets the connection work. Afterwards `driver` is `None` if it has ended.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(driver) = &mut self.driver
+            && let Poll::Ready(_result) = driver.as_mut().poll(cx)
+        {
+            // The result is told to the request or body in progress too, where it belongs.
+            self.driver = None;
+        }
+    }
+
+    /// Whether it could carry a request now.
+    pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> bool {
+        self.drive(cx);
+        self.driver.is_some() && self.sender.is_ready()
+    }
+
+    pub(super) fn keep_alive(&self) -> Option<Duration> {
+        self.keep_alive
+    }
+}
+
+impl Switched {
+    /// The second future hands the connection over to the first; both must be awaited together.
+    pub(crate) fn split(self) -> (OnUpgrade, impl Future<Output = ()>) {
+        let Self { upgrade, mut connection } = self;
+        let drive = std::future::poll_fn(move |cx| {
+            connection.drive(cx);
+            if connection.driver.is_some() { Poll::Pending } else { Poll::Ready(()) }
+        });
+        (upgrade, drive)
+    }
+}
+
+pub(super) async fn send(
+    pool: &Rc<Pool>,
+    mut request: Request,
+    idle: Option<Duration>,
+) -> Result<Answered, Box<Failed>> {
+    // Kept connections may turn out to be closed one after the other; each gives the request back unsent.
+    loop {
+        let kept = std::future::poll_fn(|cx| Poll::Ready(pool.take(now(), cx))).await;
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => match Http1::connect(pool).await {
+                Ok(connection) => connection,
+                Err(error) => return Err(Box::new(Failed { error, request: Some(request) })),
+            },
+        };
+        let spare = if connection.used { Spare::of(&request) } else { None };
+        match round_trip(&mut connection, request).await {
+            Ok(response) => return Ok(answered(pool, connection, response, idle)),
+            Err(Unanswered { message: Some(unsent), .. }) => {
+                pool.metrics.upstream_retries.inc();
+                request = unsent;
+            }
+            Err(Unanswered { source, message: None }) => match spare {
+                Some(spare) if source.is_incomplete_message() || io_closed(&source) => {
+                    pool.metrics.upstream_retries.inc();
+                    request = spare.request();
+                }
+                _ => return Err(Box::new(Failed { error: classify(pool, source), request: None })),
+            },
+        }
+    }
+}
+
+struct Unanswered {
+    source: hyper::Error,
+    message: Option<Request>,
+}
+
+async fn round_trip(
+    connection: &mut Http1,
+    request: Request,
+) -> Result<http::Response<Incoming>, Unanswered> {
+    let mut answer = std::pin::pin!(connection.sender.try_send_request(request));
+    connection.used = true;
+    std::future::poll_fn(|cx| {
+        // The connection first: it writes the request and reads the answer; then the answer is there or not.
+        connection.drive(cx);
+        answer.as_mut().poll(cx)
+    })
+    .await
+    .map_err(|mut error| Unanswered { message: error.take_message(), source: error.into_error() })
+}
+
+fn answered(
+    pool: &Rc<Pool>,
+    mut connection: Http1,
+    mut response: http::Response<Incoming>,
+    idle: Option<Duration>,
+) -> Answered {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let upgrade = hyper::upgrade::on(&mut response);
+        let response = response.map(|_| Body::empty());
+        return Answered { response, switched: Some(Switched { upgrade, connection }) };
+    }
+    if let Some(hint) = keep_alive_hint(response.headers()) {
+        connection.keep_alive = Some(hint.saturating_sub(KEEP_ALIVE_MARGIN));
+    }
+    let response = response.map(|incoming| UpstreamBody::http1(incoming, connection, pool, idle));
+    Answered { response, switched: None }
+}
+
+/// `Keep-Alive: timeout=5`: what Node, Apache and others promise.
+fn keep_alive_hint(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("keep-alive")?.to_str().ok()?;
+    let seconds = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
+    seconds.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// What is needed to send a request again that has no body and may be repeated.
+struct Spare {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Spare {
+    fn of(request: &Request) -> Option<Self> {
+        (request.method().is_idempotent() && request.body().is_empty()).then(|| Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            headers: request.headers().clone(),
+        })
+    }
+
+    fn request(self) -> Request {
+        let mut request = http::Request::new(Body::empty());
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = self.headers;
+        request
+    }
+}
+
+/// The kernel says that the other side is gone.
+fn io_closed(error: &hyper::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        .is_some_and(|io| matches!(io.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof))
+}
+
+fn classify(pool: &Pool, source: hyper::Error) -> ProxyError {
+    let target = pool.target.addr;
+    if source.is_user() {
+        ProxyError::ClientGone { source }
+    } else if source.is_parse() {
+        ProxyError::UpstreamProtocol { target, source }
+    } else {
+        ProxyError::UpstreamClosed { target, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keep_alive_hints() {
+        let check = |value: &str, seconds: Option<u64>| {
+            let mut headers = HeaderMap::new();
+            headers.insert("keep-alive", value.parse().expect("a header value"));
+            assert_eq!(keep_alive_hint(&headers), seconds.map(Duration::from_secs), "{value}");
+        };
+        check("timeout=5", Some(5));
+        check("max=100, timeout=15", Some(15));
+        check("timeout=soon", None);
+        check("max=1", None);
+        assert_eq!(keep_alive_hint(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn only_repeatable_requests_have_a_spare() {
+        let check = |method: Method, body: Body, spare: bool| {
+            let request = http::Request::builder().method(&method).body(body).expect("a request");
+            assert_eq!(Spare::of(&request).is_some(), spare, "{method}");
+        };
+        check(Method::GET, Body::empty(), true);
+        check(Method::DELETE, Body::empty(), true);
+        check(Method::PUT, Body::full("x"), false);
+        check(Method::POST, Body::empty(), false);
+    }
+}

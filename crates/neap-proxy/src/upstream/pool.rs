@@ -1,0 +1,82 @@
+//! The connections of one worker to one target.
+//!
+//! An idle HTTP/1.1 connection is a value, not a task: nothing runs for it. Whether the other side closed it
+//! in the meantime is found out when it is taken out again, or by the sweep.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::Target;
+use super::http1::Http1;
+use super::http2::Http2;
+use crate::config::UpstreamConfig;
+use crate::metrics::Metrics;
+
+pub(super) struct Pool {
+    pub(super) target: Target,
+    pub(super) config: Rc<UpstreamConfig>,
+    pub(super) metrics: Metrics,
+    pub(super) tasks: TaskTracker,
+    idle: RefCell<Vec<Idle>>,
+    pub(super) h2: RefCell<Vec<Http2>>,
+    /// Held while an h2 connection is being made, so that a burst of requests shares it.
+    pub(super) h2_connecting: tokio::sync::Mutex<()>,
+}
+
+struct Idle {
+    connection: Http1,
+    until: Instant,
+}
+
+impl Pool {
+    pub(super) fn new(
+        target: Target,
+        config: Rc<UpstreamConfig>,
+        metrics: Metrics,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self {
+            target,
+            config,
+            metrics,
+            tasks,
+            idle: RefCell::default(),
+            h2: RefCell::default(),
+            h2_connecting: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// The connection used last that is still good; `cx` is the task that will use it.
+    pub(super) fn take(&self, now: Instant, cx: &mut Context<'_>) -> Option<Http1> {
+        loop {
+            let mut idle = self.idle.borrow_mut().pop()?;
+            if now < idle.until && idle.connection.poll_idle(cx) {
+                return Some(idle.connection);
+            }
+        }
+    }
+
+    /// Keeps a connection that is ready for another request.
+    pub(super) fn put(&self, connection: Http1, now: Instant) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < self.config.max_idle {
+            let keep = connection.keep_alive().map_or(self.config.idle_timeout, |hint| hint.min(self.config.idle_timeout));
+            idle.push(Idle { connection, until: now + keep });
+        }
+    }
+
+    pub(super) fn sweep(&self, now: Instant) {
+        // No task waits for an idle connection, hence nobody is to be woken.
+        let mut cx = Context::from_waker(Waker::noop());
+        self.idle.borrow_mut().retain_mut(|idle| now < idle.until && idle.connection.poll_idle(&mut cx));
+        self.h2.borrow_mut().retain(|connection| !connection.is_closed() && !connection.expired(now));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.idle.borrow().is_empty() && self.h2.borrow().is_empty()
+    }
+}

@@ -1,0 +1,399 @@
+//! Talks to registries: where to ask, with which credentials, and what the answer means.
+//!
+//! Knows no store. Whatever it returns is still to be checked against its digest by the caller.
+
+use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use http::StatusCode;
+use oci_client::RegistryOperation;
+use oci_client::client::{BlobResponse, Client, ClientConfig, ClientProtocol};
+use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::secrets::RegistryAuth;
+
+use super::credentials::matching;
+use super::error::RegistryError;
+use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use super::reference::{host_of, is_loopback};
+use super::{Config, Reference};
+use crate::pod::Credentials;
+
+/// Seconds for one question about a manifest, tokens included. Knative gives a digest 10 s; a pull may take longer.
+const MANIFEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Clients kept (each has its own connections and tokens). Beyond it all are forgotten and made again as needed.
+const CLIENTS_MAX: usize = 32;
+const MANIFESTS: &[&str] = &[OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
+/// Characters of a registry's own explanation that are passed on.
+const EXPLANATION_MAX: usize = 300;
+
+pub(super) struct Remote {
+    insecure: Vec<String>,
+    mirrors: BTreeMap<String, Vec<String>>,
+    read_timeout: Duration,
+    connect_timeout: Duration,
+    clients: Mutex<HashMap<ClientKey, Client>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct ClientKey {
+    host: String,
+    plain: bool,
+    user: Option<(String, String)>,
+}
+
+/// A place where an image may be: the registry itself or a mirror of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Endpoint {
+    host: String,
+    /// In front of the repository on a mirror.
+    prefix: String,
+    plain: bool,
+}
+
+/// The place and the identity that a manifest was got with; its blobs come from there too.
+#[derive(Clone)]
+pub(super) struct Source {
+    client: Client,
+    reference: oci_client::Reference,
+    plain: bool,
+}
+
+/// Bytes of a blob. `whole` means the registry began at the first byte whatever was asked.
+pub(super) struct BlobStream {
+    pub(super) whole: bool,
+    pub(super) bytes: BoxStream<'static, std::io::Result<Bytes>>,
+}
+
+impl Remote {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            insecure: config.insecure_registries.clone(),
+            mirrors: config.mirrors.clone(),
+            read_timeout: config.read_timeout,
+            connect_timeout: config.connect_timeout,
+            clients: Mutex::default(),
+        }
+    }
+
+    /// The manifest or index behind a reference, its digest as the registry has it, and where it was found.
+    pub(super) async fn manifest(
+        &self,
+        reference: &Reference,
+        credentials: &[Credentials],
+    ) -> Result<(Source, Bytes, String), RegistryError> {
+        self.ask(reference, credentials, async |source, auth| {
+            let (bytes, digest) = source.manifest_as(auth).await?;
+            Ok((source, bytes, digest))
+        })
+        .await
+    }
+
+    /// The digest behind a reference, by HEAD where the registry says it there.
+    pub(super) async fn digest(
+        &self,
+        reference: &Reference,
+        credentials: &[Credentials],
+    ) -> Result<String, RegistryError> {
+        self.ask(reference, credentials, async |source, auth| {
+            let answer = source.client.fetch_manifest_digest(&source.reference, auth);
+            timed(&source.url(), answer).await?.map_err(|e| source.error("HEAD", &source.url(), e))
+        })
+        .await
+    }
+
+    /// Asks each place with each fitting identity until one answers. What the registry itself said to the most
+    /// specific credentials is what the user gets to read.
+    async fn ask<T>(
+        &self,
+        reference: &Reference,
+        credentials: &[Credentials],
+        question: impl AsyncFn(Source, &RegistryAuth) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let mut users: Vec<Option<&Credentials>> = matching(reference, credentials).into_iter().map(Some).collect();
+        // Last, nobody: stale credentials must not keep a public image away.
+        users.push(None);
+        let mut refusal = None;
+        for endpoint in self.endpoints(reference) {
+            refusal = None;
+            for user in &users {
+                let auth = user.map_or(RegistryAuth::Anonymous, |c| {
+                    RegistryAuth::Basic(c.username.clone(), c.password.clone())
+                });
+                let source = self.source(&endpoint, reference, *user)?;
+                match question(source, &auth).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(e) => {
+                        let another_user_may = is_refusal(&e);
+                        refusal.get_or_insert(e);
+                        if !another_user_may {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        Err(refusal.expect("the registry itself is always asked, by nobody if by no one else"))
+    }
+
+    /// Mirrors in their order, then the registry itself.
+    fn endpoints(&self, reference: &Reference) -> Vec<Endpoint> {
+        let mirrors = self.mirrors.get(&reference.registry).into_iter().flatten();
+        let mirror = |text: &String| {
+            let (plain, rest) = match text.split_once("://") {
+                Some((scheme, rest)) => (scheme == "http", rest),
+                None => (false, text.as_str()),
+            };
+            let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            let prefix = prefix.trim_matches('/').to_owned();
+            Endpoint { host: host.to_owned(), prefix, plain: plain || self.is_plain(host) }
+        };
+        let own = Endpoint {
+            host: reference.registry.clone(),
+            prefix: String::new(),
+            plain: self.is_plain(&reference.registry),
+        };
+        mirrors.map(mirror).chain([own]).collect()
+    }
+
+    fn is_plain(&self, registry: &str) -> bool {
+        is_loopback(registry) || self.insecure.iter().any(|i| i == registry || i == host_of(registry))
+    }
+
+    fn source(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        user: Option<&Credentials>,
+    ) -> Result<Source, RegistryError> {
+        let key = ClientKey {
+            host: endpoint.host.clone(),
+            plain: endpoint.plain,
+            user: user.map(|c| (c.username.clone(), c.password.clone())),
+        };
+        let client = self.client(key)?;
+        let repository = match endpoint.prefix.as_str() {
+            "" => reference.repository.clone(),
+            prefix => format!("{prefix}/{}", reference.repository),
+        };
+        let host = endpoint.host.clone();
+        let reference = match (&reference.digest, &reference.tag) {
+            (Some(digest), _) => oci_client::Reference::with_digest(host, repository, digest.clone()),
+            (None, tag) => oci_client::Reference::with_tag(host, repository, tag.clone().unwrap_or_default()),
+        };
+        Ok(Source { client, reference, plain: endpoint.plain })
+    }
+
+    fn client(&self, key: ClientKey) -> Result<Client, RegistryError> {
+        let mut clients = self.clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(client) = clients.get(&key) {
+            return Ok(client.clone());
+        }
+        // Another part of the program may have chosen its provider already; either will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = ClientConfig {
+            protocol: if key.plain { ClientProtocol::Http } else { ClientProtocol::Https },
+            read_timeout: Some(self.read_timeout),
+            connect_timeout: Some(self.connect_timeout),
+            user_agent: "neap",
+            ..ClientConfig::default()
+        };
+        // The client's constructor panics where the machine has no certificate authorities at all.
+        let made = std::panic::catch_unwind(AssertUnwindSafe(|| Client::try_from(config)));
+        let client = match made {
+            Ok(Ok(client)) => client,
+            Ok(Err(e)) => return Err(RegistryError::Client { problem: root_cause(&e) }),
+            Err(_) => {
+                let problem = "no certificate authorities on this machine; install the package ca-certificates";
+                return Err(RegistryError::Client { problem: problem.to_owned() });
+            }
+        };
+        if clients.len() >= CLIENTS_MAX {
+            clients.clear();
+        }
+        clients.insert(key, client.clone());
+        Ok(client)
+    }
+}
+
+impl Source {
+    /// The child of an index.
+    pub(super) async fn manifest(&self, digest: &str) -> Result<Bytes, RegistryError> {
+        let child = Self { reference: self.reference.clone_with_digest(digest.to_owned()), ..self.clone() };
+        // The identity was stored in the client by the first question.
+        let (bytes, _) = child.manifest_as(&RegistryAuth::Anonymous).await?;
+        Ok(bytes)
+    }
+
+    async fn manifest_as(&self, auth: &RegistryAuth) -> Result<(Bytes, String), RegistryError> {
+        let url = self.url();
+        let answer = self.client.pull_manifest_raw(&self.reference, auth, MANIFESTS);
+        match timed(&url, answer).await? {
+            Ok(found) => Ok(found),
+            Err(e) => {
+                let error = self.error("GET", &url, e);
+                Err(self.explain_refusal(error, auth).await)
+            }
+        }
+    }
+
+    /// The client hides why a token was not given; asking for one openly tells.
+    async fn explain_refusal(&self, error: RegistryError, auth: &RegistryAuth) -> RegistryError {
+        let unauthorized = matches!(&error, RegistryError::Status { status, .. } if *status == StatusCode::UNAUTHORIZED);
+        if !unauthorized || *auth == RegistryAuth::Anonymous {
+            return error;
+        }
+        let asked = self.client.auth(&self.reference, auth, RegistryOperation::Pull);
+        match timed(&self.url(), asked).await {
+            Ok(Err(OciDistributionError::AuthenticationFailure(problem))) => {
+                RegistryError::Credentials { url: self.url(), problem: shorten(&problem) }
+            }
+            _ => error,
+        }
+    }
+
+    /// A blob from `offset` on.
+    pub(super) async fn blob(&self, digest: &str, offset: u64) -> Result<BlobStream, RegistryError> {
+        let url = self.blob_url(digest);
+        let answer = self.client.pull_blob_stream_partial(&self.reference, &digest, offset, None);
+        match timed(&url, answer).await?.map_err(|e| self.error("GET", &url, e))? {
+            BlobResponse::Full(stream) => Ok(BlobStream { whole: true, bytes: stream.stream }),
+            BlobResponse::Partial(stream) => Ok(BlobStream { whole: false, bytes: stream.stream }),
+        }
+    }
+
+    fn base(&self) -> String {
+        let scheme = if self.plain { "http" } else { "https" };
+        format!("{scheme}://{}/v2/{}", self.reference.resolve_registry(), self.reference.repository())
+    }
+
+    fn url(&self) -> String {
+        let identifier = self.reference.digest().or(self.reference.tag()).unwrap_or_default();
+        format!("{}/manifests/{identifier}", self.base())
+    }
+
+    pub(super) fn blob_url(&self, digest: &str) -> String {
+        format!("{}/blobs/{digest}", self.base())
+    }
+
+    fn error(&self, method: &'static str, url: &str, error: OciDistributionError) -> RegistryError {
+        let url = url.to_owned();
+        // HEAD has no body, whatever the client found out by asking again with GET.
+        let explained = |text: String| if method == "HEAD" { String::new() } else { shorten(&text) };
+        match error {
+            OciDistributionError::UnauthorizedError { .. } => {
+                let explained = explained("authentication required".to_owned());
+                RegistryError::Status { method, url, status: StatusCode::UNAUTHORIZED, explained }
+            }
+            OciDistributionError::AuthenticationFailure(problem) => {
+                RegistryError::Credentials { url, problem: shorten(&problem) }
+            }
+            OciDistributionError::RegistryError { envelope, .. } => {
+                let first = envelope.errors.into_iter().next();
+                let status = first.as_ref().map_or(StatusCode::BAD_REQUEST, |e| status_of(&e.code));
+                let text = first.map_or_else(String::new, |e| {
+                    let code = serde_json::to_value(&e.code).ok();
+                    let code = code.as_ref().and_then(|c| c.as_str()).unwrap_or("UNKNOWN").to_owned();
+                    if e.message.is_empty() { code } else { format!("{code}: {}", e.message) }
+                });
+                RegistryError::Status { method, url, status, explained: explained(text) }
+            }
+            OciDistributionError::ServerError { code, message, .. } => {
+                let status = StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY);
+                let text = if message.trim().is_empty() { "no explanation".to_owned() } else { message };
+                RegistryError::Status { method, url, status, explained: explained(text) }
+            }
+            OciDistributionError::ImageManifestNotFoundError(text) => {
+                RegistryError::Status { method, url, status: StatusCode::NOT_FOUND, explained: explained(text) }
+            }
+            error @ OciDistributionError::RequestError(_) => {
+                RegistryError::Unreachable { method, url, problem: root_cause(&error) }
+            }
+            other => RegistryError::Answer { url, problem: shorten(&root_cause(&other)) },
+        }
+    }
+}
+
+async fn timed<T>(url: &str, question: impl Future<Output = T>) -> Result<T, RegistryError> {
+    tokio::time::timeout(MANIFEST_TIMEOUT, question)
+        .await
+        .map_err(|_| RegistryError::Slow { url: url.to_owned(), seconds: MANIFEST_TIMEOUT.as_secs() })
+}
+
+fn is_refusal(error: &RegistryError) -> bool {
+    match error {
+        RegistryError::Status { status, .. } => {
+            *status == StatusCode::UNAUTHORIZED || *status == StatusCode::FORBIDDEN
+        }
+        RegistryError::Credentials { .. } => true,
+        _ => false,
+    }
+}
+
+/// The distribution specification's codes with the status they travel with.
+fn status_of(code: &OciErrorCode) -> StatusCode {
+    use OciErrorCode as C;
+    match code {
+        C::BlobUnknown | C::BlobUploadUnknown | C::ManifestUnknown | C::ManifestBlobUnknown | C::NameUnknown
+        | C::NotFound => StatusCode::NOT_FOUND,
+        C::Unauthorized => StatusCode::UNAUTHORIZED,
+        C::Denied => StatusCode::FORBIDDEN,
+        C::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
+        C::Toomanyrequests => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// The innermost cause: `connection refused` says more than five layers of "error sending request".
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+fn shorten(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(EXPLANATION_MAX) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(registry: &str, want: &[(&str, &str, bool)]) {
+        let config = Config {
+            insecure_registries: vec!["plain.example".into(), "port.example:81".into()],
+            mirrors: BTreeMap::from([(
+                "docker.io".to_owned(),
+                vec!["mirror.example/hub".to_owned(), "http://other:8080".to_owned()],
+            )]),
+            ..Config::default()
+        };
+        let reference = Reference::parse(&format!("{registry}/a/b")).unwrap();
+        let got = Remote::new(&config).endpoints(&reference);
+        let got: Vec<_> = got.iter().map(|e| (e.host.as_str(), e.prefix.as_str(), e.plain)).collect();
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn mirrors_come_first_and_loopback_is_plain() {
+        check(
+            "docker.io",
+            &[("mirror.example", "hub", false), ("other:8080", "", true), ("docker.io", "", false)],
+        );
+        check("localhost:5000", &[("localhost:5000", "", true)]);
+        check("127.0.0.1:1", &[("127.0.0.1:1", "", true)]);
+        check("plain.example:99", &[("plain.example:99", "", true)]);
+        check("port.example:81", &[("port.example:81", "", true)]);
+        check("port.example:82", &[("port.example:82", "", false)]);
+        check("ghcr.io", &[("ghcr.io", "", false)]);
+    }
+}

@@ -1,0 +1,462 @@
+//! The machine as it is: Linux, through the spawner, control groups, netlink and a few files.
+//!
+//! Keeps a few keepers and sandboxes ready, because making them takes several times as long as using them. They
+//! are made again only after a quiet moment: while containers start, the machine's cores belong to those.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::mount::{MntFlags, umount2};
+use nix::unistd::Pid;
+use tokio::io::AsyncReadExt;
+use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::cgroup::{Group, Tree};
+use crate::launch::{Isolation, Launch, Process};
+use crate::machine::{CommandOutput, Handle, Machine, Sandbox};
+use crate::net::Network;
+use crate::pod::{BoxFuture, ProbeAction};
+use crate::probe::Prober;
+use crate::record::{self, Exit, ProcessId};
+use crate::spawner::sandbox::NAMESPACES;
+use crate::spawner::wire::{Cell, Exec, Order, StartError, Sandbox as SandboxOrder};
+use crate::spawner::{Keeper, Spawner};
+use crate::sys;
+
+/// Keepers and sandboxes that wait for use. Each takes about half a megabyte.
+const POOL: usize = 4;
+/// No container was started for this long: time to fill the pools.
+const QUIET: Duration = Duration::from_millis(250);
+/// A machine that cannot make sandboxes now may be able to later.
+const POOL_RETRY: Duration = Duration::from_secs(5);
+/// A state of the freezer is reached within a few tries, a millisecond apart, or something is wrong.
+const FREEZE_TRIES: u32 = 1000;
+/// Most that is kept of a command's output.
+const MAX_OUTPUT: usize = 16 * 1024;
+
+pub(crate) struct LinuxMachine {
+    shared: Arc<Shared>,
+    _refill: AbortOnDropHandle<()>,
+}
+
+struct Shared {
+    isolation: Isolation,
+    spawner: Spawner,
+    tree: Option<Tree>,
+    network: Option<Network>,
+    /// Where namespaces are held.
+    run_dir: PathBuf,
+    keepers: Mutex<VecDeque<ReadyKeeper>>,
+    sandboxes: Mutex<VecDeque<Sandbox>>,
+    taken: Notify,
+    prober: Prober,
+}
+
+struct ReadyKeeper {
+    keeper: Keeper,
+    group: Option<Group>,
+}
+
+impl LinuxMachine {
+    /// Finds out whether the spawner can work here. Called within an async runtime.
+    pub(crate) async fn open(
+        isolation: Isolation,
+        tree: Option<Tree>,
+        network: Option<Network>,
+        run_dir: PathBuf,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            isolation,
+            spawner: Spawner::default(),
+            tree,
+            network,
+            run_dir,
+            keepers: Mutex::default(),
+            sandboxes: Mutex::default(),
+            taken: Notify::new(),
+            prober: Prober::new(),
+        });
+        shared.spawner.check().await?;
+        let refill = refill(shared.clone());
+        #[allow(clippy::disallowed_methods, reason = "owned by the machine, aborted with it")]
+        let refill = AbortOnDropHandle::new(tokio::spawn(refill));
+        Ok(Self { shared, _refill: refill })
+    }
+
+    pub(crate) fn network(&self) -> Option<&Network> {
+        self.shared.network.as_ref()
+    }
+
+    /// Takes away what earlier runs left and nobody owns: namespaces, cables and groups without a pod.
+    pub(crate) fn sweep(&self, sandboxes: &[Sandbox], groups: &[String]) {
+        let entries = fs::read_dir(self.shared.run_dir.join("ns")).into_iter().flatten().flatten();
+        for dir in entries.map(|e| e.path()).filter(|d| sandboxes.iter().all(|s| s.dir.as_ref() != Some(d))) {
+            unpin(&dir);
+        }
+        if let Some(network) = &self.shared.network {
+            for cable in network.cables() {
+                if sandboxes.iter().all(|s| s.cable.as_ref() != Some(&cable))
+                    && let Err(error) = network.remove_cable(&cable)
+                {
+                    tracing::warn!(cable, %error, "cannot remove a cable that no pod owns");
+                }
+            }
+        }
+        if let Some(tree) = &self.shared.tree {
+            for name in tree.groups().into_iter().filter(|name| !groups.contains(name)) {
+                // A keeper of an earlier run may be about to remove it itself.
+                tree.group(&name).remove();
+            }
+        }
+    }
+
+    /// Leaves nothing of this neap behind. To be called only when no pod is left.
+    pub(crate) async fn close(&self) {
+        let sandboxes = std::mem::take(&mut *lock(&self.shared.sandboxes));
+        for sandbox in sandboxes {
+            let _ = self.close_sandbox(&sandbox).await;
+        }
+        // Keepers without an order end when their socket closes, and take their groups with them.
+        drop(std::mem::take(&mut *lock(&self.shared.keepers)));
+        if let Some(network) = &self.shared.network
+            && let Err(error) = network.close()
+        {
+            tracing::warn!(%error, "cannot remove the pod network");
+        }
+        if let Some(tree) = &self.shared.tree {
+            for _ in 0..100 {
+                tree.remove_if_empty();
+                if tree.groups().is_empty() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            tree.remove_if_empty();
+        }
+    }
+}
+
+impl Shared {
+    async fn make_keeper(&self, share_pids_of: Option<i32>) -> io::Result<ReadyKeeper> {
+        let group = self.tree.as_ref().map(|tree| tree.group(&format!("{:016x}", sys::random_u64())));
+        let cell = Cell { isolation: self.isolation, group: group.clone(), share_pids_of };
+        let keeper = self.spawner.keeper(cell).await?;
+        Ok(ReadyKeeper { keeper, group })
+    }
+
+    async fn make_sandbox(&self) -> io::Result<Sandbox> {
+        let Some(network) = &self.network else {
+            return Ok(Sandbox { dir: None, address: Ipv4Addr::LOCALHOST, cable: None });
+        };
+        let address = network.take()?;
+        let cable = network.cable(address);
+        let dir = self.run_dir.join("ns").join(format!("{:016x}", sys::random_u64()));
+        let order =
+            SandboxOrder { dir: dir.clone(), address, gateway: network.gateway(), interface: cable.clone() };
+        let sandbox = Sandbox { dir: Some(dir), address, cable: Some(cable) };
+        match self.spawner.sandbox(order).await {
+            Ok(()) => Ok(sandbox),
+            Err(error) => {
+                let _ = remove_sandbox(network, &sandbox);
+                Err(error)
+            }
+        }
+    }
+
+    fn pooled(&self) -> bool {
+        lock(&self.keepers).len() < POOL || (self.network.is_some() && lock(&self.sandboxes).len() < POOL)
+    }
+}
+
+async fn refill(shared: Arc<Shared>) {
+    loop {
+        while shared.pooled() {
+            let missing_sandbox = shared.network.is_some() && lock(&shared.sandboxes).len() < POOL;
+            let made = async {
+                if missing_sandbox {
+                    let sandbox = shared.make_sandbox().await?;
+                    lock(&shared.sandboxes).push_back(sandbox);
+                }
+                if lock(&shared.keepers).len() < POOL {
+                    let keeper = shared.make_keeper(None).await?;
+                    lock(&shared.keepers).push_back(keeper);
+                }
+                Ok::<(), io::Error>(())
+            };
+            if let Err(error) = made.await {
+                tracing::debug!(%error, "cannot make a sandbox ahead of need");
+                tokio::time::sleep(POOL_RETRY).await;
+            }
+            tokio::task::yield_now().await;
+        }
+        shared.taken.notified().await;
+        while tokio::time::timeout(QUIET, shared.taken.notified()).await.is_ok() {}
+    }
+}
+
+impl Machine for LinuxMachine {
+    fn open_sandbox(&self) -> BoxFuture<'_, io::Result<Sandbox>> {
+        Box::pin(async {
+            let ready = lock(&self.shared.sandboxes).pop_front();
+            self.shared.taken.notify_one();
+            match ready {
+                Some(sandbox) => Ok(sandbox),
+                None => self.shared.make_sandbox().await,
+            }
+        })
+    }
+
+    fn close_sandbox<'a>(&'a self, sandbox: &'a Sandbox) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async {
+            if sandbox.dir.is_none() {
+                return Ok(());
+            }
+            let (shared, sandbox) = (self.shared.clone(), sandbox.clone());
+            // The kernel takes several milliseconds to let an interface go.
+            let work = move || shared.network.as_ref().map_or(Ok(()), |network| remove_sandbox(network, &sandbox));
+            tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+        })
+    }
+
+    fn adopt_sandbox(&self, sandbox: &Sandbox) -> bool {
+        match (&sandbox.dir, &self.shared.network) {
+            (Some(dir), Some(network)) => {
+                let pinned = NAMESPACES.iter().all(|name| is_namespace(&dir.join(name)));
+                let wired = sandbox.cable.as_ref().is_some_and(|c| Path::new("/sys/class/net").join(c).exists());
+                pinned && wired && network.keep(sandbox.address)
+            }
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    fn start<'a>(
+        &'a self,
+        dir: &'a Path,
+        mut launch: Launch,
+        share_pids_of: Option<i32>,
+    ) -> BoxFuture<'a, io::Result<Result<Handle, StartError>>> {
+        Box::pin(async move {
+            let order = Order { dir: dir.to_owned() };
+            let mut ready = match share_pids_of {
+                None => lock(&self.shared.keepers).pop_front(),
+                Some(_) => None,
+            };
+            self.shared.taken.notify_one();
+            let mut pooled = ready.is_some();
+            loop {
+                let one = match ready.take() {
+                    Some(one) => one,
+                    None => self.shared.make_keeper(share_pids_of).await?,
+                };
+                launch.group_views = one.group.as_ref().map(Group::views).unwrap_or_default();
+                record::write(&dir.join("launch.json"), &launch)?;
+                match one.keeper.run(&order).await {
+                    Ok(Ok(run)) => return Ok(Ok(Handle { run, dir: dir.to_owned() })),
+                    Ok(Err(error)) => return Ok(Err(error)),
+                    // One from the pool may have died while it waited.
+                    Err(_) if pooled => pooled = false,
+                    Err(error) => return Err(error),
+                }
+            }
+        })
+    }
+
+    fn ended<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Exit> {
+        Box::pin(async {
+            wait_for_end(handle.run.keeper).await;
+            let recorded = || record::read_if_whole::<Exit>(&handle.dir.join("exit.json"));
+            if let Some(exit) = recorded() {
+                return exit;
+            }
+            // The keeper was killed. The container may live on; how it ends, nobody will know.
+            wait_for_end(handle.run.process).await;
+            if let Some(group) = &handle.run.group {
+                group.remove();
+            }
+            let exit = Exit {
+                version: record::VERSION,
+                code: LOST_EXIT_CODE,
+                signal: None,
+                oom_killed: false,
+                started: Some(handle.run.started),
+                finished: crate::clock::now(),
+                error: None,
+            };
+            recorded().unwrap_or(exit)
+        })
+    }
+
+    fn signal(&self, handle: &Handle, signal: i32) -> io::Result<()> {
+        match open_process(handle.run.process)? {
+            Some(process) => ignore_gone(sys::pidfd_signal(process.as_fd(), signal)),
+            None => Ok(()),
+        }
+    }
+
+    fn ask_to_end(&self, handle: &Handle, signal: i32) -> io::Result<()> {
+        let immune = handle.run.isolation != Isolation::None && is_immune(&handle.run, signal);
+        self.signal(handle, if immune { libc::SIGKILL } else { signal })
+    }
+
+    fn freeze<'a>(&'a self, handle: &'a Handle, frozen: bool) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            let Some(group) = &handle.run.group else {
+                let signal = if frozen { nix::sys::signal::SIGSTOP } else { nix::sys::signal::SIGCONT };
+                let session = Pid::from_raw(handle.run.process.pid);
+                return match handle.run.process.is_alive() {
+                    true => ignore_gone(nix::sys::signal::killpg(session, signal).map_err(io::Error::from)),
+                    false => Ok(()),
+                };
+            };
+            for _ in 0..FREEZE_TRIES {
+                if group.freeze(frozen)? {
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the container did not stop within a second"))
+        })
+    }
+
+    fn exec<'a>(
+        &'a self,
+        handle: &'a Handle,
+        process: Process,
+        timeout: Duration,
+    ) -> BoxFuture<'a, io::Result<CommandOutput>> {
+        Box::pin(async move {
+            let (reader, writer) = io::pipe()?;
+            let null = fs::File::open("/dev/null")?;
+            let (stdout, stderr) = (OwnedFd::from(writer.try_clone()?), OwnedFd::from(writer));
+            let run = &handle.run;
+            let exec = Exec { pid: run.process.pid, isolation: run.isolation, group: run.group.clone(), process };
+            let mut reader = tokio::net::unix::pipe::Receiver::from_owned_fd(reader.into())?;
+            let running = self.shared.spawner.exec(exec, [null.into(), stdout, stderr]).await?;
+            let mut output = Vec::new();
+            let work = async {
+                let mut buffer = [0_u8; 4096];
+                let reading = async {
+                    // To the end, also beyond what is kept: a full pipe would hold the command up.
+                    while let Ok(n @ 1..) = reader.read(&mut buffer).await {
+                        let room = MAX_OUTPUT.saturating_sub(output.len());
+                        output.extend_from_slice(&buffer[..n.min(room)]);
+                    }
+                };
+                let mut reading = std::pin::pin!(reading);
+                let mut waiting = std::pin::pin!(running.wait());
+                // A command may leave a child behind that holds the pipe: its own end is what counts.
+                tokio::select! {
+                    () = &mut reading => waiting.await,
+                    code = &mut waiting => {
+                        let _ = tokio::time::timeout(Duration::from_millis(10), reading).await;
+                        code
+                    }
+                }
+            };
+            let code = tokio::time::timeout(timeout, work)
+                .await
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the command took too long"))??;
+            Ok(CommandOutput { code, output: String::from_utf8_lossy(&output).into_owned() })
+        })
+    }
+
+    fn probe<'a>(
+        &'a self,
+        address: Ipv4Addr,
+        action: &'a ProbeAction,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(self.shared.prober.check(address, action, timeout))
+    }
+}
+
+/// Exit code of a container whose end nobody saw.
+const LOST_EXIT_CODE: i32 = 255;
+
+/// A descriptor of the process, if it is still the one meant.
+fn open_process(id: ProcessId) -> io::Result<Option<OwnedFd>> {
+    match sys::pidfd_open(Pid::from_raw(id.pid)) {
+        // The descriptor is opened first: if the number still means the same process now, so does the descriptor.
+        Ok(fd) if id.is_alive() => Ok(Some(fd)),
+        Ok(_) => Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn wait_for_end(id: ProcessId) {
+    let end = async {
+        let Some(process) = open_process(id)? else { return Ok(()) };
+        sys::watched(process)?.readable().await.map(drop)
+    };
+    if let Err::<(), io::Error>(error) = end.await {
+        tracing::warn!(pid = id.pid, %error, "cannot wait for a process; asking once a second instead");
+        while id.is_alive() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// Whether a first process would not even notice this signal, and nobody else is there to be told.
+fn is_immune(run: &record::Run, signal: i32) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{}/status", run.process.pid)) else { return false };
+    let alone = match &run.group {
+        Some(group) => group.pids().len() <= 1,
+        None => fs::read_to_string(format!("/proc/{0}/task/{0}/children", run.process.pid)).is_ok_and(|c| c.is_empty()),
+    };
+    alone && unheard(&status, signal)
+}
+
+/// From the text of `/proc/PID/status`: neither caught, nor ignored, nor held back to be fetched.
+fn unheard(status: &str, signal: i32) -> bool {
+    let has = |field: &str| {
+        let mask = status.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
+        let mask = mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok());
+        mask.is_none_or(|mask| mask & (1 << (signal - 1)) != 0)
+    };
+    !has("SigCgt") && !has("SigIgn") && !has("SigBlk")
+}
+
+fn is_namespace(file: &Path) -> bool {
+    const NSFS: i64 = 0x6e73_6673;
+    nix::sys::statfs::statfs(file).is_ok_and(|s| s.filesystem_type().0 as i64 == NSFS)
+}
+
+fn remove_sandbox(network: &Network, sandbox: &Sandbox) -> io::Result<()> {
+    if let Some(cable) = &sandbox.cable {
+        network.remove_cable(cable)?;
+    }
+    if let Some(dir) = &sandbox.dir {
+        unpin(dir);
+    }
+    network.release(sandbox.address);
+    Ok(())
+}
+
+fn unpin(dir: &Path) {
+    for name in NAMESPACES {
+        // Not mounted after a reboot, not there after a crash half-way.
+        let _ = umount2(&dir.join(name), MntFlags::MNT_DETACH);
+        let _ = fs::remove_file(dir.join(name));
+    }
+    let _ = fs::remove_dir(dir);
+}
+
+fn ignore_gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        other => other,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

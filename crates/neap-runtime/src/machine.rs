@@ -1,0 +1,76 @@
+//! What a pod's life needs of the machine, as a trait, so that the life can be tested without one.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::launch::{Launch, Process};
+use crate::pod::{BoxFuture, ProbeAction};
+use crate::record::{Exit, Run};
+use crate::spawner::wire::StartError;
+
+/// The namespaces and the address of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sandbox {
+    /// Where the namespaces are held; `None` where pods live in the machine's own.
+    pub dir: Option<PathBuf>,
+    pub address: Ipv4Addr,
+    /// Name of the machine's end of the cable.
+    pub cable: Option<String>,
+}
+
+/// What a command in a container said and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CommandOutput {
+    pub code: i32,
+    /// Standard output and error, mixed as they came, cut at a bound.
+    pub output: String,
+}
+
+/// One container's run, as the runtime holds it.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    pub run: Run,
+    pub dir: PathBuf,
+}
+
+/// The machine under the pods.
+pub(crate) trait Machine: Send + Sync + 'static {
+    /// Namespaces and an address for a new pod.
+    fn open_sandbox(&self) -> BoxFuture<'_, io::Result<Sandbox>>;
+    /// Takes a sandbox away; nothing runs in it any more. Succeeds when it is gone.
+    fn close_sandbox<'a>(&'a self, sandbox: &'a Sandbox) -> BoxFuture<'a, io::Result<()>>;
+    /// Whether a sandbox of an earlier run still stands.
+    fn adopt_sandbox(&self, sandbox: &Sandbox) -> bool;
+    /// Starts a container. `launch` is completed with the control group and written into `dir`.
+    fn start<'a>(
+        &'a self,
+        dir: &'a Path,
+        launch: Launch,
+        share_pids_of: Option<i32>,
+    ) -> BoxFuture<'a, io::Result<Result<Handle, StartError>>>;
+    /// Resolves when the container has ended.
+    fn ended<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Exit>;
+    fn signal(&self, handle: &Handle, signal: i32) -> io::Result<()>;
+    /// Sends the signal that asks a container to end. Where the kernel would drop it (a first process without a
+    /// handler is immune) and nothing else runs in the container, it is ended at once.
+    fn ask_to_end(&self, handle: &Handle, signal: i32) -> io::Result<()>;
+    fn freeze<'a>(&'a self, handle: &'a Handle, frozen: bool) -> BoxFuture<'a, io::Result<()>>;
+    /// Runs a command inside a container, bounded in time.
+    fn exec<'a>(
+        &'a self,
+        handle: &'a Handle,
+        process: Process,
+        timeout: Duration,
+    ) -> BoxFuture<'a, io::Result<CommandOutput>>;
+    /// One try of a probe that goes over the network. `Err` says why the container is not well.
+    fn probe<'a>(
+        &'a self,
+        address: Ipv4Addr,
+        action: &'a ProbeAction,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<(), String>>;
+}

@@ -1,0 +1,164 @@
+//! The pods' network on this machine: one routed cable per pod, no bridge, and who has which address.
+//!
+//! Several neaps may share a machine: the pod range is cut into blocks, and each neap claims one by making an
+//! interface whose alias says which block and for whom. `netlink` and `nft` speak to the kernel; this module
+//! decides what to say.
+
+pub(crate) mod addresses;
+pub(crate) mod links;
+pub(crate) mod netlink;
+mod nft;
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use addresses::{Addresses, Block, choose};
+use netlink::Socket;
+
+/// How many interfaces of other neaps are looked at. More on one machine than a range has blocks makes no sense.
+const MAX_NEAPS: u32 = 64;
+
+/// What went wrong when the network was set up.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error("{range} must be an IPv4 range like 198.19.0.0/16, of /30 or more addresses")]
+    Range { range: String },
+    #[error("every block of {range} is taken by another neap on this machine ({holders}); choose another with --pod-cidr")]
+    Full { range: String, holders: String },
+    #[error("cannot {what}")]
+    Kernel { what: &'static str, source: io::Error },
+}
+
+/// The network of one neap.
+pub(crate) struct Network {
+    /// Number of the interface that claims the block; goes into the names of the cables.
+    number: u32,
+    block: Block,
+    free: Mutex<Addresses>,
+}
+
+impl Network {
+    /// Claims a block of `range` for `owner` (or finds the one claimed by an earlier run) and sets up what pods need.
+    pub(crate) fn open(range: &str, owner: &Path) -> Result<Self, NetworkError> {
+        let range = Block::parse(range).ok_or_else(|| NetworkError::Range { range: range.to_owned() })?;
+        let kernel = |what| move |source| NetworkError::Kernel { what, source };
+        let mut socket = Socket::route().map_err(kernel("open a netlink socket"))?;
+        let (number, block) = claim(&mut socket, range, owner)?;
+        links::refuse_rest(&mut socket, block.parts()).map_err(kernel("set the route of the pod range"))?;
+        nft::install(&name_of(number), block.parts()).map_err(kernel("set up address translation for pods"))?;
+        let forward = Path::new("/proc/sys/net/ipv4/ip_forward");
+        if fs::read_to_string(forward).is_ok_and(|v| v.trim() != "1") {
+            fs::write(forward, "1").map_err(kernel("switch on IP forwarding"))?;
+        }
+        Ok(Self { number, block, free: Mutex::new(Addresses::new(block)) })
+    }
+
+    /// The machine as pods see it.
+    pub(crate) fn gateway(&self) -> Ipv4Addr {
+        self.block.gateway()
+    }
+
+    pub(crate) fn block(&self) -> Block {
+        self.block
+    }
+
+    pub(crate) fn take(&self) -> io::Result<Ipv4Addr> {
+        self.lock().take().ok_or_else(|| io::Error::other(format!("all addresses of {} are in use", self.block)))
+    }
+
+    /// Keeps an address that a pod of an earlier run has. `false`: it is not ours to give.
+    pub(crate) fn keep(&self, address: Ipv4Addr) -> bool {
+        self.lock().keep(address)
+    }
+
+    pub(crate) fn release(&self, address: Ipv4Addr) {
+        self.lock().release(address);
+    }
+
+    /// Name of the machine's end of a pod's cable.
+    pub(crate) fn cable(&self, address: Ipv4Addr) -> String {
+        format!("np{}x{:x}", self.number, self.block.offset(address))
+    }
+
+    pub(crate) fn remove_cable(&self, name: &str) -> io::Result<()> {
+        links::delete(&mut Socket::route()?, name)
+    }
+
+    /// Names of all cables of this neap that exist.
+    pub(crate) fn cables(&self) -> Vec<String> {
+        let prefix = format!("np{}x", self.number);
+        let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+        entries.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.starts_with(&prefix)).collect()
+    }
+
+    /// Gives the block back. To be called only when no pod is left.
+    pub(crate) fn close(&self) -> io::Result<()> {
+        let mut socket = Socket::route()?;
+        nft::remove(&name_of(self.number))?;
+        links::forget_rest(&mut socket, self.block.parts())?;
+        links::delete(&mut socket, &name_of(self.number))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Addresses> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn name_of(number: u32) -> String {
+    format!("neap{number}")
+}
+
+/// An interface of some neap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Claim {
+    number: u32,
+    block: Option<Block>,
+    owner: String,
+}
+
+fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block), NetworkError> {
+    let owner = owner.to_string_lossy().into_owned();
+    let kernel = |what| move |source| NetworkError::Kernel { what, source };
+    // Another neap may start at this moment: whoever makes the lowest free name first has it, the other looks again.
+    for _ in 0..MAX_NEAPS {
+        let claims = existing(socket).map_err(kernel("look for other neaps' interfaces"))?;
+        if let Some(mine) = claims.iter().find(|c| c.owner == owner) {
+            match mine.block {
+                Some(block) if range.contains(block) => return Ok((mine.number, block)),
+                _ => links::delete(socket, &name_of(mine.number)).map_err(kernel("remove the old pod network"))?,
+            }
+            continue;
+        }
+        if let Some(stale) = claims.iter().find(|c| c.block.is_some() && !Path::new(&c.owner).exists()) {
+            links::delete(socket, &name_of(stale.number)).map_err(kernel("remove a dead neap's interface"))?;
+            continue;
+        }
+        let taken: Vec<Block> = claims.iter().filter_map(|c| c.block).collect();
+        let Some(block) = choose(range, &taken) else {
+            let holders = claims.iter().map(|c| c.owner.clone()).collect::<Vec<_>>().join(", ");
+            return Err(NetworkError::Full { range: range.to_string(), holders });
+        };
+        let number = (0..MAX_NEAPS).find(|n| claims.iter().all(|c| c.number != *n)).unwrap_or(MAX_NEAPS);
+        let alias = format!("{block} {owner}");
+        if links::claim(socket, &name_of(number), &alias, block.gateway()).map_err(kernel("make the interface of the pod network"))? {
+            return Ok((number, block));
+        }
+    }
+    Err(NetworkError::Full { range: range.to_string(), holders: "too many neaps".to_owned() })
+}
+
+fn existing(socket: &mut Socket) -> io::Result<Vec<Claim>> {
+    let mut claims = Vec::new();
+    for number in 0..MAX_NEAPS {
+        let Some((_, alias)) = links::find(socket, &name_of(number))? else { continue };
+        let (block, owner) = match alias.as_deref().and_then(|a| a.split_once(' ')) {
+            Some((block, owner)) => (Block::parse(block), owner.to_owned()),
+            None => (None, "something else".to_owned()),
+        };
+        claims.push(Claim { number, block, owner });
+    }
+    Ok(claims)
+}

@@ -1,0 +1,99 @@
+//! The first process of a container, from its birth beside the keeper to the exec of the user's program.
+//!
+//! The order of things is the safety: sources are opened while the machine's tree is visible, the root is swapped,
+//! and every path of the container is looked up only after that, so that no link inside an image leads outside.
+
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use serde::{Deserialize, Serialize};
+
+use super::rootfs;
+use super::wire::{self, StartError};
+use super::{direct, process};
+use crate::launch::{Isolation, Launch, Root};
+use crate::record;
+use crate::sys;
+
+/// Keeper to first process; standard output and error come along.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Order {
+    pub dir: PathBuf,
+}
+
+/// Keeper to first process: limits are set, exec.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Go;
+
+/// What went wrong while starting, with the step in words.
+pub(super) type Started<T> = Result<T, StartError>;
+
+/// Names the step in an error of the machine.
+pub(super) fn step<T>(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Started<T> {
+    move |error| Err(StartError { config: false, message: format!("cannot {what}: {error}") })
+}
+
+/// The first process's life before exec. Ends without a word when the keeper goes away.
+pub(super) fn run(keeper: &OwnedFd, isolation: Isolation) -> ! {
+    let _ = nix::sys::prctl::set_name(c"pod-init");
+    let _ = nix::unistd::setsid();
+    let Ok(Some((order, fds))) = wire::receive::<Order>(keeper.as_fd()) else {
+        sys::exit_now(0);
+    };
+    let Err(error) = start(keeper, isolation, &order.dir, fds);
+    let _ = wire::send(keeper.as_fd(), &error, &[]);
+    sys::exit_now(1)
+}
+
+fn start(keeper: &OwnedFd, isolation: Isolation, dir: &Path, fds: Vec<OwnedFd>) -> Started<Infallible> {
+    let launch: Launch = record::read(&dir.join("launch.json")).or_else(step("read the launch record"))?;
+    if launch.isolation != isolation {
+        return Err(StartError { config: false, message: "the keeper was made for another kind of container".into() });
+    }
+    let [stdout, stderr] = <[OwnedFd; 2]>::try_from(fds)
+        .map_err(|_| StartError { config: false, message: "the keeper sent no output pipes".into() })?;
+    let stdin: OwnedFd = fs::File::open("/dev/null").or_else(step("open /dev/null"))?.into();
+    // A container that runs the machine short goes before neap and its keepers do.
+    let _ = fs::write("/proc/self/oom_score_adj", CONTAINER_OOM_SCORE);
+    let process = match &launch.root {
+        Root::None(root) => direct::resolve(root, &launch.process)?,
+        _ => {
+            enter_namespaces(&launch)?;
+            rootfs::build(&launch)?;
+            launch.process.clone()
+        }
+    };
+    let ready = process::prepare(&process, isolation)?;
+    let go = wire::receive::<Go>(keeper.as_fd());
+    if !matches!(go, Ok(Some(_))) {
+        sys::exit_now(0);
+    }
+    ready.execute([stdin, stdout, stderr])
+}
+
+/// In the middle of the scale from -1000 to 1000.
+const CONTAINER_OOM_SCORE: &str = "500";
+
+fn enter_namespaces(launch: &Launch) -> Started<()> {
+    for path in &launch.join {
+        let file = fs::File::open(path).or_else(step(format_args!("open the pod's namespace {}", path.display())))?;
+        setns(file, CloneFlags::empty())
+            .map_err(io::Error::from)
+            .or_else(step(format_args!("join the pod's namespace {}", path.display())))?;
+    }
+    let mut new = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP;
+    if launch.isolation == Isolation::User {
+        new |= CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    }
+    unshare(new).map_err(io::Error::from).or_else(step("make new namespaces"))?;
+    nix::unistd::sethostname(&launch.hostname).map_err(io::Error::from).or_else(step("set the host name"))?;
+    // Nothing mounted from here on may show outside, nothing mounted outside may show in here.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .map_err(io::Error::from)
+        .or_else(step("make the mounts private"))
+}

@@ -1,0 +1,242 @@
+//! A keeper: the small process that stands over one run of one container, whether the runtime lives or not.
+//!
+//! It is forked before it is needed, with the container's future first process waiting beside it in its own PID
+//! namespace and control groups, because moving a process between groups may cost milliseconds. It takes one order,
+//! copies what the container says into log files, and writes down how it ended. It holds no policy: no restart,
+//! no probe, no network. It ends when its container has.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::init;
+use super::wire::{self, Cell, Order, Outcome, StartError};
+use crate::launch::{Isolation, LAUNCH_VERSION, Launch};
+use crate::logs::write::{LogWriter, Stream};
+use crate::record::{self, Exit, Run};
+use crate::sys::{self, Fork};
+
+/// Bytes read from a container at once.
+const READ_BYTES: usize = 16 * 1024;
+
+/// The keeper's whole life. Never returns to the spawner's loop.
+pub(super) fn run(control: &OwnedFd, cell: &Cell) -> ! {
+    let _ = nix::sys::prctl::set_name(c"pod-keeper");
+    let _ = nix::unistd::setsid();
+    let code = match keep(control, cell) {
+        Ok(()) => 0,
+        Err(error) => {
+            // Nobody may be listening any more; the missing record of the exit tells the same.
+            let message = format!("keeper: {error}");
+            let _ = wire::send(control.as_fd(), &Outcome::Failed(StartError { config: false, message }), &[]);
+            1
+        }
+    };
+    sys::exit_now(code)
+}
+
+fn keep(control: &OwnedFd, cell: &Cell) -> io::Result<()> {
+    if let Some(group) = &cell.group {
+        group.create()?;
+    }
+    let result = prepare_and_serve(control, cell);
+    if let Some(group) = &cell.group {
+        // The container's first process is gone and with it its PID namespace; the rest dies here.
+        for _ in 0..50 {
+            if group.remove() {
+                break;
+            }
+            pause_a_millisecond();
+        }
+    }
+    result
+}
+
+fn prepare_and_serve(control: &OwnedFd, cell: &Cell) -> io::Result<()> {
+    let (ours, theirs) = sys::socket_pair()?;
+    let mut flags = CloneFlags::empty();
+    match cell.isolation {
+        Isolation::Full => flags |= CloneFlags::CLONE_NEWPID,
+        Isolation::User => flags |= CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUSER,
+        Isolation::None => {}
+    }
+    if let Some(pid) = cell.share_pids_of {
+        let target = sys::pidfd_open(Pid::from_raw(pid))?;
+        nix::sched::setns(target, CloneFlags::CLONE_NEWPID)?;
+        flags -= CloneFlags::CLONE_NEWPID;
+    }
+    let child = match sys::clone(flags)? {
+        Fork::Child => {
+            drop(ours);
+            sys::close_all_but(&[theirs.as_raw_fd()]);
+            init::run(&theirs, cell.isolation)
+        }
+        Fork::Parent(child) => child,
+    };
+    drop(theirs);
+    let guard = KillOnDrop(child);
+    if cell.isolation == Isolation::User {
+        map_user(child)?;
+    }
+    if let Some(group) = &cell.group {
+        group.add(child.as_raw())?;
+    }
+    let Some((order, _)) = wire::receive::<Order>(control.as_fd())? else {
+        return Ok(());
+    };
+    serve(control, cell, &order.dir, child, &ours)?;
+    std::mem::forget(guard);
+    Ok(())
+}
+
+fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd) -> io::Result<()> {
+    let (mut stdout, container_stdout) = fifo(&dir.join("stdout"))?;
+    let (mut stderr, container_stderr) = fifo(&dir.join("stderr"))?;
+    let order = init::Order { dir: dir.to_owned() };
+    wire::send(init.as_fd(), &order, &[container_stdout.as_raw_fd(), container_stderr.as_raw_fd()])?;
+    drop((container_stdout, container_stderr));
+    // While the container's process builds its view of the world, this one does what must be there before exec.
+    let launch: Launch = record::read(&dir.join("launch.json"))?;
+    if launch.version != LAUNCH_VERSION {
+        return Err(io::Error::other("launch.json is of another version"));
+    }
+    let mut log = LogWriter::open(launch.log)?;
+    let mut oom_before = 0;
+    if let Some(group) = &cell.group {
+        group.set(&launch.limits)?;
+        oom_before = group.oom_kills();
+    }
+    let pidfd = sys::pidfd_open(child)?;
+    wire::send(init.as_fd(), &init::Go, &[])?;
+    if let Some((error, _)) = wire::receive::<StartError>(init.as_fd())? {
+        let _ = waitpid(child, None);
+        drain(&mut log, &mut stdout, Stream::Stdout);
+        drain(&mut log, &mut stderr, Stream::Stderr);
+        record::write(&dir.join("exit.json"), &Exit::not_started(error.clone(), crate::clock::now()))?;
+        let _ = wire::send(control.as_fd(), &Outcome::Failed(error), &[]);
+        return Ok(());
+    }
+    let started = crate::clock::now();
+    let run = Run {
+        version: record::VERSION,
+        boot: record::boot_id(),
+        keeper: record::ProcessId::of(nix::unistd::getpid())?,
+        process: record::ProcessId::of(child)?,
+        isolation: cell.isolation,
+        group: cell.group.clone(),
+        started,
+    };
+    record::write(&dir.join("run.json"), &run)?;
+    // The runtime may have ended since its order: then it finds the record.
+    let _ = wire::send(control.as_fd(), &Outcome::Started(Box::new(run)), &[]);
+    copy_until_end(&mut log, &mut stdout, &mut stderr, &pidfd)?;
+    let status = waitpid(child, None)?;
+    drain(&mut log, &mut stdout, Stream::Stdout);
+    drain(&mut log, &mut stderr, Stream::Stderr);
+    // A full disk must not keep the end from being recorded.
+    let _ = log.finish(crate::clock::now());
+    let (code, signal) = match status {
+        WaitStatus::Exited(_, code) => (code, None),
+        WaitStatus::Signaled(_, signal, _) => (128 + signal as i32, Some(signal as i32)),
+        _ => (255, None),
+    };
+    let oom_killed = cell.group.as_ref().is_some_and(|g| g.oom_kills() > oom_before);
+    let finished = crate::clock::now();
+    record::write(
+        &dir.join("exit.json"),
+        &Exit { version: record::VERSION, code, signal, oom_killed, started: Some(started), finished, error: None },
+    )
+}
+
+/// A named pipe that never breaks and never ends: each side holds it open both ways, so the container may outlive
+/// its keeper, and a container that closes its output does not wake the keeper for ever.
+fn fifo(path: &Path) -> io::Result<(File, File)> {
+    match nix::unistd::mkfifo(path, Mode::from_bits_truncate(0o600)) {
+        Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut both_ways = OpenOptions::new();
+    both_ways.read(true).write(true);
+    let container = both_ways.open(path)?;
+    let keeper = both_ways.custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    Ok((keeper, container))
+}
+
+fn copy_until_end(log: &mut LogWriter, stdout: &mut File, stderr: &mut File, process: &OwnedFd) -> io::Result<()> {
+    loop {
+        let mut fds = [
+            PollFd::new(process.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stdout.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stderr.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            other => other?,
+        };
+        let [ended, out, err] = fds.map(|fd| fd.revents().is_some_and(|e| !e.is_empty()));
+        if out {
+            copy_once(log, stdout, Stream::Stdout);
+        }
+        if err {
+            copy_once(log, stderr, Stream::Stderr);
+        }
+        if ended {
+            return Ok(());
+        }
+    }
+}
+
+/// One read's worth. A log that cannot be written (full disk) loses lines; the container is not held up by it.
+fn copy_once(log: &mut LogWriter, pipe: &mut File, stream: Stream) -> bool {
+    let mut buffer = [0_u8; READ_BYTES];
+    match pipe.read(&mut buffer) {
+        Ok(0) | Err(_) => false,
+        Ok(n) => {
+            let _ = log.write(stream, &buffer[..n], crate::clock::now());
+            true
+        }
+    }
+}
+
+/// What is still in the pipe when the container has ended. Bounded: in a mode without a PID namespace some
+/// straggler may go on writing.
+fn drain(log: &mut LogWriter, pipe: &mut File, stream: Stream) {
+    for _ in 0..256 {
+        if !copy_once(log, pipe, stream) {
+            break;
+        }
+    }
+}
+
+/// Whoever runs this is root inside, and nobody else outside.
+fn map_user(child: Pid) -> io::Result<()> {
+    let proc = |file: &str| format!("/proc/{child}/{file}");
+    let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
+    fs::write(proc("uid_map"), format!("0 {uid} 1"))?;
+    fs::write(proc("setgroups"), "deny")?;
+    fs::write(proc("gid_map"), format!("0 {gid} 1"))
+}
+
+fn pause_a_millisecond() {
+    #[allow(clippy::disallowed_methods, reason = "a keeper has one thread and nothing else to do")]
+    std::thread::sleep(std::time::Duration::from_millis(1));
+}
+
+/// Ends a first process that never got an order, or whose order failed half-way.
+struct KillOnDrop(Pid);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(self.0, nix::sys::signal::SIGKILL);
+        let _ = waitpid(self.0, None);
+    }
+}

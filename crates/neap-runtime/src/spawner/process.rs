@@ -1,0 +1,147 @@
+//! From a [`Process`] to exec: who it is, what it may do, what it runs. For a container's first process and for
+//! commands that join a container; the root and the namespaces are already the right ones.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Gid, Uid};
+
+use super::init::{Started, step};
+use super::wire::StartError;
+use crate::launch::{Isolation, Process};
+use crate::sys;
+use crate::users::{self, Identity};
+
+/// Where programs are looked for when the environment does not say (Docker's default).
+pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Open files a container may have at most, if the machine allows (Docker's default).
+const MAX_FILES: u64 = 1_048_576;
+
+/// Everything that can be found out before the limits stand.
+pub(super) struct Ready {
+    identity: Option<Identity>,
+    program: CString,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    cwd: PathBuf,
+    capabilities: u64,
+    no_new_privileges: bool,
+    isolation: Isolation,
+}
+
+pub(super) fn prepare(process: &Process, isolation: Isolation) -> Started<Ready> {
+    let identity = match isolation {
+        Isolation::Full => {
+            let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+            let identity = users::resolve(&process.user, &text("/etc/passwd"), &text("/etc/group")).map_err(config)?;
+            if process.non_root && identity.uid == 0 {
+                return Err(config("runAsNonRoot is set, and the container would run as root".into()));
+            }
+            Some(identity)
+        }
+        // One user is mapped; there is nobody else to be.
+        Isolation::User | Isolation::None => None,
+    };
+    let mut env = process.env.clone();
+    let mut default = |name: &str, value: &str| {
+        if !env.iter().any(|(n, _)| n == name) {
+            env.push((name.to_owned(), value.to_owned()));
+        }
+    };
+    default("PATH", DEFAULT_PATH);
+    default("HOME", identity.as_ref().and_then(|i| i.home.as_deref()).unwrap_or("/"));
+    let path = env.iter().rfind(|(n, _)| n == "PATH").map_or(DEFAULT_PATH, |(_, v)| v);
+    let name = process.argv.first().filter(|a| !a.is_empty());
+    let name = name.ok_or_else(|| config("no command: neither the specification nor the image names one".into()))?;
+    let program = find_program(name, path, &process.cwd)?;
+    let c_string = |text: &str| CString::new(text).map_err(|_| config(format!("a NUL byte in {text:?}")));
+    Ok(Ready {
+        program: c_string(&program)?,
+        argv: process.argv.iter().map(|a| c_string(a)).collect::<Result<_, _>>()?,
+        env: dedup(&env).iter().map(|(n, v)| c_string(&format!("{n}={v}"))).collect::<Result<_, _>>()?,
+        cwd: process.cwd.clone(),
+        identity,
+        capabilities: process.capabilities,
+        no_new_privileges: process.no_new_privileges,
+        isolation,
+    })
+}
+
+impl Ready {
+    /// Becomes the program. Returns only when that failed.
+    pub(super) fn execute(self, stdio: [OwnedFd; 3]) -> Started<Infallible> {
+        if self.isolation != Isolation::None && !self.cwd.as_os_str().is_empty() {
+            // Images name working directories that they do not hold; other runtimes make them too.
+            let _ = fs::create_dir_all(&self.cwd);
+        }
+        if !self.cwd.as_os_str().is_empty() {
+            nix::unistd::chdir(&self.cwd)
+                .map_err(io::Error::from)
+                .or_else(step(format_args!("change to the working directory {}", self.cwd.display())))?;
+        }
+        sys::raise_file_limit(MAX_FILES);
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+        if let Some(identity) = &self.identity {
+            let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+            for fd in &stdio[1..] {
+                // Programs open /dev/stdout anew, which asks for permission on the pipe.
+                let _ = nix::unistd::fchown(fd.as_fd(), Some(uid), Some(gid));
+            }
+            let groups: Vec<_> = identity.groups.iter().map(|g| Gid::from_raw(*g)).collect();
+            let become_user = || -> io::Result<()> {
+                sys::drop_bounding(self.capabilities)?;
+                nix::unistd::setgroups(&groups)?;
+                nix::unistd::setresgid(gid, gid, gid)?;
+                nix::unistd::setresuid(uid, uid, uid)?;
+                sys::set_capabilities(if uid.is_root() { self.capabilities } else { 0 })
+            };
+            become_user().or_else(step("take on the container's user and capabilities"))?;
+        } else if self.isolation == Isolation::User {
+            let limit = || sys::drop_bounding(self.capabilities).and_then(|()| sys::set_capabilities(self.capabilities));
+            limit().or_else(step("limit the capabilities"))?;
+        }
+        if self.no_new_privileges {
+            nix::sys::prctl::set_no_new_privs().map_err(io::Error::from).or_else(step("give up new privileges"))?;
+        }
+        sys::reset_signals();
+        for (to, fd) in stdio.iter().enumerate() {
+            sys::dup_onto(fd.as_fd(), to as i32).or_else(step("connect the standard streams"))?;
+        }
+        let Err(error) = nix::unistd::execve(&self.program, &self.argv, &self.env);
+        step(format_args!("run {:?}", self.program.to_string_lossy()))(error.into())
+    }
+}
+
+fn find_program(name: &str, path: &str, cwd: &Path) -> Started<String> {
+    let missing = |why: &str| StartError { config: false, message: format!("cannot run {name:?}: {why}") };
+    let runs = |path: &Path| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    if name.contains('/') {
+        let full = cwd.join(name);
+        return match fs::metadata(&full) {
+            Ok(meta) if meta.is_dir() => Err(missing("it is a directory")),
+            Ok(_) if !runs(&full) => Err(missing("it is not executable")),
+            Ok(_) => Ok(name.to_owned()),
+            Err(error) => Err(missing(&error.to_string())),
+        };
+    }
+    path.split(':')
+        .map(|dir| Path::new(if dir.is_empty() { "." } else { dir }).join(name))
+        .find(|candidate| runs(candidate))
+        .map(|found| found.to_string_lossy().into_owned())
+        .ok_or_else(|| missing("executable file not found in $PATH"))
+}
+
+/// A later value of the same name wins and keeps its place.
+fn dedup(env: &[(String, String)]) -> Vec<&(String, String)> {
+    let last = |name: &str| env.iter().rposition(|(n, _)| n == name);
+    env.iter().enumerate().filter(|(at, (name, _))| last(name) == Some(*at)).map(|(_, pair)| pair).collect()
+}
+
+fn config(message: String) -> StartError {
+    StartError { config: true, message }
+}

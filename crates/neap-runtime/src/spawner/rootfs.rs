@@ -1,0 +1,309 @@
+//! A container's view of the filesystem: layers, /proc, /sys, /dev, volumes, and what is hidden or read-only in them.
+//!
+//! Two halves with the swap of the root between them. Before it, everything that comes from the machine is opened
+//! as a mount that hangs nowhere; after it, those are hung at paths that can no longer lead out of the container.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
+use super::init::{Started, step};
+use super::wire::StartError;
+use crate::launch::{Bind, Isolation, Launch, Root};
+use crate::sys;
+
+const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+
+/// Devices every container has: name, major, minor.
+const DEVICES: [(&str, u64, u64); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+/// What would tell about, or reach into, the machine (the lists that Docker and Kubernetes use).
+const MASKED: [&str; 11] = [
+    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/timer_list", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+];
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// mount(2) takes its options on one page.
+const MAX_OPTIONS: usize = 4000;
+
+/// A mount that hangs nowhere yet, and where it will.
+struct Pending {
+    mount: OwnedFd,
+    target: PathBuf,
+    kind: Target,
+}
+
+enum Target {
+    Directory,
+    File,
+}
+
+/// Makes the root of the calling process the container's. Its mount namespace must be its own and private.
+pub(super) fn build(launch: &Launch) -> Started<()> {
+    let user = launch.isolation == Isolation::User;
+    let root = mount_root(&launch.root)?;
+    let mut pending = system_mounts(launch, user)?;
+    for bind in &launch.mounts {
+        pending.push(open_bind(bind, launch.privileged)?);
+    }
+    let devices = if user { open_devices()? } else { Vec::new() };
+    sys::swap_root(&root).or_else(step("change to the container's root"))?;
+
+    for item in &pending {
+        hang(item)?;
+        if item.target == Path::new("/dev") && !launch.privileged {
+            fill_dev(&devices)?;
+        }
+    }
+    if !launch.privileged {
+        if !user {
+            close_writing("/sys/fs/cgroup", MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC)?;
+        }
+        mask()?;
+    }
+    if launch.read_only_root {
+        close_writing("/", MsFlags::MS_NODEV)?;
+    }
+    Ok(())
+}
+
+/// `keep`: flags the mount already has, which a change of flags would lose.
+fn close_writing(path: &str, keep: MsFlags) -> Started<()> {
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | keep;
+    mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
+        .map_err(io::Error::from)
+        .or_else(step(format_args!("make {path} read-only")))
+}
+
+fn mount_root(root: &Root) -> Started<PathBuf> {
+    match root {
+        Root::Overlay { lower, upper, work, target, user_xattr } => {
+            let options = overlay_options(lower, upper, work, *user_xattr)?;
+            if let Some(parent) = lower.first().and_then(|l| l.parent()) {
+                nix::unistd::chdir(parent)
+                    .map_err(io::Error::from)
+                    .or_else(step(format_args!("change to the layers at {}", parent.display())))?;
+            }
+            mount(Some("overlay"), target, Some("overlay"), MsFlags::MS_NODEV, Some(options.as_str()))
+                .map_err(io::Error::from)
+                .or_else(step(format_args!("mount {} layers as an overlay at {}", lower.len(), target.display())))?;
+            Ok(target.clone())
+        }
+        Root::Directory(target) => {
+            mount(Some(target), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                .map_err(io::Error::from)
+                .or_else(step(format_args!("mount the root directory {}", target.display())))?;
+            Ok(target.clone())
+        }
+        Root::None(_) => Err(StartError { config: false, message: "this kind of container has no root of its own".into() }),
+    }
+}
+
+/// Lower directories are named relative to the first one's parent, so that many layers fit on a page.
+fn overlay_options(lower: &[PathBuf], upper: &Path, work: &Path, user_xattr: bool) -> Started<String> {
+    let parent = lower.first().and_then(|l| l.parent());
+    let escape = |path: &Path| {
+        let text = path.to_string_lossy();
+        text.replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
+    };
+    let names: Vec<String> = lower
+        .iter()
+        .rev()
+        .map(|layer| match parent.and_then(|p| layer.strip_prefix(p).ok()) {
+            Some(name) => escape(name),
+            None => escape(layer),
+        })
+        .collect();
+    // "volatile": the writable layer goes with the container, so nothing of it need ever be flushed.
+    let mut options =
+        format!("lowerdir={},upperdir={},workdir={},volatile", names.join(":"), escape(upper), escape(work));
+    if user_xattr {
+        options.push_str(",userxattr");
+    }
+    if options.len() > MAX_OPTIONS {
+        let message = format!("the image has {} layers, which is more than one overlay can hold", lower.len());
+        return Err(StartError { config: true, message });
+    }
+    Ok(options)
+}
+
+fn system_mounts(launch: &Launch, user: bool) -> Started<Vec<Pending>> {
+    let privileged = launch.privileged;
+    let safe = NOSUID | NODEV | NOEXEC;
+    let mut all = Vec::new();
+    let mut add = |target: &str, mount: io::Result<OwnedFd>| -> Started<()> {
+        let mount = mount.or_else(step(format_args!("prepare {target}")))?;
+        all.push(Pending { mount, target: PathBuf::from(target), kind: Target::Directory });
+        Ok(())
+    };
+    add("/proc", sys::new_filesystem(c"proc", &[], safe))?;
+    let read_only = if privileged { 0 } else { RDONLY };
+    if user {
+        // A fresh sysfs belongs to who owns the network, which here is the machine.
+        let sys_tree = sys::open_tree(Path::new("/sys"), true)
+            .and_then(|tree| sys::mount_set(tree.as_fd(), safe | RDONLY, true).map(|()| tree));
+        add("/sys", sys_tree)?;
+    } else {
+        add("/sys", sys::new_filesystem(c"sysfs", &[], safe | read_only))?;
+        add("/sys/fs/cgroup", sys::new_filesystem(c"tmpfs", &[("mode", "755"), ("size", "64k")], safe))?;
+    }
+    if privileged {
+        add("/dev", sys::open_tree(Path::new("/dev"), true))?;
+    } else {
+        add("/dev", sys::new_filesystem(c"tmpfs", &[("mode", "755"), ("size", "64m")], NOSUID))?;
+        let mut options = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
+        if !user {
+            options.push(("gid", "5"));
+        }
+        add("/dev/pts", sys::new_filesystem(c"devpts", &options, NOSUID | NOEXEC))?;
+    }
+    add("/dev/shm", sys::new_filesystem(c"tmpfs", &[("mode", "1777"), ("size", "64m")], safe))?;
+    add("/dev/mqueue", sys::new_filesystem(c"mqueue", &[], safe))?;
+    if !user {
+        for (source, name) in &launch.group_views {
+            let target = Path::new("/sys/fs/cgroup").join(name);
+            let mount = sys::open_tree(source, false)
+                .and_then(|tree| sys::mount_set(tree.as_fd(), safe | read_only, false).map(|()| tree));
+            let mount = mount.or_else(step(format_args!("prepare {}", target.display())))?;
+            all.push(Pending { mount, target, kind: Target::Directory });
+        }
+    }
+    Ok(all)
+}
+
+fn open_bind(bind: &Bind, privileged: bool) -> Started<Pending> {
+    let what = || format!("open {} for {}", bind.source.display(), bind.target.display());
+    let tree = match &bind.sub_path {
+        None => sys::open_tree(&bind.source, bind.recursive).or_else(step(what()))?,
+        Some(sub) => {
+            let inside = open_sub_path(&bind.source, sub).or_else(step(what()))?;
+            let named = PathBuf::from(format!("/proc/self/fd/{}", inside.as_raw_fd()));
+            sys::open_tree(&named, bind.recursive).or_else(step(what()))?
+        }
+    };
+    let mut attributes = if privileged { 0 } else { NOSUID | NODEV };
+    if bind.read_only {
+        attributes |= RDONLY;
+    }
+    if attributes != 0 {
+        sys::mount_set(tree.as_fd(), attributes, bind.recursive).or_else(step(what()))?;
+    }
+    let meta = fs::File::from(tree.try_clone().or_else(step(what()))?).metadata().or_else(step(what()))?;
+    let kind = if meta.is_dir() { Target::Directory } else { Target::File };
+    Ok(Pending { mount: tree, target: bind.target.clone(), kind })
+}
+
+/// A path inside a volume, made as directories where it is missing, never followed out of the volume.
+fn open_sub_path(volume: &Path, sub: &Path) -> io::Result<OwnedFd> {
+    let root: OwnedFd = fs::File::open(volume)?.into();
+    match sys::open_in_root(root.as_fd(), sub, libc::O_PATH) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => return other,
+    }
+    let mut so_far = PathBuf::from(".");
+    for part in sub.components() {
+        let Component::Normal(name) = part else { continue };
+        let parent = sys::open_in_root(root.as_fd(), &so_far, libc::O_PATH | libc::O_DIRECTORY)?;
+        match nix::sys::stat::mkdirat(parent.as_fd(), Path::new(name), Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        so_far.push(name);
+    }
+    sys::open_in_root(root.as_fd(), sub, libc::O_PATH)
+}
+
+fn open_devices() -> Started<Vec<(&'static str, OwnedFd)>> {
+    DEVICES
+        .iter()
+        .map(|(name, ..)| {
+            let device = sys::open_tree(&Path::new("/dev").join(name), false);
+            device.or_else(step(format_args!("open /dev/{name}"))).map(|fd| (*name, fd))
+        })
+        .collect()
+}
+
+fn hang(item: &Pending) -> Started<()> {
+    let target = &item.target;
+    let place = match item.kind {
+        Target::Directory => fs::create_dir_all(target),
+        Target::File => touch(target),
+    };
+    place.or_else(step(format_args!("make the mount point {}", target.display())))?;
+    sys::move_mount(item.mount.as_fd(), target).or_else(step(format_args!("mount {}", target.display())))
+}
+
+fn touch(path: &Path) -> io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::File::create(path).map(drop)
+}
+
+/// `devices`: the machine's nodes, where making our own is not allowed.
+fn fill_dev(devices: &[(&str, OwnedFd)]) -> Started<()> {
+    let all = || -> io::Result<()> {
+        nix::sys::stat::umask(Mode::empty());
+        for (name, device) in devices {
+            let target = Path::new("/dev").join(name);
+            fs::File::create(&target)?;
+            sys::move_mount(device.as_fd(), &target)?;
+        }
+        if devices.is_empty() {
+            for (name, major, minor) in DEVICES {
+                let mode = Mode::from_bits_truncate(0o666);
+                mknod(&Path::new("/dev").join(name), SFlag::S_IFCHR, mode, makedev(major, minor))?;
+            }
+        }
+        for (name, to) in LINKS {
+            symlink(to, Path::new("/dev").join(name))?;
+        }
+        nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
+        Ok(())
+    };
+    all().or_else(step("fill /dev"))
+}
+
+fn mask() -> Started<()> {
+    for path in MASKED {
+        let target = Path::new(path);
+        let Ok(meta) = fs::symlink_metadata(target) else { continue };
+        let cover = if meta.is_dir() {
+            sys::new_filesystem(c"tmpfs", &[("size", "0")], RDONLY | NOSUID | NODEV | NOEXEC)
+        } else {
+            sys::open_tree(Path::new("/dev/null"), false)
+        };
+        cover.and_then(|c| sys::move_mount(c.as_fd(), target)).or_else(step(format_args!("hide {path}")))?;
+    }
+    for path in READ_ONLY {
+        let target = Path::new(path);
+        if fs::symlink_metadata(target).is_err() {
+            continue;
+        }
+        let cover = || {
+            let tree = sys::open_tree(target, true)?;
+            sys::mount_set(tree.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC, true)?;
+            sys::move_mount(tree.as_fd(), target)
+        };
+        cover().or_else(step(format_args!("make {path} read-only")))?;
+    }
+    Ok(())
+}
