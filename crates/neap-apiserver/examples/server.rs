@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
 #[tokio::main]
+#[expect(clippy::disallowed_methods, reason = "an example is a binary: the clock is read here and passed on")]
 async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut args = std::env::args().skip(1);
     let dir = PathBuf::from(args.next().ok_or("usage: server DIR [PORT]")?);
@@ -43,7 +44,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     for name in ["default", "kube-system"] {
         let namespace = json!({"metadata": {"name": name}}).to_string();
         let request = http::Request::post("/api/v1/namespaces").body(http_body_util::Full::from(namespace))?;
-        ServiceExt::<http::Request<http_body_util::Full<bytes::Bytes>>>::ready(&mut client).await?.call(request).await?;
+        ServiceExt::<http::Request<http_body_util::Full<bytes::Bytes>>>::ready(&mut client)
+            .await?
+            .call(request)
+            .await?;
     }
     let serving = authority.serving(&["localhost".into(), "127.0.0.1".into()])?;
     let admin = authority.client("admin", &[auth::MASTERS])?;

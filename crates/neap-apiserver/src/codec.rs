@@ -1,5 +1,6 @@
 //! Bytes and values: what the client sends, what it would like to receive, and bodies of responses.
 
+use crate::protobuf::{self, ProtobufError};
 use crate::status::{ApiError, Result, to_value};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WARNING};
@@ -116,6 +117,10 @@ pub fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Value> {
     match content_type(headers) {
         "application/json" => json(body),
         "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(body),
+        "application/vnd.kubernetes.protobuf" => protobuf::decode(body).map_err(|error| match error {
+            ProtobufError::Unknown { .. } => ApiError::UnsupportedMediaType { accepted: ACCEPTED.to_owned() },
+            broken => ApiError::bad_request(broken),
+        }),
         _ => Err(ApiError::UnsupportedMediaType { accepted: ACCEPTED.to_owned() }),
     }
 }

@@ -9,8 +9,8 @@ use crate::registry::{Kinds, Registry};
 use crate::request::Resource;
 use crate::server::{Exchange, Inner};
 use crate::status::{ApiError, Result, cause, invalid, required};
-use crate::verbs::delete;
 use crate::storage;
+use crate::verbs::delete;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube_core::response::StatusCause;
 use serde_json::{Value, json};
@@ -91,7 +91,14 @@ pub(crate) fn prepare(server: &Inner, object: &mut Value, old: Option<&Value>, n
         },
     ];
     if terminating {
-        conditions.push(condition(&before, "Terminating", true, "InstanceDeletionInProgress", "CustomResource deletion is in progress", now));
+        conditions.push(condition(
+            &before,
+            "Terminating",
+            true,
+            "InstanceDeletionInProgress",
+            "CustomResource deletion is in progress",
+            now,
+        ));
     }
     let mut stored: Vec<Value> =
         old.and_then(|o| o.pointer("/status/storedVersions")).and_then(Value::as_array).cloned().unwrap_or_default();
@@ -132,9 +139,14 @@ fn clash(kinds: &Kinds, object: &Value) -> Option<String> {
         if other.kind == text("kind") {
             return Some(format!("{:?} is already in use", other.kind));
         }
-        if other.singular == text("singular") || other.short_names.iter().any(|s| {
-            object.pointer("/spec/names/shortNames").and_then(Value::as_array).is_some_and(|l| l.contains(&json!(s)))
-        }) {
+        if other.singular == text("singular")
+            || other.short_names.iter().any(|s| {
+                object
+                    .pointer("/spec/names/shortNames")
+                    .and_then(Value::as_array)
+                    .is_some_and(|l| l.contains(&json!(s)))
+            })
+        {
             return Some(format!("{:?} is already in use", text("singular")));
         }
     }
@@ -183,14 +195,17 @@ pub(crate) fn validate(_: &Kinds, object: &Value, old: Option<&Value>) -> Vec<St
         causes.push(crate::status::not_supported("spec.conversion.strategy", &json!("Webhook"), &["None"]));
     }
     if let Some(old) = old {
-        for (field, path) in [("spec.group", "/spec/group"), ("spec.scope", "/spec/scope"), ("spec.names.kind", "/spec/names/kind")] {
+        for (field, path) in
+            [("spec.group", "/spec/group"), ("spec.scope", "/spec/scope"), ("spec.names.kind", "/spec/names/kind")]
+        {
             if old.pointer(path) != object.pointer(path) {
                 causes.push(invalid(field, object.pointer(path).unwrap_or(&Value::Null), "field is immutable"));
             }
         }
     }
     if causes.is_empty() {
-        let built = typed(object).and_then(|crd| Kind::from_crd(&crd, Origin::Stored(name.to_owned())).map_err(|e| e.to_string()));
+        let built = typed(object)
+            .and_then(|crd| Kind::from_crd(&crd, Origin::Stored(name.to_owned())).map_err(|e| e.to_string()));
         if let Err(why) = built {
             causes.push(cause("FieldValueInvalid", "spec", format!("Invalid value: {why}")));
         }
@@ -213,7 +228,8 @@ fn serve(registry: &Registry, object: &Value) {
     if !established {
         return;
     }
-    let built = typed(object).and_then(|crd| Kind::from_crd(&crd, Origin::Stored(name.to_owned())).map_err(|e| e.to_string()));
+    let built =
+        typed(object).and_then(|crd| Kind::from_crd(&crd, Origin::Stored(name.to_owned())).map_err(|e| e.to_string()));
     match built {
         Ok(kind) => registry.insert(kind),
         Err(why) => tracing::error!(name, why, "a stored definition cannot be served"),
@@ -300,10 +316,10 @@ fn finish(server: &Arc<Inner>, definition: &str) {
         metadata::finalizers(&object).into_iter().filter(|f| *f != CLEANUP).map(str::to_owned).collect();
     let expect = neap_store::Expect::Revision(entry.modified);
     let txn = if rest.is_empty() {
-        neap_store::Txn::new().delete(entry.key.clone(), expect)
+        neap_store::Txn::new().delete(entry.key, expect)
     } else {
         metadata::of_mut(&mut object).insert("finalizers".into(), json!(rest));
-        neap_store::Txn::new().put(entry.key.clone(), expect, storage::encode(&object))
+        neap_store::Txn::new().put(entry.key, expect, storage::encode(&object))
     };
     match server.store.commit(txn) {
         // Whoever changed it in between finishes it.
@@ -335,4 +351,3 @@ impl Exchange {
         }
     }
 }
-

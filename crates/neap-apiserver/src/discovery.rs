@@ -57,7 +57,8 @@ pub(crate) fn answer(
         ["api"] => json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs":
             [{"clientCIDR": "0.0.0.0/0", "serverAddress": server.config.address}]}),
         ["apis"] => {
-            let groups: Vec<Value> = kinds.groups().iter().filter(|g| !g.is_empty()).map(|g| group(&kinds, g)).collect();
+            let groups: Vec<Value> =
+                kinds.groups().iter().filter(|g| !g.is_empty()).map(|g| group(&kinds, g)).collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
         ["api", version] => resources(&kinds, "", version)?,
@@ -106,10 +107,8 @@ fn versions(kinds: &Kinds, group: &str) -> Vec<String> {
 }
 
 fn group(kinds: &Kinds, name: &str) -> Value {
-    let list: Vec<Value> = versions(kinds, name)
-        .iter()
-        .map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v}))
-        .collect();
+    let list: Vec<Value> =
+        versions(kinds, name).iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
     json!({"name": name, "preferredVersion": list.first(), "versions": list})
 }
 
@@ -121,8 +120,11 @@ pub(crate) fn verbs(kind: &Kind) -> &'static [&'static str] {
     }
 }
 
-/// Subresources of a version: name, kind it speaks (group, version, kind), verbs.
-fn subresources(kind: &Kind, version: &Version) -> Vec<(String, (String, String, String), Vec<&'static str>)> {
+/// The group, version and kind that a subresource speaks.
+type Speaks = (String, String, String);
+
+/// Subresources of a version: name, what it speaks, verbs.
+fn subresources(kind: &Kind, version: &Version) -> Vec<(String, Speaks, Vec<&'static str>)> {
     use crate::kind::Role;
     let own = || (kind.group.clone(), version.name.clone(), kind.kind.clone());
     let of = |g: &str, v: &str, k: &str| (g.to_owned(), v.to_owned(), k.to_owned());
@@ -202,7 +204,11 @@ fn aggregate(kinds: &Kinds, core: bool, media: &'static str) -> Response<Body> {
                 .iter()
                 .map(|v| json!({"version": v, "freshness": "Current", "resources": aggregated_resources(kinds, g, v)}))
                 .collect();
-            let metadata = if g.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": g, "creationTimestamp": null}) };
+            let metadata = if g.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": g, "creationTimestamp": null})
+            };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();

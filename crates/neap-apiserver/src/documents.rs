@@ -4,7 +4,7 @@
 //! controllers, so an idle server holds at most a few compressed hundred kilobytes.
 
 use crate::codec::{self, Body};
-use crate::kind::{Kind, Version};
+use crate::kind::{Kind, Semantics, Version};
 use crate::openapi::{self, KindDoc};
 use crate::registry::Kinds;
 use crate::server::Inner;
@@ -94,6 +94,7 @@ struct Doc {
     namespaced: bool,
     verbs: &'static [&'static str],
     subresources: Vec<&'static str>,
+    strategic: bool,
     schema: Value,
 }
 
@@ -112,9 +113,10 @@ fn docs(kinds: &Kinds, wanted: impl Fn(&Kind, &Version) -> bool) -> Vec<Doc> {
                 namespaced: kind.namespaced,
                 verbs: crate::discovery::verbs(kind),
                 subresources,
-                schema: kind.schema_document(&version.name).unwrap_or_else(|| {
-                    json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
-                }),
+                strategic: kind.semantics == Semantics::Native,
+                schema: kind
+                    .schema_document(&version.name)
+                    .unwrap_or_else(|| json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})),
             });
         }
     }
@@ -131,6 +133,7 @@ fn borrow(docs: &[Doc]) -> Vec<KindDoc<'_>> {
             namespaced: d.namespaced,
             verbs: d.verbs,
             subresources: &d.subresources,
+            strategic: d.strategic,
             schema: &d.schema,
         })
         .collect()

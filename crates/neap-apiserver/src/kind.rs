@@ -10,10 +10,10 @@ use crate::selector::SelectableField;
 use crate::status::{ApiError, ResourceId, Result};
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, CustomResourceDefinitionVersion,
 };
-use k8s_openapi::api::authentication::v1::UserInfo;
 use kube_core::DynamicObject;
 use kube_core::admission::AdmissionRequest;
 use kube_core::response::Status;
@@ -35,6 +35,8 @@ pub type Grace = Arc<dyn Fn(&Value) -> i64 + Send + Sync>;
 pub type Prepare = Arc<dyn Fn(&mut Value, Option<&Value>) + Send + Sync>;
 /// Answers a create of a kind that is never stored (reviews).
 pub type Answer = Arc<dyn Fn(Value, &UserInfo) -> Result<Value> + Send + Sync>;
+/// Makes the schema document of a version.
+pub type Fetch = Arc<dyn Fn(&str) -> Option<Value> + Send + Sync>;
 /// A cell of a table computed from the object and the present time.
 pub type Cell = Arc<dyn Fn(&Value, jiff::Timestamp) -> Value + Send + Sync>;
 
@@ -168,7 +170,7 @@ pub struct Version {
 #[derive(Clone)]
 pub enum Document {
     Packed(Arc<[u8]>),
-    Fetch(Arc<dyn Fn(&str) -> Option<Value> + Send + Sync>),
+    Fetch(Fetch),
     None,
 }
 
@@ -232,7 +234,11 @@ impl Kind {
             plural: names.plural.clone(),
             singular: names.singular.clone().filter(|s| !s.is_empty()).unwrap_or_else(|| names.kind.to_lowercase()),
             kind: names.kind.clone(),
-            list_kind: names.list_kind.clone().filter(|s| !s.is_empty()).unwrap_or_else(|| format!("{}List", names.kind)),
+            list_kind: names
+                .list_kind
+                .clone()
+                .filter(|s| !s.is_empty())
+                .unwrap_or_else(|| format!("{}List", names.kind)),
             short_names: names.short_names.clone().unwrap_or_default(),
             categories: names.categories.clone().unwrap_or_default(),
             namespaced: spec.scope == "Namespaced",
@@ -443,9 +449,10 @@ fn version(
         selectable.push(SelectableField { label: field.json_path.trim_start_matches('.').to_owned(), path });
     }
     let api_version = api_version(group, &v.name);
-    let deprecated = v.deprecated.unwrap_or(false).then(|| {
-        v.deprecation_warning.clone().unwrap_or_else(|| format!("{api_version} {kind} is deprecated"))
-    });
+    let deprecated = v
+        .deprecated
+        .unwrap_or(false)
+        .then(|| v.deprecation_warning.clone().unwrap_or_else(|| format!("{api_version} {kind} is deprecated")));
     let head = head(&api_version, kind);
     let packed = document.as_ref().map_or(Document::None, pack);
     Ok((

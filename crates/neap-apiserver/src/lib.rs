@@ -15,6 +15,7 @@ mod namespace;
 pub mod openapi;
 pub mod patch;
 pub mod pki;
+mod protobuf;
 mod registry;
 pub mod request;
 mod scale;

@@ -56,12 +56,7 @@ impl Shape<'_> {
     }
 
     fn invalid(&self, name: &str, causes: Vec<StatusCause>) -> ApiError {
-        ApiError::Invalid {
-            group: self.group.to_owned(),
-            kind: self.kind.to_owned(),
-            name: name.to_owned(),
-            causes,
-        }
+        ApiError::Invalid { group: self.group.to_owned(), kind: self.kind.to_owned(), name: name.to_owned(), causes }
     }
 }
 
@@ -248,17 +243,16 @@ pub fn prepare_update(
         return Err(conflict(MODIFIED.to_owned()));
     }
     if !named && shape.conditional_updates {
-        return Err(shape.invalid(
-            name,
-            vec![invalid("metadata.resourceVersion", &json!(0), "must be specified for an update")],
-        ));
+        return Err(shape
+            .invalid(name, vec![invalid("metadata.resourceVersion", &json!(0), "must be specified for an update")]));
     }
     carry(new, old);
     Ok(named)
 }
 
 /// The reason of a conflict by resource version.
-pub const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
+pub const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
 
 /// Server-owned fields keep their old values whatever the client sent.
 pub fn carry(new: &mut Value, old: &Value) {
@@ -296,7 +290,11 @@ pub fn raise(new: &mut Value, old: &Value) {
 fn content_differs(a: &Value, b: &Value, status_apart: bool) -> bool {
     let empty = Map::new();
     let (a, b) = (a.as_object().unwrap_or(&empty), b.as_object().unwrap_or(&empty));
-    let counts = |key: &str| !matches!(key, "metadata" | "apiVersion" | "kind") && !(status_apart && key == "status");
+    let counts = |key: &str| match key {
+        "metadata" | "apiVersion" | "kind" => false,
+        "status" => !status_apart,
+        _ => true,
+    };
     a.iter().any(|(k, v)| counts(k) && b.get(k) != Some(v)) || b.keys().any(|k| counts(k) && !a.contains_key(k))
 }
 

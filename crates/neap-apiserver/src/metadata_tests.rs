@@ -78,7 +78,10 @@ fn create_refuses() {
     check(json!({"metadata": {"name": "a", "resourceVersion": "1"}}), "resourceVersion should not be set");
     check(json!({"metadata": {"name": "a", "labels": {"x": 1}}}), "cannot be handled as a Thing");
     check(json!({"metadata": {"name": "a", "labels": {"x y": "1"}}}), "metadata.labels: Invalid value: \"x y\"");
-    check(json!({"metadata": {"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "n", "uid": ""}]}}), "metadata.ownerReferences[0].uid");
+    check(
+        json!({"metadata": {"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "n", "uid": ""}]}}),
+        "metadata.ownerReferences[0].uid",
+    );
     check(json!({"metadata": {"name": "a", "finalizers": ["a b"]}}), "metadata.finalizers: Invalid value");
 }
 

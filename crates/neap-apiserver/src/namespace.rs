@@ -40,7 +40,7 @@ pub(crate) fn prepare(object: &mut Value, old: Option<&Value>) {
             object["spec"] = json!({"finalizers": [FINALIZER]});
             object["status"] = json!({"phase": "Active"});
         }
-        Some(old) if !object.get("spec").is_some_and(|s| s.get("finalizers").is_some()) => {
+        Some(old) if object.pointer("/spec/finalizers").is_none() => {
             if let Some(spec) = old.get("spec") {
                 object["spec"] = spec.clone();
             }
@@ -55,6 +55,5 @@ pub(crate) fn mark(object: &mut Value) {
 
 /// Whether the kind's own finalizers (other than `metadata.finalizers`) are done.
 pub(crate) fn is_finalized(role: Role, object: &Value) -> bool {
-    role != Role::Namespaces
-        || object.pointer("/spec/finalizers").and_then(Value::as_array).is_none_or(Vec::is_empty)
+    role != Role::Namespaces || object.pointer("/spec/finalizers").and_then(Value::as_array).is_none_or(Vec::is_empty)
 }

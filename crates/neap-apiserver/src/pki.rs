@@ -223,8 +223,7 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let aside = path.with_extension("new");
     // Left over from a crash; its mode may be another.
     let _ = std::fs::remove_file(&aside);
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside).map_err(fail)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside).map_err(fail)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail)?;
     std::fs::rename(&aside, path).map_err(fail)
 }

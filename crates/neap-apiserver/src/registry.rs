@@ -101,8 +101,10 @@ impl Registry {
         &self,
         crds: impl IntoIterator<Item = &'a CustomResourceDefinition>,
     ) -> std::result::Result<(), KindError> {
-        let kinds =
-            crds.into_iter().map(|crd| Kind::from_crd(crd, Origin::Compiled)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let kinds = crds
+            .into_iter()
+            .map(|crd| Kind::from_crd(crd, Origin::Compiled))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
         self.change(|all| kinds.into_iter().for_each(|k| all.insert(Arc::new(k))));
         Ok(())
     }

@@ -97,8 +97,7 @@ impl Query {
 
 /// Splits a path. Percent-encoding is undone per segment, so an encoded slash stays inside its segment.
 pub fn target(path: &str) -> Target {
-    let segments: Vec<String> =
-        path.split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
+    let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
     let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
     let (group, version, rest) = match parts.as_slice() {
         ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
@@ -301,7 +300,7 @@ fn flag(key: &str, value: &str) -> Result<bool> {
 }
 
 fn decode(text: &str, plus: bool) -> String {
-    if !text.contains('%') && !(plus && text.contains('+')) {
+    if !text.contains(|c| c == '%' || (plus && c == '+')) {
         return text.to_owned();
     }
     let bytes = text.as_bytes();

@@ -30,9 +30,8 @@ impl LabelSelector {
         let mut out = Vec::new();
         let mut rest = text.trim();
         while !rest.is_empty() {
-            let (requirement, after) = requirement(rest).map_err(|why| {
-                ApiError::bad_request(format!("unable to parse requirement: {why} (in {text:?})"))
-            })?;
+            let (requirement, after) = requirement(rest)
+                .map_err(|why| ApiError::bad_request(format!("unable to parse requirement: {why} (in {text:?})")))?;
             out.push(requirement);
             rest = match after.strip_prefix(',') {
                 Some(next) if !next.trim().is_empty() => next.trim_start(),
@@ -90,9 +89,10 @@ fn requirement(text: &str) -> std::result::Result<(Requirement, &str), String> {
     for (sign, greater) in [('>', true), ('<', false)] {
         if let Some(after) = rest.strip_prefix(sign) {
             let end = after.find(',').unwrap_or(after.len());
-            let n = after[..end].trim().parse().map_err(|_| {
-                "for 'Gt', 'Lt' operators, the value must be an integer".to_owned()
-            })?;
+            let n = after[..end]
+                .trim()
+                .parse()
+                .map_err(|_| "for 'Gt', 'Lt' operators, the value must be an integer".to_owned())?;
             let op = if greater { Op::Greater(n) } else { Op::Less(n) };
             return Ok((Requirement { key, op }, &after[end..]));
         }
@@ -171,9 +171,7 @@ impl FieldSelector {
             } else if let Some((p, v)) = term.split_once('=') {
                 (p, v, false)
             } else {
-                return Err(ApiError::bad_request(format!(
-                    "invalid selector: '{text}'; can't understand '{term}'"
-                )));
+                return Err(ApiError::bad_request(format!("invalid selector: '{text}'; can't understand '{term}'")));
             };
             out.push(FieldTerm { path: path.to_owned(), value: unescape(value), negate });
         }
@@ -222,7 +220,10 @@ impl FieldSelector {
                     match found {
                         None | Some(Value::Null) => term.value.is_empty(),
                         Some(Value::String(s)) => *s == term.value,
-                        Some(other) => other.to_string() == term.value,
+                        Some(other) => {
+                            let shown = other.to_string();
+                            shown == term.value
+                        }
                     }
                 }
             };

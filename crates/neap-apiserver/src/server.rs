@@ -256,9 +256,8 @@ impl Inner {
         if let Some(text) = &served.version().deprecated {
             warnings.push(text.clone());
         }
-        let header = |name: http::HeaderName| {
-            request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned()
-        };
+        let header =
+            |name: http::HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         let user_agent = header(http::header::USER_AGENT);
         // People who look with a browser or curl get spaces.
         let pretty = query.pretty || ["curl", "Wget", "Mozilla/5.0"].iter().any(|p| user_agent.starts_with(p));

@@ -169,17 +169,11 @@ impl ApiError {
             Self::TooManyRequests { retry_after_seconds, causes, .. } => (
                 429,
                 "TooManyRequests",
-                Some(StatusDetails {
-                    retry_after_seconds: *retry_after_seconds,
-                    causes: causes.clone(),
-                    ..empty()
-                }),
+                Some(StatusDetails { retry_after_seconds: *retry_after_seconds, causes: causes.clone(), ..empty() }),
             ),
-            Self::Internal(why) => (
-                500,
-                "InternalError",
-                Some(StatusDetails { causes: vec![cause("", "", why.clone())], ..empty() }),
-            ),
+            Self::Internal(why) => {
+                (500, "InternalError", Some(StatusDetails { causes: vec![cause("", "", why.clone())], ..empty() }))
+            }
             Self::Unnamed(_) => (500, "", None),
             Self::Unavailable(_) => (503, "ServiceUnavailable", None),
             Self::Denied(_) => (400, "", None),
@@ -273,7 +267,7 @@ mod tests {
             assert_eq!((status.code, status.reason.as_str(), status.message.as_str()), (code, reason, message));
         };
         check(
-            ApiError::NotFound { resource: services.clone(), name: "a".into() },
+            ApiError::NotFound { resource: services, name: "a".into() },
             404,
             "NotFound",
             r#"services.serving.knative.dev "a" not found"#,

@@ -162,11 +162,9 @@ pub(crate) fn store_error(error: &Error, resource: &ResourceId, name: &str) -> A
             ApiError::Expired(format!("too old resource version: {requested} ({compacted})"))
         }
         Error::Future { requested, current } => ApiError::FutureRevision { asked: *requested, current: *current },
-        Error::Busy { .. } => ApiError::TooManyRequests {
-            message: error.to_string(),
-            retry_after_seconds: 1,
-            causes: Vec::new(),
-        },
+        Error::Busy { .. } => {
+            ApiError::TooManyRequests { message: error.to_string(), retry_after_seconds: 1, causes: Vec::new() }
+        }
         Error::Closed | Error::Broken { .. } => ApiError::Unavailable(error.to_string()),
         other => ApiError::internal(other),
     }

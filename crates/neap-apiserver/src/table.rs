@@ -67,7 +67,9 @@ pub fn cells(columns: &[Column], object: &Value, now: Timestamp) -> Vec<Value> {
 fn cell(value: &Value, kind: &str, now: Timestamp) -> Value {
     match (kind, value) {
         (_, Value::Null) => Value::Null,
-        ("integer", Value::Number(n)) => n.as_i64().or_else(|| n.as_f64().map(|f| f as i64)).map_or(Value::Null, Value::from),
+        ("integer", Value::Number(n)) => {
+            n.as_i64().or_else(|| n.as_f64().map(|f| f as i64)).map_or(Value::Null, Value::from)
+        }
         ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) | ("string", Value::String(_)) => value.clone(),
         ("date", Value::String(text)) => match text.parse::<Timestamp>() {
             Ok(at) => json!(time::age(now.as_second() - at.as_second())),

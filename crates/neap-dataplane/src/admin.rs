@@ -39,10 +39,8 @@ impl Collector for GateCollector {
             .revisions
             .iter()
             .map(|(key, gate)| {
-                let labels = [
-                    ("k8s_namespace_name", key.namespace.to_string()),
-                    ("kn_revision_name", key.name.to_string()),
-                ];
+                let labels =
+                    [("k8s_namespace_name", key.namespace.to_string()), ("kn_revision_name", key.name.to_string())];
                 (labels, gate.observe())
             })
             .collect();
@@ -91,7 +89,7 @@ impl Collector for GateCollector {
         )?;
         for (labels, observed) in &observed {
             let totals = &observed.totals;
-            let bounds = BUCKETS.iter().copied().chain([f64::MAX]);
+            let bounds = BUCKETS.iter().copied().chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(totals.buckets).collect();
             let count = totals.buckets.iter().sum();
             family.encode_family(labels)?.encode_histogram::<NoLabelSet>(totals.seconds, count, &buckets, None)?;
@@ -130,9 +128,8 @@ impl DataPlane {
     /// For the admin port and `explain`.
     pub fn overview(&self) -> Overview {
         let snapshot = self.snapshot();
-        let text = |list: Vec<(std::net::SocketAddr, u32)>| {
-            list.into_iter().map(|(addr, n)| (addr.to_string(), n)).collect()
-        };
+        let text =
+            |list: Vec<(std::net::SocketAddr, u32)>| list.into_iter().map(|(addr, n)| (addr.to_string(), n)).collect();
         let mut gates: Vec<GateOverview> = snapshot
             .gates()
             .map(|gate| {

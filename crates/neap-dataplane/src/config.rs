@@ -12,7 +12,7 @@ use neap_proxy::{ServerConfig, UpstreamConfig};
 pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
 /// How long a request for something the watches have not told us of yet waits for them to tell. They run side by
 /// side: a route may arrive a moment before the Revision or the endpoints it leads to.
-pub const SETTLE: Duration = Duration::from_secs(2);
+pub(crate) const SETTLE: Duration = Duration::from_secs(2);
 
 /// Settings of a gateway.
 #[derive(Clone)]

@@ -340,8 +340,7 @@ impl Live {
         }
         let capacity = Capacity::of_instance(settings.container_concurrency);
         let out = |addr: &SocketAddr| self.suspended.iter().any(|s| s.out && s.addr == *addr);
-        let instances: Vec<_> =
-            self.wanted.iter().filter(|addr| !out(addr)).map(|addr| (*addr, capacity)).collect();
+        let instances: Vec<_> = self.wanted.iter().filter(|addr| !out(addr)).map(|addr| (*addr, capacity)).collect();
         let woken = self.throttle.set_instances(instances, || fastrand::u64(..));
         let wanted = &self.wanted;
         self.leaving = self.throttle.leaving().any(|(addr, _)| !wanted.contains(addr));

@@ -8,11 +8,7 @@ use neap_proxy::{Body, ProxyError, Request, Response};
 use crate::gate::GateName;
 
 /// `None`: not a probe, or one for a plain Service, which has to answer it itself.
-pub(crate) fn answer(
-    request: &Request,
-    hash: Option<&str>,
-    gate: &GateName,
-) -> Option<Result<Response, ProxyError>> {
+pub(crate) fn answer(request: &Request, hash: Option<&str>, gate: &GateName) -> Option<Result<Response, ProxyError>> {
     let probe = request.headers().get(names::PROBE)?;
     if !matches!(gate, GateName::Revision(_)) {
         return None;

@@ -166,7 +166,11 @@ mod tests {
             &[],
             false,
         );
-        check(&[("knative-serving-tag", "t"), ("k-proxy-request", "activator")], &[("knative-serving-tag", "t")], false);
+        check(
+            &[("knative-serving-tag", "t"), ("k-proxy-request", "activator")],
+            &[("knative-serving-tag", "t")],
+            false,
+        );
         check(&[("k-network-probe", "probe"), ("k-network-hash", "override")], &[("k-network-probe", "probe")], true);
         check(&[("k-network-hash", "override")], &[], false);
     }

@@ -8,8 +8,7 @@ use neap_logic::routing::RevisionKey;
 use tokio::time::Instant;
 
 /// Upper bounds of the latency histogram, seconds: those of Knative's `kn.serving.invocation.duration`.
-pub(crate) const BUCKETS: [f64; 14] =
-    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+pub(crate) const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// What happened at a Revision since it was last asked.
 #[derive(Debug, Clone, PartialEq)]

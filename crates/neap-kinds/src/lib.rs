@@ -11,8 +11,9 @@ mod fields;
 use std::sync::Arc;
 
 use neap_api::{autoscaling, networking, serving};
-use neap_apiserver::kind::{Admit, KindError, Prepare};
-use neap_apiserver::registry::Registry;
+use neap_apiserver::kind::Prepare;
+use neap_apiserver::{Admit, KindError};
+use neap_apiserver::Registry;
 use neap_logic::config::Settings;
 
 /// Reads the settings in force; called for every admission.

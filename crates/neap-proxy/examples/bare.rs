@@ -62,14 +62,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let socket = std::net::TcpListener::bind(listen)?;
     let metrics = Metrics::default();
     let server = Server::new(ServerConfig::default(), metrics.clone());
-    let running =
-        server.start(vec![Listener::plain(socket)], workers, CancellationToken::new(), move |worker| {
-            let upstream = Upstream::new(UpstreamConfig::default(), metrics.clone(), worker.tasks().clone());
-            let upstream = std::rc::Rc::new(upstream);
-            let swept = upstream.clone();
-            worker.on_sweep(move |now| swept.sweep(now));
-            Bare { upstream, target }
-        })?;
+    let running = server.start(vec![Listener::plain(socket)], workers, CancellationToken::new(), move |worker| {
+        let upstream = Upstream::new(UpstreamConfig::default(), metrics.clone(), worker.tasks().clone());
+        let upstream = std::rc::Rc::new(upstream);
+        let swept = upstream.clone();
+        worker.on_sweep(move |now| swept.sweep(now));
+        Bare { upstream, target }
+    })?;
     println!("serving {} on {:?}", origin, running.addresses());
     running.join();
     Ok(())

@@ -231,15 +231,12 @@ impl ProxyError {
 }
 
 fn error_value(answer: &Answer) -> HeaderValue {
-    HeaderValue::try_from(format!("{}/{}", answer.fault.as_str(), answer.code))
-        .expect("fault and code are plain words")
+    HeaderValue::try_from(format!("{}/{}", answer.fault.as_str(), answer.code)).expect("fault and code are plain words")
 }
 
 /// Whether a request with these headers is a gRPC call.
 pub fn speaks_grpc(request: &HeaderMap) -> bool {
-    request
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    request.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// gRPC's own status for an HTTP one ("HTTP to gRPC status code mapping"), with 504 told apart.
@@ -291,12 +288,7 @@ mod tests {
             "the application does not accept connections in time",
         );
         check(&ProxyError::Timeout { after: second }, 504, "app/timeout", "request timeout");
-        check(
-            &ProxyError::WaitTimeout { after: second },
-            504,
-            "platform/wait-timeout",
-            "activator request timeout",
-        );
+        check(&ProxyError::WaitTimeout { after: second }, 504, "platform/wait-timeout", "activator request timeout");
         check(&ProxyError::IdleTimeout { after: second }, 504, "app/idle-timeout", "request timeout");
         check(&ProxyError::QueueFull { depth: 1 }, 503, "platform/queue-full", "pending request queue full");
         check(&ProxyError::Draining, 503, "platform/draining", "shutting down");

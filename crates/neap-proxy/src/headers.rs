@@ -27,9 +27,10 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // 10.1.4: TE is hop by hop and named by Connection, but `trailers` holds for the whole way since we pass trailers
     // on, and gRPC insists on it.
-    let trailers = headers.get(header::TE).and_then(|te| te.to_str().ok()).is_some_and(|te| {
-        te.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
-    });
+    let trailers = headers
+        .get(header::TE)
+        .and_then(|te| te.to_str().ok())
+        .is_some_and(|te| te.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")));
     // 7.6.1: first the fields that Connection names, then Connection itself.
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
@@ -203,15 +204,15 @@ mod tests {
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         fields
             .iter()
-            .map(|(name, value)| (name.parse::<HeaderName>().expect("a name"), value.parse::<HeaderValue>().expect("a value")))
+            .map(|(name, value)| {
+                (name.parse::<HeaderName>().expect("a name"), value.parse::<HeaderValue>().expect("a value"))
+            })
             .collect()
     }
 
     fn list(headers: &HeaderMap) -> Vec<(String, String)> {
-        let mut list: Vec<_> = headers
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.to_str().expect("text").to_string()))
-            .collect();
+        let mut list: Vec<_> =
+            headers.iter().map(|(name, value)| (name.to_string(), value.to_str().expect("text").to_string())).collect();
         list.sort();
         list
     }
@@ -226,10 +227,10 @@ mod tests {
         check(&[("accept", "a"), ("x-a", "1")], &[("accept", "a"), ("x-a", "1")]);
         check(&[("connection", "x-a, close"), ("x-a", "1"), ("x-b", "2")], &[("x-b", "2")]);
         check(&[("connection", "x-a"), ("connection", "x-b"), ("x-a", "1"), ("x-b", "2")], &[]);
-        check(&[("connection", "host, content-length"), ("host", "h"), ("content-length", "1")], &[
-            ("host", "h"),
-            ("content-length", "1"),
-        ]);
+        check(
+            &[("connection", "host, content-length"), ("host", "h"), ("content-length", "1")],
+            &[("host", "h"), ("content-length", "1")],
+        );
         check(&[("keep-alive", "timeout=5"), ("proxy-connection", "keep-alive"), ("upgrade", "x")], &[]);
         check(&[("transfer-encoding", "chunked"), ("trailer", "x-t")], &[("trailer", "x-t")]);
         check(&[("proxy-authorization", "Basic x"), ("authorization", "Basic y")], &[("authorization", "Basic y")]);
@@ -303,30 +304,45 @@ mod tests {
             set_forwarded(&mut headers, Origin { peer: "::ffff:10.0.0.9".parse().expect("an address"), tls, trusted });
             assert_eq!(list(&headers), list(&map(want)), "{given:?}");
         };
-        check(&[("host", "h")], false, false, &[
-            ("host", "h"),
-            ("x-forwarded-for", "10.0.0.9"),
-            ("x-forwarded-proto", "http"),
-            ("x-forwarded-host", "h"),
-        ]);
+        check(
+            &[("host", "h")],
+            false,
+            false,
+            &[("host", "h"), ("x-forwarded-for", "10.0.0.9"), ("x-forwarded-proto", "http"), ("x-forwarded-host", "h")],
+        );
         let claimed = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "out")];
-        check(&[&claimed[..], &[("host", "h")]].concat(), false, false, &[
-            ("host", "h"),
-            ("x-forwarded-for", "1.1.1.1, 10.0.0.9"),
-            ("x-forwarded-proto", "http"),
-            ("x-forwarded-host", "h"),
-        ]);
-        check(&[&claimed[..], &[("host", "h")]].concat(), false, true, &[
-            ("host", "h"),
-            ("x-forwarded-for", "1.1.1.1, 10.0.0.9"),
-            ("x-forwarded-proto", "https"),
-            ("x-forwarded-host", "out"),
-        ]);
-        check(&[("host", "h")], true, true, &[
-            ("host", "h"),
-            ("x-forwarded-for", "10.0.0.9"),
-            ("x-forwarded-proto", "https"),
-            ("x-forwarded-host", "h"),
-        ]);
+        check(
+            &[&claimed[..], &[("host", "h")]].concat(),
+            false,
+            false,
+            &[
+                ("host", "h"),
+                ("x-forwarded-for", "1.1.1.1, 10.0.0.9"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-host", "h"),
+            ],
+        );
+        check(
+            &[&claimed[..], &[("host", "h")]].concat(),
+            false,
+            true,
+            &[
+                ("host", "h"),
+                ("x-forwarded-for", "1.1.1.1, 10.0.0.9"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "out"),
+            ],
+        );
+        check(
+            &[("host", "h")],
+            true,
+            true,
+            &[
+                ("host", "h"),
+                ("x-forwarded-for", "10.0.0.9"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "h"),
+            ],
+        );
     }
 }

@@ -119,7 +119,7 @@ mod tests {
             }
             socket.write_all(answer.as_bytes()).await.expect("writes");
             drop(socket);
-            std::future::pending::<()>().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             answer = probe(target, request, after) => answer,

@@ -35,7 +35,7 @@ pub async fn run(data: PathBuf, layer: PathBuf, n: usize, wait: u64) {
             let out = m.exec(&h, Process { argv: vec!["/bin/busybox".into(), "sh".into(), "-c".into(), std::env::var("SHOW").unwrap()], cwd: "/".into(), capabilities: 0, ..Default::default() }, Duration::from_secs(5)).await;
             println!("{}", out.map(|o| o.output).unwrap_or_else(|e| e.to_string()));
         }
-        m.ask_to_end(&h, 15).unwrap();
+        m.signal(&h, 9).unwrap();
         let e = m.ended(&h).await;
         if i == 0 { println!("{e:?} {:?}", std::fs::read_to_string(dir.join("0.log"))); }
         m.close_sandbox(&sb).await.unwrap();

@@ -274,16 +274,6 @@ pub(crate) fn reset_signals() {
     let _ = nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&none), None);
 }
 
-/// The kernel's number of an interface in this network namespace.
-pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
-    let name = CString::new(name)?;
-    // SAFETY: a NUL-terminated string that outlives the call.
-    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
-        0 => Err(io::Error::last_os_error()),
-        index => Ok(index),
-    }
-}
-
 /// A number without meaning, from the kernel.
 pub(crate) fn random_u64() -> u64 {
     let mut bytes = [0_u8; 8];
@@ -312,11 +302,13 @@ pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
-/// Whether the process behind `process` has ended.
-pub(crate) fn has_ended(process: &OwnedFd) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+/// Standard streams to /dev/null.
+pub(crate) fn silence() {
+    if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
+        for to in 0..3 {
+            let _ = dup_onto(null.as_fd(), to);
+        }
+    }
 }
 
 /// Starts this same program again as `name` with one argument and with `fd` as its descriptor number `number`.

@@ -36,7 +36,9 @@ pub(crate) fn anonymous() -> UserInfo {
 /// What anybody may ask.
 pub(crate) fn is_public(path: &str) -> bool {
     matches!(path, "/version" | "/version/" | "/.well-known/openid-configuration" | "/openid/v1/jwks")
-        || ["/readyz", "/livez", "/healthz"].iter().any(|p| path == *p || path.strip_prefix(p).is_some_and(|r| r.starts_with('/')))
+        || ["/readyz", "/livez", "/healthz"]
+            .iter()
+            .any(|p| path == *p || path.strip_prefix(p).is_some_and(|r| r.starts_with('/')))
 }
 
 pub(crate) fn is_master(user: &UserInfo) -> bool {
@@ -46,12 +48,8 @@ pub(crate) fn is_master(user: &UserInfo) -> bool {
 /// The user the caller wants to be, if the caller may.
 pub(crate) fn impersonate(server: &Inner, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo> {
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty());
-    let groups: Vec<String> = headers
-        .get_all("impersonate-group")
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .map(str::to_owned)
-        .collect();
+    let groups: Vec<String> =
+        headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect();
     let Some(name) = text("impersonate-user") else {
         if !groups.is_empty() || text("impersonate-uid").is_some() {
             return Err(ApiError::bad_request("requested groups or uid without impersonating a user"));
@@ -80,7 +78,9 @@ pub(crate) fn impersonate(server: &Inner, user: UserInfo, headers: &HeaderMap) -
         }
     }
     let mut groups = groups;
-    if groups.is_empty() && let Some((ns, _)) = name.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':')) {
+    if groups.is_empty()
+        && let Some((ns, _)) = name.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':'))
+    {
         groups.extend(["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{ns}")]);
     }
     if name != "system:anonymous" && !groups.iter().any(|g| g == AUTHENTICATED) {
@@ -96,28 +96,27 @@ pub(crate) fn impersonate(server: &Inner, user: UserInfo, headers: &HeaderMap) -
 
 /// Whether the user may do this to a resource.
 pub(crate) fn check(server: &Inner, user: &UserInfo, verb: Verb, at: &Resource) -> Result<()> {
-    if is_master(user) {
+    // Everybody may ask about themselves, as Kubernetes' role `system:basic-user` says.
+    let about_self = verb == Verb::Create
+        && at.plural.starts_with("selfsubject")
+        && matches!(at.group.as_str(), review::AUTHENTICATION | review::AUTHORIZATION);
+    if is_master(user) || about_self {
         return Ok(());
     }
     let resource = match &at.subresource {
         Some(sub) => format!("{}/{sub}", at.plural),
         None => at.plural.clone(),
     };
-    let what = rbac::Attributes::resource(
-        verb.as_str(),
-        &at.group,
-        &resource,
-        at.namespace.as_deref(),
-        at.name.as_deref(),
-    );
+    let what =
+        rbac::Attributes::resource(verb.as_str(), &at.group, &resource, at.namespace.as_deref(), at.name.as_deref());
     if rbac::allowed(server, user, &what) { Ok(()) } else { Err(forbidden(user, &what)) }
 }
 
 /// Whether the user may ask for a path that is no resource. Discovery is open to everybody who is somebody.
 pub(crate) fn check_path(server: &Inner, user: &UserInfo, method: &Method, path: &str) -> Result<()> {
-    let discovery = ["/api", "/apis", "/openapi", "/version", "/"].iter().any(|p| {
-        path == *p || (p.len() > 1 && path.strip_prefix(p).is_some_and(|rest| rest.starts_with('/')))
-    });
+    let discovery = ["/api", "/apis", "/openapi", "/version", "/"]
+        .iter()
+        .any(|p| path == *p || (p.len() > 1 && path.strip_prefix(p).is_some_and(|rest| rest.starts_with('/'))));
     if discovery || is_public(path) || is_master(user) {
         return Ok(());
     }

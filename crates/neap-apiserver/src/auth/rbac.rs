@@ -78,7 +78,8 @@ pub(crate) fn allowed(server: &Inner, user: &UserInfo, what: &Attributes) -> boo
 pub(crate) fn rules(server: &Inner, user: &UserInfo, namespace: Option<&str>) -> Vec<PolicyRule> {
     if is_master(user) {
         let star = || Some(vec!["*".to_owned()]);
-        let all = PolicyRule { verbs: vec!["*".into()], api_groups: star(), resources: star(), ..PolicyRule::default() };
+        let all =
+            PolicyRule { verbs: vec!["*".into()], api_groups: star(), resources: star(), ..PolicyRule::default() };
         let paths = PolicyRule { verbs: vec!["*".into()], non_resource_urls: star(), ..PolicyRule::default() };
         return vec![all, paths];
     }
@@ -114,8 +115,7 @@ fn rules_of(server: &Inner, role: &RoleRef, namespace: Option<&str>) -> Vec<Poli
         ("Role", Some(ns)) => format!("{}{ns}/{}", storage::root(GROUP, "roles"), role.name),
         _ => return Vec::new(),
     };
-    let Some(role) =
-        server.store.get(key.as_bytes()).and_then(|e| serde_json::from_slice::<Role>(&e.value).ok())
+    let Some(role) = server.store.get(key.as_bytes()).and_then(|e| serde_json::from_slice::<Role>(&e.value).ok())
     else {
         return Vec::new();
     };
@@ -136,8 +136,7 @@ fn rules_of(server: &Inner, role: &RoleRef, namespace: Option<&str>) -> Vec<Poli
 }
 
 fn selector(meta: &MetaSelector) -> Option<LabelSelector> {
-    let mut terms: Vec<String> =
-        meta.match_labels.iter().flatten().map(|(k, v)| format!("{k}={v}")).collect();
+    let mut terms: Vec<String> = meta.match_labels.iter().flatten().map(|(k, v)| format!("{k}={v}")).collect();
     for e in meta.match_expressions.iter().flatten() {
         let values = e.values.clone().unwrap_or_default().join(",");
         terms.push(match e.operator.as_str() {

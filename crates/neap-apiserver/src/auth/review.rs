@@ -8,8 +8,8 @@ use k8s_openapi::api::authentication::v1::UserInfo;
 use serde_json::{Value, json};
 use std::sync::{Arc, Weak};
 
-const AUTHENTICATION: &str = "authentication.k8s.io";
-const AUTHORIZATION: &str = "authorization.k8s.io";
+pub(crate) const AUTHENTICATION: &str = "authentication.k8s.io";
+pub(crate) const AUTHORIZATION: &str = "authorization.k8s.io";
 
 type Handler = fn(&Inner, Value, &UserInfo) -> Result<Value>;
 
@@ -77,7 +77,11 @@ fn access(server: &Inner, review: Value, _: &UserInfo) -> Result<Value> {
             group: AUTHORIZATION.into(),
             kind: "SubjectAccessReview".into(),
             name: String::new(),
-            causes: vec![crate::status::invalid("spec.user", &json!(""), "at least one of user or group must be specified")],
+            causes: vec![crate::status::invalid(
+                "spec.user",
+                &json!(""),
+                "at least one of user or group must be specified",
+            )],
         });
     }
     let user = UserInfo {

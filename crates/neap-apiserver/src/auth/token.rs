@@ -58,7 +58,8 @@ impl Signer {
     /// `issuer` is who signs (the address of the server), `audience` whom tokens without a wish are for.
     pub fn new(pkcs8: &[u8], issuer: &str, audience: &str) -> std::result::Result<Self, SignerError> {
         let random = SystemRandom::new();
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &random).map_err(|_| SignerError::Key)?;
+        let key =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &random).map_err(|_| SignerError::Key)?;
         let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key().as_ref());
         let id = URL_SAFE_NO_PAD.encode(digest);
         Ok(Self { key, random, issuer: issuer.to_owned(), audience: audience.to_owned(), id })
@@ -242,7 +243,8 @@ fn bind(x: &Exchange, object: &Value, namespace: &str) -> Result<(&'static str, 
         "Pod" => ("pod", "pods"),
         "Secret" => ("secret", "secrets"),
         other => {
-            let causes = vec![invalid("spec.boundObjectRef", &json!(other), "cannot bind token to object of this kind")];
+            let causes =
+                vec![invalid("spec.boundObjectRef", &json!(other), "cannot bind token to object of this kind")];
             return Err(refused(x, causes));
         }
     };

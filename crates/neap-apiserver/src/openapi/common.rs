@@ -82,10 +82,10 @@ pub(super) fn shared_schemas(prefix: &str) -> Map<String, Value> {
 fn wrap_references(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
-            if map.len() > 1 {
-                if let Some(reference) = map.remove("$ref") {
-                    map.insert("allOf".to_owned(), json!([{"$ref": reference}]));
-                }
+            if map.len() > 1
+                && let Some(reference) = map.remove("$ref")
+            {
+                map.insert("allOf".to_owned(), json!([{"$ref": reference}]));
             }
             map.values_mut().for_each(wrap_references);
         }

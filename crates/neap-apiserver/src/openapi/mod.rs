@@ -41,6 +41,8 @@ pub struct KindDoc<'a> {
     pub verbs: &'a [&'a str],
     /// Subresources (`status`, `scale`).
     pub subresources: &'a [&'a str],
+    /// Whether a strategic merge patch is taken: clients choose their way to patch by this.
+    pub strategic: bool,
     /// The raw OpenAPI v3 schema, with descriptions.
     pub schema: &'a Value,
 }

@@ -211,10 +211,13 @@ pub(super) fn operation_id(doc: &KindDoc<'_>, operation: &Operation, id: &str) -
     out
 }
 
-/// The media types a patch may have.
-pub(super) const PATCH_TYPES: &[&str] = &[
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml",
-];
+/// The media types a patch of this kind may have.
+pub(super) fn patch_types(doc: &KindDoc<'_>) -> &'static [&'static str] {
+    const ALL: &[&str] = &[
+        "application/json-patch+json",
+        "application/merge-patch+json",
+        "application/apply-patch+yaml",
+        "application/strategic-merge-patch+json",
+    ];
+    if doc.strategic { ALL } else { &ALL[..3] }
+}

@@ -38,6 +38,7 @@ fn doc<'a>(group: &'a str, kind: &'a str, namespaced: bool, schema: &'a Value) -
         namespaced,
         verbs: VERBS,
         subresources: &["status", "log"],
+        strategic: true,
         schema,
     }
 }

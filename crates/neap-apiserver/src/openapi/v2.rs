@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::KindDoc;
 use super::common::{META, group_version_kind, kind_schemas, schema_name, shared_schemas};
-use super::paths::{Answer, Body, Operation, PATCH_TYPES, Path, operation_id, paths};
+use super::paths::{Answer, Body, Operation, Path, operation_id, patch_types, paths};
 use super::proto;
 
 /// Where a v2 document keeps its schemas.
@@ -104,7 +104,7 @@ fn operation_item(doc: &KindDoc<'_>, path: &Path, operation: &Operation) -> Valu
         let required = operation.body != Body::DeleteOptions;
         parameters.push(json!({"name": "body", "in": "body", "required": required, "schema": reference(body)}));
     }
-    let consumes = if operation.body == Body::Patch { PATCH_TYPES } else { &["*/*"] };
+    let consumes = if operation.body == Body::Patch { patch_types(doc) } else { &["*/*"] };
     json!({
         "operationId": operation_id(doc, operation, &path.id),
         "description": format!("{} {}", operation.words, doc.kind),

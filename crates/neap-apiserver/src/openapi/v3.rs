@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::KindDoc;
 use super::common::{META, group_version_kind, kind_schemas, schema_name, shared_schemas};
-use super::paths::{Answer, Body, Operation, PATCH_TYPES, Path, operation_id, paths};
+use super::paths::{Answer, Body, Operation, Path, operation_id, patch_types, paths};
 
 /// Where a v3 document keeps its schemas.
 const SCHEMAS: &str = "#/components/schemas/";
@@ -87,7 +87,7 @@ fn operation_item(doc: &KindDoc<'_>, path: &Path, operation: &Operation) -> Valu
     let request = match operation.body {
         Body::None => None,
         Body::Object => Some(content(reference(schema_name(doc, doc.kind)), &["*/*"])),
-        Body::Patch => Some(content(reference(format!("{META}.Patch")), PATCH_TYPES)),
+        Body::Patch => Some(content(reference(format!("{META}.Patch")), patch_types(doc))),
         Body::DeleteOptions => Some(content(reference(format!("{META}.DeleteOptions")), &["*/*"])),
     };
     let parameters: Vec<Value> = operation

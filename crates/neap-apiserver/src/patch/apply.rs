@@ -146,20 +146,20 @@ pub fn apply(
         time: manager.time,
     };
     if owners.is_empty() && live.is_some() {
-        let mut owner = Owner::new(&first);
-        owner.set = typed::compare(Some(schema), Some(&nothing), Some(&bare)).added.difference(&managers::UNOWNED);
-        owners.push(owner);
+        let added = typed::compare(Some(schema), Some(&nothing), Some(&bare)).added;
+        owners.push(Owner::new(&first, added.difference(&managers::UNOWNED)));
     }
 
-    let mut own = Owner::new(manager);
+    let set = typed::field_set(Some(schema), applied);
+    let mut own = Owner::new(manager, set.difference(&managers::UNOWNED));
     own.operation = Operation::Apply;
-    own.set = typed::field_set(Some(schema), applied);
     let place = owners.iter().position(|owner| owner.is(&own));
     let previous = place.map(|at| owners.swap_remove(at));
 
     let mut merged = typed::merge(Some(schema), &bare, applied);
-    if let Some(previous) = &previous {
-        let kept = drop_abandoned(schema, merged, &own.set, &previous.set, &owners);
+    // What is applied again need not be looked for among what is applied no longer.
+    if let Some(previous) = previous.as_ref().filter(|previous| !previous.set().is_within(&set)) {
+        let kept = drop_abandoned(schema, merged, &set, &previous.set(), &owners);
         // An empty list is applied but owned by nobody, so it may have gone with what it held.
         merged = typed::merge(Some(schema), &kept, applied);
     }
@@ -176,10 +176,8 @@ pub fn apply(
         owner.lose(&changed);
         owner.lose(&difference.removed);
     }
-    let own_set = own.set.difference(&managers::UNOWNED);
-    own.replace(own_set);
     if let Some(previous) = previous {
-        let unchanged = bare == merged && previous.set == own.set && previous.api_version == own.api_version;
+        let unchanged = bare == merged && previous.set() == own.set() && previous.api_version == own.api_version;
         if unchanged {
             own.time = previous.time.clone();
         }
@@ -237,7 +235,7 @@ fn drop_abandoned(schema: &Schema, merged: Value, now: &Set<'_>, before: &Set<'_
     let left = |value: &Value| named(&typed::field_set(Some(schema), value));
     let mut owned = named(now);
     for other in others {
-        owned = owned.union(&named(&other.set));
+        owned = owned.union(&named(&other.set()));
     }
     // First without everything it had, then with back what somebody owns, then with back what it never
     // had: removing a container must not take along what only lies below it.
@@ -261,7 +259,7 @@ fn conflicts(
     schema: &Schema,
 ) -> Vec<Conflict> {
     let mut out = Vec::new();
-    let mut sorted: Vec<&Owner<'_>> = owners.iter().filter(|owner| owner.set.intersects(changed)).collect();
+    let mut sorted: Vec<&Owner<'_>> = owners.iter().filter(|owner| owner.owns_any(changed)).collect();
     if sorted.is_empty() {
         return out;
     }
@@ -277,7 +275,7 @@ fn conflicts(
         })
         .unwrap_or_default();
     for owner in sorted {
-        let fields = own(&owner.set).intersection(&own(changed)).difference(&allowed);
+        let fields = own(&owner.set()).intersection(&own(changed)).difference(&allowed);
         let manager = describe(owner);
         out.extend(fields.paths().into_iter().map(|field| Conflict { manager: manager.clone(), field }));
     }

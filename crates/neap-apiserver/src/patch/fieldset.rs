@@ -212,6 +212,26 @@ impl<'a> Set<'a> {
         })
     }
 
+    /// Whether a path is in both, the other still being `FieldsV1`: what a write changes is little, what
+    /// its owners own is much.
+    pub(super) fn meets(&self, fields: &Value) -> bool {
+        let Value::Object(fields) = fields else { return false };
+        self.0.iter().any(|entry| {
+            fields.get(&entry.step.encode()).is_some_and(|inner| {
+                let is_member = inner.as_object().is_some_and(|map| map.is_empty() || map.contains_key("."));
+                (entry.member && is_member) || entry.below.meets(inner)
+            })
+        })
+    }
+
+    /// Whether every path here is also there.
+    pub(super) fn is_within(&self, other: &Set<'_>) -> bool {
+        self.0.iter().all(|entry| match other.child(&entry.step) {
+            Some((member, below)) => (member || !entry.member) && entry.below.is_within(below),
+            None => false,
+        })
+    }
+
     /// Walks both in step, building what `decide` says of each child.
     fn zip(
         &self,

@@ -60,22 +60,26 @@ pub(super) struct Owner<'a> {
     pub(super) api_version: Cow<'a, str>,
     pub(super) subresource: Cow<'a, str>,
     pub(super) time: Option<Cow<'a, str>>,
-    pub(super) set: Set<'a>,
-    /// The encoded set, as long as it says what `set` says.
-    raw: Option<&'a Value>,
+    fields: Fields<'a>,
+}
+
+/// The fields of an entry: as they came, as long as nobody needs to take them apart, or as a set.
+#[derive(Debug, Clone)]
+enum Fields<'a> {
+    Encoded(&'a Value),
+    Set(Set<'a>),
 }
 
 impl<'a> Owner<'a> {
-    /// The entry a manager's change is recorded in, empty.
-    pub(super) fn new(manager: &'a Manager) -> Owner<'a> {
+    /// The entry a manager's change is recorded in.
+    pub(super) fn new(manager: &'a Manager, set: Set<'a>) -> Owner<'a> {
         Owner {
             name: Cow::Borrowed(if manager.name.is_empty() { "unknown" } else { &manager.name }),
             operation: manager.operation,
             api_version: Cow::Borrowed(&manager.api_version),
             subresource: Cow::Borrowed(manager.subresource.as_deref().unwrap_or_default()),
             time: Some(Cow::Owned(stamp(manager.time))),
-            set: Set::default(),
-            raw: None,
+            fields: Fields::Set(set),
         }
     }
 
@@ -87,16 +91,38 @@ impl<'a> Owner<'a> {
             && (self.operation == Operation::Apply || self.api_version == other.api_version)
     }
 
+    /// The fields as a set; what cannot be read owns nothing.
+    pub(super) fn set(&self) -> Cow<'_, Set<'a>> {
+        match &self.fields {
+            Fields::Encoded(encoded) => Cow::Owned(Set::decode(encoded).unwrap_or_default()),
+            Fields::Set(set) => Cow::Borrowed(set),
+        }
+    }
+
     pub(super) fn replace(&mut self, set: Set<'a>) {
-        self.set = set;
-        self.raw = None;
+        self.fields = Fields::Set(set);
+    }
+
+    /// Whether one of these fields is owned.
+    pub(super) fn owns_any(&self, fields: &Set<'_>) -> bool {
+        match &self.fields {
+            Fields::Encoded(encoded) => fields.meets(encoded),
+            Fields::Set(set) => set.intersects(fields),
+        }
     }
 
     /// Takes fields away; an entry they are not in stays as it is.
     pub(super) fn lose(&mut self, fields: &Set<'a>) {
-        if self.set.intersects(fields) {
-            let rest = self.set.difference(fields);
+        if self.owns_any(fields) {
+            let rest = self.set().difference(fields);
             self.replace(rest);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match &self.fields {
+            Fields::Encoded(encoded) => encoded.as_object().is_none_or(Map::is_empty),
+            Fields::Set(set) => set.is_empty(),
         }
     }
 
@@ -110,15 +136,13 @@ impl<'a> Owner<'a> {
         if text("fieldsType") != Some("FieldsV1") {
             return None;
         }
-        let raw = entry.get("fieldsV1");
         Some(Owner {
             name: Cow::Borrowed(text("manager").unwrap_or_default()),
             operation,
             api_version: Cow::Borrowed(text("apiVersion").filter(|version| !version.is_empty())?),
             subresource: Cow::Borrowed(text("subresource").unwrap_or_default()),
             time: text("time").map(Cow::Borrowed),
-            set: raw.map_or(Some(Set::default()), Set::decode)?,
-            raw,
+            fields: entry.get("fieldsV1").map_or(Fields::Set(Set::default()), Fields::Encoded),
         })
     }
 
@@ -131,7 +155,11 @@ impl<'a> Owner<'a> {
             out.insert("time".to_owned(), time.as_ref().into());
         }
         out.insert("fieldsType".to_owned(), "FieldsV1".into());
-        out.insert("fieldsV1".to_owned(), self.raw.cloned().unwrap_or_else(|| self.set.encode()));
+        let fields = match &self.fields {
+            Fields::Encoded(encoded) => (*encoded).clone(),
+            Fields::Set(set) => set.encode(),
+        };
+        out.insert("fieldsV1".to_owned(), fields);
         if !self.subresource.is_empty() {
             out.insert("subresource".to_owned(), self.subresource.as_ref().into());
         }
@@ -155,7 +183,7 @@ pub(super) fn decode(managed: &Value) -> Option<Vec<Owner<'_>>> {
 
 /// Writes `managedFields` in Kubernetes' order; `None` when nobody owns anything.
 pub(super) fn encode(mut owners: Vec<Owner<'_>>) -> Option<Value> {
-    owners.retain(|owner| !owner.set.is_empty());
+    owners.retain(|owner| !owner.is_empty());
     owners.sort_by_cached_key(|owner| {
         let names = (owner.name.to_string(), owner.api_version.to_string(), owner.subresource.to_string());
         (owner.operation, owner.seconds(), names)
@@ -204,6 +232,15 @@ fn is_reset(sent: &Value) -> bool {
     sent.as_array().is_some_and(|entries| entries.is_empty() || (entries.len() == 1 && entries[0] == json!({})))
 }
 
+/// Whether a record a client sent can be used: every entry is understood, down to its fields.
+fn is_readable(sent: &Value) -> bool {
+    let fields_are = |owner: &Owner<'_>| match &owner.fields {
+        Fields::Encoded(encoded) => Set::decode(encoded).is_some(),
+        Fields::Set(_) => true,
+    };
+    decode(sent).is_some_and(|owners| !owners.is_empty() && owners.iter().all(fields_are))
+}
+
 /// Records in `new` who set what, for a create (`old` is `None`), an update, or a patch that is not an apply.
 ///
 /// `new` may carry the record the client sent: it is honoured when it is readable (so that tools can edit
@@ -212,10 +249,10 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, manager: &Manager, sch
     let sent = take(new);
     let kept = old.and_then(|old| old.pointer("/metadata/managedFields"));
     let record = match &sent {
-        Some(sent) if manager.subresource.is_none() => {
+        Some(sent) if manager.subresource.is_none() && Some(sent) != kept => {
             if is_reset(sent) {
                 None
-            } else if decode(sent).is_some_and(|owners| !owners.is_empty()) {
+            } else if is_readable(sent) {
                 Some(sent)
             } else {
                 kept
@@ -223,8 +260,12 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, manager: &Manager, sch
         }
         _ => kept,
     };
-    let managed = record_update(old, new, record, manager, schema);
-    put(new, managed);
+    // An object that is not tracked stays so until it is first applied.
+    let tracked = old.is_none() || record.and_then(Value::as_array).is_some_and(|entries| !entries.is_empty());
+    if tracked {
+        let managed = record_update(old, new, record, manager, schema);
+        put(new, managed);
+    }
 }
 
 fn record_update<'a>(
@@ -234,20 +275,20 @@ fn record_update<'a>(
     manager: &'a Manager,
     schema: &Schema,
 ) -> Option<Value> {
-    let nothing = Value::Object(Map::new());
-    let mut owners = record.and_then(decode).unwrap_or_default();
-    // An object that is not tracked stays so until it is first applied.
-    if owners.is_empty() && old.is_some() {
-        return None;
-    }
     // The old object still holds its record, the new one does not: what nobody owns includes it.
+    let nothing = Value::Object(Map::new());
     let difference = typed::compare(Some(schema), Some(old.unwrap_or(&nothing)), Some(new));
     let changed = difference.modified.union(&difference.added).difference(&UNOWNED);
     let removed = difference.removed.difference(&UNOWNED);
     if changed.is_empty() && removed.is_empty() {
         return record.cloned();
     }
-    let mut own = Owner::new(manager);
+    let mut owners = record.and_then(decode).unwrap_or_default();
+    // A record that cannot be read is as good as none.
+    if owners.is_empty() && old.is_some() {
+        return None;
+    }
+    let mut own = Owner::new(manager, Set::default());
     for owner in &mut owners {
         if !owner.is(&own) {
             owner.lose(&changed);
@@ -255,13 +296,14 @@ fn record_update<'a>(
         owner.lose(&removed);
     }
     if !changed.is_empty() {
-        own.set = match owners.iter().position(|owner| owner.is(&own)) {
-            Some(at) => owners.swap_remove(at).set.union(&changed),
+        let all = match owners.iter().position(|owner| owner.is(&own)) {
+            Some(at) => owners.swap_remove(at).set().union(&changed),
             None => changed,
         };
+        own.replace(all);
         owners.push(own);
     }
-    owners.retain(|owner| !owner.set.is_empty());
+    owners.retain(|owner| !owner.is_empty());
     cap(&mut owners);
     encode(owners)
 }
@@ -284,8 +326,8 @@ fn cap(owners: &mut Vec<Owner<'_>>) {
                 let bucket = &mut owners[first];
                 bucket.name = Cow::Borrowed(ANCIENT);
                 bucket.subresource = Cow::Borrowed("");
+                let union = bucket.set().union(&newer.set());
                 bucket.time = newer.time;
-                let union = bucket.set.union(&newer.set);
                 bucket.replace(union);
                 updates -= 1;
             }

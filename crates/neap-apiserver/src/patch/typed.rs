@@ -173,6 +173,10 @@ fn compare_value<'a>(
         (_, None) => Mark::Removed,
         _ => Mark::Same,
     };
+    // Most of an object does not change in a write: what is equal need not be taken apart.
+    if old == new {
+        return Mark::Same;
+    }
     let shapes = (old.map(|value| shape(schema, value)), new.map(|value| shape(schema, value)));
     match shapes {
         (Some(Shape::Map(node)), Some(Shape::Map(_)) | None) | (None, Some(Shape::Map(node))) => {

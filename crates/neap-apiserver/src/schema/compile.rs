@@ -52,8 +52,7 @@ fn add_type_and_meta(node: &mut Node, schema: &Value) {
 
 /// ObjectMeta, with `name` and `generateName` restricted as the schema says.
 fn object_meta(stated: Option<&Value>) -> Schema {
-    let restricted =
-        |name: &str| stated?.get(name).map(|schema| fragment(schema)).filter(|made| !made.same(&meta::TEXT));
+    let restricted = |name: &str| stated?.get(name).map(fragment).filter(|made| !made.same(&meta::TEXT));
     let (name, generate_name) = (restricted("name"), restricted("generateName"));
     if name.is_none() && generate_name.is_none() {
         return meta::OBJECT_META.clone();

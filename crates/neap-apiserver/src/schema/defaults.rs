@@ -24,20 +24,21 @@ pub(super) fn apply(schema: &Schema, value: &mut Value) {
                 }
             }
             for (name, field) in map.iter_mut() {
-                if field.is_object() || field.is_array() {
-                    if let Some(schema) = node.field(name) {
-                        apply(schema, field);
-                    }
+                if (field.is_object() || field.is_array())
+                    && let Some(schema) = node.field(name)
+                {
+                    apply(schema, field);
                 }
             }
         }
         Value::Array(items) => {
             let Some(schema) = &node.items else { return };
             for item in items {
-                if item.is_null() && !schema.node().nullable {
-                    if let Some(default) = &schema.node().default {
-                        *item = (**default).clone();
-                    }
+                if item.is_null()
+                    && !schema.node().nullable
+                    && let Some(default) = &schema.node().default
+                {
+                    *item = (**default).clone();
                 }
                 apply(schema, item);
             }

@@ -280,16 +280,16 @@ fn values(
     if let Some(Value::Object(schema)) = map.get("not") {
         nested(schema, Some(owner), &child(path, "not"), path, errors);
     }
-    if let Some(source) = map.get("pattern").and_then(Value::as_str) {
-        if let Err(error) = pattern::compile(source) {
-            let reason = error.to_string();
-            let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            errors.push(FieldError::invalid(
-                child(path, "pattern"),
-                source,
-                format!("must be a valid regular expression, but isn't: {reason}"),
-            ));
-        }
+    if let Some(source) = map.get("pattern").and_then(Value::as_str)
+        && let Err(error) = pattern::compile(source)
+    {
+        let reason = error.to_string();
+        let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        errors.push(FieldError::invalid(
+            child(path, "pattern"),
+            source,
+            format!("must be a valid regular expression, but isn't: {reason}"),
+        ));
     }
 }
 

@@ -114,10 +114,10 @@ fn wrong_type(path: &Path<'_>, wanted: &str, found: &str) -> FieldError {
 }
 
 fn check_enumeration(checks: &Checks, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    if let Some(allowed) = &checks.enumeration {
-        if !allowed.iter().any(|one| same_value(one, value)) {
-            errors.push(FieldError::not_supported(path.field(), value.clone(), allowed.iter()));
-        }
+    if let Some(allowed) = &checks.enumeration
+        && !allowed.iter().any(|one| same_value(one, value))
+    {
+        errors.push(FieldError::not_supported(path.field(), value.clone(), allowed.iter()));
     }
 }
 
@@ -266,10 +266,10 @@ fn check_junctors(checks: &Checks, value: &Value, path: &Path<'_>, errors: &mut 
             )),
         }
     }
-    if let Some(schema) = &checks.not {
-        if attempt(schema).is_empty() {
-            errors.push(complain("must not validate the schema (not)", ""));
-        }
+    if let Some(schema) = &checks.not
+        && attempt(schema).is_empty()
+    {
+        errors.push(complain("must not validate the schema (not)", ""));
     }
 }
 

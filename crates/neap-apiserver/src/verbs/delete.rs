@@ -38,7 +38,9 @@ pub(crate) struct Options {
 
 /// What became of an object.
 pub(crate) enum Fate {
-    Gone { uid: String },
+    Gone {
+        uid: String,
+    },
     /// It stays until its finalizers or its grace are over.
     Marked(Value),
 }
@@ -241,12 +243,9 @@ fn marked(x: &Exchange, old: &Value, options: &Options) -> Option<Value> {
             finalizers.push(name.to_owned());
         }
     };
-    match options.propagation {
-        Some(choice) => {
-            want(ORPHAN, choice == Propagation::Orphan);
-            want(FOREGROUND, choice == Propagation::Foreground);
-        }
-        None => {}
+    if let Some(choice) = options.propagation {
+        want(ORPHAN, choice == Propagation::Orphan);
+        want(FOREGROUND, choice == Propagation::Foreground);
     }
     let natural = kind.grace.as_ref().map_or(0, |grace| grace(old));
     let grace = if kind.grace.is_some() { options.grace.unwrap_or(natural).max(0) } else { 0 };

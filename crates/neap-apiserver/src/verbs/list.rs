@@ -96,11 +96,7 @@ pub(crate) fn find(
     let mut entries = Vec::new();
     loop {
         let ask = if filter.is_empty() { limit } else { CHUNK };
-        let page = x
-            .server
-            .store
-            .range(prefix.as_bytes(), after.as_deref(), ask, at)
-            .map_err(|e| expired(&e, x))?;
+        let page = x.server.store.range(prefix.as_bytes(), after.as_deref(), ask, at).map_err(|e| expired(&e, x))?;
         at = Some(page.revision);
         let last = page.entries.last().map(|e| e.key.to_vec());
         let total = page.entries.len();
@@ -127,8 +123,8 @@ pub(crate) fn find(
 fn position(x: &Exchange) -> Result<(Option<Vec<u8>>, Option<Revision>)> {
     let q = &x.query;
     if !q.continue_token.is_empty() {
-        let (revision, start) = parse_token(&q.continue_token)
-            .ok_or_else(|| ApiError::bad_request("continue key is not valid"))?;
+        let (revision, start) =
+            parse_token(&q.continue_token).ok_or_else(|| ApiError::bad_request("continue key is not valid"))?;
         let mut key = storage::prefix(x.kind(), x.namespace()).into_bytes();
         key.extend_from_slice(&start);
         return Ok((Some(key), Some(revision)));

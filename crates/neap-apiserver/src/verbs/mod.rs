@@ -126,9 +126,7 @@ pub(crate) fn value_response(x: &Exchange, code: u16, object: Value) -> Result<R
     Ok(match x.wanted.view {
         View::Whole => crate::codec::respond(code, &object, x.wanted),
         View::Partial => crate::codec::respond(code, &table::partial(object), x.wanted),
-        View::Table => {
-            crate::codec::respond(code, &table::table(x, &[object], serde_json::json!({}), true), x.wanted)
-        }
+        View::Table => crate::codec::respond(code, &table::table(x, &[object], serde_json::json!({}), true), x.wanted),
     })
 }
 

@@ -75,9 +75,7 @@ pub(crate) fn change(x: &Exchange, object: &mut Value, patch: &Patch) -> Result<
             patch::merge_patch(object, wish);
             Ok(())
         }
-        Patch::Strategic(wish) => {
-            patch::strategic_merge(object, wish, &x.served.version().schema).map_err(fail)
-        }
+        Patch::Strategic(wish) => patch::strategic_merge(object, wish, &x.served.version().schema).map_err(fail),
         Patch::Apply(_) => Err(ApiError::internal("a server-side apply is no plain patch")),
     }
 }

@@ -70,9 +70,10 @@ pub(crate) fn answer(x: &Exchange) -> Result<Response<Body>> {
         }
         Err(error) => return Err(storage::store_error(&error, &x.kind().id(), "")),
     };
-    let timeout = q.timeout_seconds.map(Duration::from_secs).filter(|t| !t.is_zero()).unwrap_or_else(|| {
-        TIMEOUT + Duration::from_millis(x.server.chance(|r| r.u64(..TIMEOUT.as_millis() as u64)))
-    });
+    let timeout =
+        q.timeout_seconds.map(Duration::from_secs).filter(|t| !t.is_zero()).unwrap_or_else(|| {
+            TIMEOUT + Duration::from_millis(x.server.chance(|r| r.u64(..TIMEOUT.as_millis() as u64)))
+        });
     let now = Instant::now();
     let state = Stream {
         initial_mark: wants_state && q.initial_events == Some(true) && q.bookmarks,

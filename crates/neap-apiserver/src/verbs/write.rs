@@ -100,7 +100,10 @@ fn create_once(x: &mut Exchange, mut object: Value, ownership: Ownership) -> Res
         metadata::prepare_create(&mut object, &shape, namespace.as_deref(), &now, &uid, rng)
     })?;
     let home = home(x, metadata::text(&object, "name"))?;
-    if version.status && !kind.keep_created_status && let Some(map) = object.as_object_mut() {
+    if version.status
+        && !kind.keep_created_status
+        && let Some(map) = object.as_object_mut()
+    {
         map.remove("status");
     }
     normalise(x, &mut object)?;
@@ -155,7 +158,9 @@ fn home(x: &Exchange, name: &str) -> Result<Option<(String, Revision)>> {
     let key = format!("{}{namespace}", storage::root("", "namespaces"));
     match x.server.store.get(key.as_bytes()) {
         None => Err(namespace::missing(namespace)),
-        Some(entry) if storage::is_deleting(&entry.value) => Err(namespace::terminating(x.kind().id(), namespace, name)),
+        Some(entry) if storage::is_deleting(&entry.value) => {
+            Err(namespace::terminating(x.kind().id(), namespace, name))
+        }
         Some(entry) => Ok(Some((key, entry.modified))),
     }
 }
@@ -247,8 +252,7 @@ fn update_once(
     metadata::of_mut(&mut new).insert("resourceVersion".into(), json!(revision.to_string()));
     if dies {
         // Watchers of finalizers see the last change before the object goes.
-        committed =
-            lost(x, x.server.store.commit(Txn::new().delete(entry.key.clone(), Expect::Revision(revision))))?;
+        committed = lost(x, x.server.store.commit(Txn::new().delete(entry.key.clone(), Expect::Revision(revision))))?;
         after(x, None, &name);
     } else {
         after(x, Some(&new), &name);

@@ -4,7 +4,7 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
-pub fn crd(group: &str, plural: &str, kind: &str, namespaced: bool, versions: Value) -> CustomResourceDefinition {
+pub(crate) fn crd(group: &str, plural: &str, kind: &str, namespaced: bool, versions: Value) -> CustomResourceDefinition {
     let short: Vec<&str> = match plural {
         "configmaps" => vec!["cm"],
         "namespaces" => vec!["ns"],
@@ -41,7 +41,7 @@ fn open() -> Value {
 }
 
 /// A custom kind with everything: required and defaulted fields, an enumeration, status and scale.
-pub fn widgets() -> CustomResourceDefinition {
+pub(crate) fn widgets() -> CustomResourceDefinition {
     let schema = json!({
         "type": "object",
         "description": "Widget is what tests are made of.",
@@ -88,42 +88,105 @@ pub fn widgets() -> CustomResourceDefinition {
 }
 
 /// Kinds of Kubernetes, as far as the tests need them.
-pub fn kubernetes() -> Vec<CustomResourceDefinition> {
+pub(crate) fn kubernetes() -> Vec<CustomResourceDefinition> {
     let plain = |properties: Value| json!({"type": "object", "properties": properties});
     let status = || json!({"status": {}});
     let container = json!({"type": "object", "required": ["name"], "properties": {
-        "name": {"type": "string"}, "image": {"type": "string"},
+        "name": {"type": "string"}, "image": {"type": "string"}, "resources": open(),
         "env": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
             "items": {"type": "object", "required": ["name"], "properties": {
                 "name": {"type": "string"}, "value": {"type": "string"}}}}}});
     let pod_spec = json!({"type": "object", "properties": {
         "nodeName": {"type": "string"},
-        "terminationGracePeriodSeconds": {"type": "integer"},
+        "terminationGracePeriodSeconds": {"type": "integer"}, "dnsPolicy": {"type": "string"},
+        "restartPolicy": {"type": "string"},
         "containers": {"type": "array", "description": "The containers.", "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["name"], "items": container}}});
     vec![
-        crd("", "namespaces", "Namespace", false,
-            json!([version("v1", true, plain(json!({"spec": open(), "status": open()})), status())])),
-        crd("", "configmaps", "ConfigMap", true,
-            json!([version("v1", true, plain(json!({"data": strings(), "binaryData": strings(), "immutable": {"type": "boolean"}})), json!(null))])),
-        crd("", "secrets", "Secret", true,
-            json!([version("v1", true, plain(json!({"data": strings(), "stringData": strings(), "type": {"type": "string"}})), json!(null))])),
-        crd("", "serviceaccounts", "ServiceAccount", true,
-            json!([version("v1", true, plain(json!({"secrets": {"type": "array", "items": open()}})), json!(null))])),
+        crd(
+            "",
+            "namespaces",
+            "Namespace",
+            false,
+            json!([version("v1", true, plain(json!({"spec": open(), "status": open()})), status())]),
+        ),
+        crd(
+            "",
+            "configmaps",
+            "ConfigMap",
+            true,
+            json!([version(
+                "v1",
+                true,
+                plain(json!({"data": strings(), "binaryData": strings(), "immutable": {"type": "boolean"}})),
+                json!(null)
+            )]),
+        ),
+        crd(
+            "",
+            "secrets",
+            "Secret",
+            true,
+            json!([version(
+                "v1",
+                true,
+                plain(json!({"data": strings(), "stringData": strings(), "type": {"type": "string"}})),
+                json!(null)
+            )]),
+        ),
+        crd(
+            "",
+            "serviceaccounts",
+            "ServiceAccount",
+            true,
+            json!([version("v1", true, plain(json!({"secrets": {"type": "array", "items": open()}})), json!(null))]),
+        ),
         crd("", "events", "Event", true, json!([version("v1", true, open(), json!(null))])),
-        crd("", "pods", "Pod", true,
-            json!([version("v1", true, plain(json!({"spec": pod_spec, "status": open()})), status())])),
-        crd("apps", "deployments", "Deployment", true,
-            json!([version("v1", true, plain(json!({
+        crd(
+            "",
+            "pods",
+            "Pod",
+            true,
+            json!([version("v1", true, plain(json!({"spec": pod_spec, "status": open()})), status())]),
+        ),
+        crd(
+            "apps",
+            "deployments",
+            "Deployment",
+            true,
+            json!([version(
+                "v1",
+                true,
+                plain(json!({
                 "spec": {"type": "object", "properties": {"replicas": {"type": "integer", "default": 1},
-                    "selector": open(), "template": {"type": "object", "properties": {
+                    "selector": open(), "strategy": open(), "template": {"type": "object", "properties": {
                         "metadata": open(), "spec": pod_spec}}}},
                 "status": open()})),
                 json!({"status": {}, "scale": {"specReplicasPath": ".spec.replicas",
-                    "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".spec.selector"}}))])),
+                    "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".spec.selector"}})
+            )]),
+        ),
         crd("rbac.authorization.k8s.io", "roles", "Role", true, json!([version("v1", true, open(), json!(null))])),
-        crd("rbac.authorization.k8s.io", "rolebindings", "RoleBinding", true, json!([version("v1", true, open(), json!(null))])),
-        crd("rbac.authorization.k8s.io", "clusterroles", "ClusterRole", false, json!([version("v1", true, open(), json!(null))])),
-        crd("rbac.authorization.k8s.io", "clusterrolebindings", "ClusterRoleBinding", false, json!([version("v1", true, open(), json!(null))])),
+        crd(
+            "rbac.authorization.k8s.io",
+            "rolebindings",
+            "RoleBinding",
+            true,
+            json!([version("v1", true, open(), json!(null))]),
+        ),
+        crd(
+            "rbac.authorization.k8s.io",
+            "clusterroles",
+            "ClusterRole",
+            false,
+            json!([version("v1", true, open(), json!(null))]),
+        ),
+        crd(
+            "rbac.authorization.k8s.io",
+            "clusterrolebindings",
+            "ClusterRoleBinding",
+            false,
+            json!([version("v1", true, open(), json!(null))]),
+        ),
     ]
 }

@@ -90,13 +90,15 @@ pub(super) async fn carry_out(client: Client, plan: Plan, statuses: Vec<Object>)
     let mut outcome = Outcome::default();
     for write in plan.writes {
         let target = write.target();
+        // What an update takes for there, and is told is not, is gone.
+        let held = if let Write::Update(object) = &write { Some(object.value.clone()) } else { None };
         let (verb, request) = request(write);
-        outcome.take(verb, &target, call(&client, &target, request).await);
+        outcome.take(verb, &target, held, call(&client, &target, request).await);
     }
     for object in statuses {
         let target = object.reference();
         let request = base(&target).replace_subresource("status", &target.name, &PostParams::default(), body(&object));
-        outcome.take("write the status of", &target, call(&client, &target, request).await);
+        outcome.take("write the status of", &target, Some(object.value), call(&client, &target, request).await);
     }
     outcome
 }
@@ -112,7 +114,7 @@ async fn call(
     request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
 ) -> Result<Option<Change>, Failure> {
     let value: Value = client.request(request.map_err(Failure::Build)?).await.map_err(Failure::Call)?;
-    Ok(change_of(target, value))
+    Ok(change_of(target, value, ChangeKind::Written))
 }
 
 fn request(write: Write) -> (&'static str, Result<http::Request<Vec<u8>>, kube::core::request::Error>) {
@@ -145,13 +147,24 @@ fn body(object: &Object) -> Vec<u8> {
 }
 
 impl Outcome {
-    fn take(&mut self, verb: &'static str, target: &ObjectRef, result: Result<Option<Change>, Failure>) {
+    fn take(
+        &mut self,
+        verb: &'static str,
+        target: &ObjectRef,
+        held: Option<Value>,
+        result: Result<Option<Change>, Failure>,
+    ) {
         match result {
             Ok(change) => self.changes.extend(change),
             Err(Failure::Build(source)) => self.errors.push(CallError::Build { target: target.to_string(), source }),
             Err(Failure::Call(source)) => match &source {
-                // Changed, made or removed since the plan: the watch will tell.
-                kube::Error::Api(status) if matches!(status.code, 404 | 409) => self.stale = true,
+                kube::Error::Api(status) if status.code == 404 && held.is_some() => {
+                    let gone = held.and_then(|value| change_of(target, value, ChangeKind::Gone));
+                    self.changes.extend(gone);
+                    self.stale = true;
+                }
+                // Changed or made since the plan: the watch will tell.
+                kube::Error::Api(status) if status.code == 409 => self.stale = true,
                 kube::Error::Api(status) if matches!(status.code, 400 | 403 | 405 | 422) => {
                     self.refusals.push(Refusal { target: target.clone(), message: status.message.clone() });
                 }
@@ -161,16 +174,27 @@ impl Outcome {
     }
 }
 
-/// What a response says about the world, for the kinds that are kept.
-fn change_of(target: &ObjectRef, value: Value) -> Option<Change> {
-    fn typed<K: DeserializeOwned>(value: Value, wrap: fn(Delta<K>) -> Change) -> Option<Change> {
-        serde_json::from_value(value).ok().map(|object| wrap(Delta::Apply(object)))
+/// What became of an object.
+#[derive(Clone, Copy)]
+enum ChangeKind {
+    Written,
+    Gone,
+}
+
+/// What an object says about the world, for the kinds that are kept.
+fn change_of(target: &ObjectRef, value: Value, kind: ChangeKind) -> Option<Change> {
+    fn typed<K: DeserializeOwned>(value: Value, kind: ChangeKind, wrap: fn(Delta<K>) -> Change) -> Option<Change> {
+        let object = serde_json::from_value(value).ok()?;
+        Some(wrap(match kind {
+            ChangeKind::Written => Delta::Apply(object),
+            ChangeKind::Gone => Delta::Delete(object),
+        }))
     }
     match target.resource.kind.as_str() {
-        "PodAutoscaler" => typed(value, Change::Pa),
-        "ServerlessService" => typed(value, Change::Sks),
-        "Metric" => typed(value, Change::Metric),
-        "HorizontalPodAutoscaler" => typed(value, Change::Hpa),
+        "PodAutoscaler" => typed(value, kind, Change::Pa),
+        "ServerlessService" => typed(value, kind, Change::Sks),
+        "Metric" => typed(value, kind, Change::Metric),
+        "HorizontalPodAutoscaler" => typed(value, kind, Change::Hpa),
         _ => None,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Of what is only counted (Deployments, EndpointSlices) no more than the counts is kept.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -13,6 +13,10 @@ use neap_api::autoscaling::{Metric, PodAutoscaler};
 use neap_api::networking::ServerlessService;
 use neap_logic::names::private_service;
 use neap_logic::routing::RevisionKey;
+
+/// Deletions remembered per kind, so that the response to a write made before one does not bring the object back.
+/// A response is late by a job's length, and far fewer objects than this go in that time.
+const GRAVES: usize = 256;
 
 /// Label of an EndpointSlice: the Service it belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -105,10 +109,10 @@ pub(super) struct Pods {
 /// All objects.
 #[derive(Debug, Default)]
 pub(super) struct World {
-    pas: HashMap<RevisionKey, Arc<PodAutoscaler>>,
-    skss: HashMap<RevisionKey, Arc<ServerlessService>>,
-    metrics: HashMap<RevisionKey, Arc<Metric>>,
-    hpas: HashMap<RevisionKey, Arc<HorizontalPodAutoscaler>>,
+    pas: Known<PodAutoscaler>,
+    skss: Known<ServerlessService>,
+    metrics: Known<Metric>,
+    hpas: Known<HorizontalPodAutoscaler>,
     /// By the target's own name.
     targets: HashMap<RevisionKey, u32>,
     /// From a target's name to the PodAutoscaler that scales it.
@@ -118,35 +122,24 @@ pub(super) struct World {
     slices_of: HashMap<RevisionKey, BTreeSet<RevisionKey>>,
     /// From a private Service's name to its PodAutoscaler.
     served_by: HashMap<RevisionKey, RevisionKey>,
-    listed: Listed,
-}
-
-/// Which kinds have been listed once.
-#[derive(Clone, Copy, Debug, Default)]
-struct Listed {
-    pas: bool,
-    skss: bool,
-    metrics: bool,
-    hpas: bool,
-    targets: bool,
-    slices: bool,
+    targets_listed: bool,
+    slices_listed: bool,
 }
 
 impl World {
     /// Takes a change in. Returns the Revisions it concerns.
     pub(super) fn apply(&mut self, change: Change) -> BTreeSet<RevisionKey> {
-        let listed = &mut self.listed;
         match change {
             Change::Pa(delta) => {
-                let touched = merge(&mut self.pas, delta, &mut listed.pas);
+                let touched = self.pas.apply(delta);
                 for key in &touched {
                     self.index_pa(key);
                 }
                 touched
             }
-            Change::Sks(delta) => merge(&mut self.skss, delta, &mut listed.skss),
-            Change::Metric(delta) => merge(&mut self.metrics, delta, &mut listed.metrics),
-            Change::Hpa(delta) => merge(&mut self.hpas, delta, &mut listed.hpas),
+            Change::Sks(delta) => self.skss.apply(delta),
+            Change::Metric(delta) => self.metrics.apply(delta),
+            Change::Hpa(delta) => self.hpas.apply(delta),
             Change::Target(delta) => self.apply_targets(delta),
             Change::Slice(delta) => self.apply_slices(delta),
         }
@@ -154,28 +147,28 @@ impl World {
 
     /// Whether everything has been listed once. Before that, what is missing may only not have been seen.
     pub(super) fn is_complete(&self) -> bool {
-        let Listed { pas, skss, metrics, hpas, targets, slices } = self.listed;
-        pas && skss && metrics && hpas && targets && slices
+        let objects = self.pas.listed && self.skss.listed && self.metrics.listed && self.hpas.listed;
+        objects && self.targets_listed && self.slices_listed
     }
 
     pub(super) fn pa(&self, key: &RevisionKey) -> Option<&Arc<PodAutoscaler>> {
-        self.pas.get(key)
+        self.pas.objects.get(key)
     }
 
     pub(super) fn pas(&self) -> impl Iterator<Item = &RevisionKey> {
-        self.pas.keys()
+        self.pas.objects.keys()
     }
 
     pub(super) fn sks(&self, key: &RevisionKey) -> Option<&Arc<ServerlessService>> {
-        self.skss.get(key)
+        self.skss.objects.get(key)
     }
 
     pub(super) fn metric(&self, key: &RevisionKey) -> Option<&Arc<Metric>> {
-        self.metrics.get(key)
+        self.metrics.objects.get(key)
     }
 
     pub(super) fn hpa(&self, key: &RevisionKey) -> Option<&Arc<HorizontalPodAutoscaler>> {
-        self.hpas.get(key)
+        self.hpas.objects.get(key)
     }
 
     /// Replicas the target of a PodAutoscaler is told to have.
@@ -202,7 +195,7 @@ impl World {
     }
 
     fn index_pa(&mut self, key: &RevisionKey) {
-        match self.pas.get(key) {
+        match self.pas.objects.get(key) {
             Some(pa) => {
                 self.scaled_by.insert(target_of(pa), key.clone());
                 self.served_by.insert(private_of(key), key.clone());
@@ -223,7 +216,7 @@ impl World {
             }
             Delta::Delete(target) => before.remove(&target.key).map(|_| target.key).into_iter().collect(),
             Delta::Reset(all) => {
-                self.listed.targets = true;
+                self.targets_listed = true;
                 let all: HashMap<_, _> = all.into_iter().map(|target| (target.key, target.replicas)).collect();
                 let old = std::mem::replace(before, all);
                 old.into_keys().chain(before.keys().cloned()).collect()
@@ -242,7 +235,7 @@ impl World {
             }
             Delta::Delete(slice) => self.take_slice(&slice.key, &mut services),
             Delta::Reset(all) => {
-                self.listed.slices = true;
+                self.slices_listed = true;
                 for key in self.slices.keys().cloned().collect::<Vec<_>>() {
                     self.take_slice(&key, &mut services);
                 }
@@ -289,33 +282,54 @@ fn private_of(key: &RevisionKey) -> RevisionKey {
     RevisionKey { namespace: key.namespace.clone(), name: private_service(&key.name).into() }
 }
 
-fn merge<K: Resource>(
-    known: &mut HashMap<RevisionKey, Arc<K>>,
-    delta: Delta<K>,
-    listed: &mut bool,
-) -> BTreeSet<RevisionKey> {
-    match delta {
-        Delta::Apply(object) => {
-            let key = key_of(&object);
-            if known.get(&key).is_some_and(|held| is_newer(&**held, &object)) {
-                return BTreeSet::new();
+/// The objects of one kind.
+#[derive(Debug)]
+struct Known<K> {
+    objects: HashMap<RevisionKey, Arc<K>>,
+    /// Whether they have been listed once.
+    listed: bool,
+    /// The UIDs of those deleted last.
+    graves: VecDeque<String>,
+}
+
+impl<K> Default for Known<K> {
+    fn default() -> Self {
+        Self { objects: HashMap::new(), listed: false, graves: VecDeque::new() }
+    }
+}
+
+impl<K: Resource> Known<K> {
+    fn apply(&mut self, delta: Delta<K>) -> BTreeSet<RevisionKey> {
+        match delta {
+            Delta::Apply(object) => {
+                let key = key_of(&object);
+                let dead = object.meta().uid.as_ref().is_some_and(|uid| self.graves.contains(uid));
+                if dead || self.objects.get(&key).is_some_and(|held| is_newer(&**held, &object)) {
+                    return BTreeSet::new();
+                }
+                self.objects.insert(key.clone(), Arc::new(object));
+                BTreeSet::from([key])
             }
-            known.insert(key.clone(), Arc::new(object));
-            BTreeSet::from([key])
-        }
-        Delta::Delete(object) => {
-            let key = key_of(&object);
-            // A deletion seen late must not take the object that was created anew under the same name.
-            if known.get(&key).is_some_and(|held| held.meta().uid == object.meta().uid) {
-                known.remove(&key);
+            Delta::Delete(object) => {
+                let key = key_of(&object);
+                // A deletion seen late must not take the object that was created anew under the same name.
+                if self.objects.get(&key).is_some_and(|held| held.meta().uid == object.meta().uid) {
+                    self.objects.remove(&key);
+                }
+                if let Some(uid) = object.uid() {
+                    self.graves.push_back(uid);
+                    if self.graves.len() > GRAVES {
+                        self.graves.pop_front();
+                    }
+                }
+                BTreeSet::from([key])
             }
-            BTreeSet::from([key])
-        }
-        Delta::Reset(all) => {
-            *listed = true;
-            let all = all.into_iter().map(|object| (key_of(&object), Arc::new(object))).collect();
-            let old = std::mem::replace(known, all);
-            old.into_keys().chain(known.keys().cloned()).collect()
+            Delta::Reset(all) => {
+                self.listed = true;
+                let all = all.into_iter().map(|object| (key_of(&object), Arc::new(object))).collect();
+                let old = std::mem::replace(&mut self.objects, all);
+                old.into_keys().chain(self.objects.keys().cloned()).collect()
+            }
         }
     }
 }

@@ -88,6 +88,10 @@ fn the_watch_does_not_take_back_what_a_response_told() {
     world.apply(Change::Pa(Delta::Apply(anew)));
     world.apply(Change::Pa(Delta::Delete(pa("r", 7))));
     assert_eq!(version(&world).as_deref(), Some("2"));
+
+    // Nor does a late response bring back what is gone.
+    world.apply(Change::Pa(Delta::Apply(pa("r", 8))));
+    assert_eq!(version(&world).as_deref(), Some("2"));
 }
 
 #[test]

@@ -1,1 +1,608 @@
+//! Requests through the gateway's handler, before origins on loopback.
 
+#![expect(clippy::large_futures, reason = "a test runs once")]
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use neap_api::keys::networking::NEAP_INGRESS_CLASS;
+use neap_logic::throttle::ACTIVATOR_QUEUE_DEPTH;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::plane::Feed;
+
+const EXTERNAL: usize = 0;
+const LOCAL: usize = 1;
+
+/// A gateway in a little world.
+struct World {
+    plane: Arc<DataPlane>,
+    front: Rc<Front>,
+    woken: RefCell<mpsc::Receiver<RevisionKey>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let (plane, woken) = DataPlane::new(NEAP_INGRESS_CLASS);
+        let metrics = Metrics::default();
+        let config = Config::default();
+        let upstream = Upstream::new(config.upstream, metrics.clone(), TaskTracker::new());
+        let doors = [Door::External, Door::Local].map(|door| Entrance { door, trusted: door == Door::Local });
+        let front = Front {
+            snapshots: plane.snapshots(),
+            plane: plane.clone(),
+            upstream: Rc::new(upstream),
+            metrics,
+            doors: doors.into(),
+            https_port: 8443,
+            revision_suffix: ".svc.cluster.local".into(),
+        };
+        Self { plane, front: Rc::new(front), woken: RefCell::new(woken) }
+    }
+
+    fn revision(&self, name: &str, spec: Value) {
+        let mut spec = spec;
+        spec["containers"] = json!([{ "image": "x" }]);
+        let meta = json!({ "namespace": "ns", "name": name });
+        let object =
+            json!({ "apiVersion": "serving.knative.dev/v1", "kind": "Revision", "metadata": meta, "spec": spec });
+        self.feed::<neap_api::serving::Revision>(object);
+    }
+
+    fn instances(&self, service: &str, port_name: &str, addrs: &[SocketAddr]) {
+        let slices = addrs.iter().enumerate().map(|(n, addr)| {
+            let meta = json!({ "namespace": "ns", "name": format!("{service}-{n}"),
+                               "labels": { "kubernetes.io/service-name": service } });
+            serde_json::from_value(json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "metadata": meta,
+                "ports": [{ "name": port_name, "port": addr.port() }],
+                "endpoints": [{ "addresses": [addr.ip()], "conditions": { "ready": true } }],
+            }))
+            .expect("a slice")
+        });
+        self.plane
+            .feed::<k8s_openapi::api::discovery::v1::EndpointSlice>(Feed::Reset(slices.collect()), Instant::now());
+    }
+
+    fn ingress(&self, name: &str, spec: Value) {
+        let meta = json!({ "namespace": "ns", "name": name,
+                           "annotations": { "networking.knative.dev/ingress.class": NEAP_INGRESS_CLASS } });
+        self.feed::<neap_api::networking::Ingress>(json!({
+            "apiVersion": "networking.internal.knative.dev/v1alpha1", "kind": "Ingress", "metadata": meta, "spec": spec,
+        }));
+    }
+
+    fn service(&self, name: &str, spec: Value) {
+        let meta = json!({ "namespace": "ns", "name": name });
+        self.feed::<k8s_openapi::api::core::v1::Service>(
+            json!({ "apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec }),
+        );
+    }
+
+    fn feed<K: serde::de::DeserializeOwned + crate::plane::Indexed>(&self, object: Value) {
+        self.plane.feed(Feed::Apply(serde_json::from_value::<K>(object).expect("an object")), Instant::now());
+    }
+
+    /// A Revision `r` behind `app.example` outside and `app.ns` inside.
+    fn with_app(spec: Value) -> Self {
+        let world = Self::new();
+        world.revision("r", spec);
+        let paths = json!({ "paths": [path_to_revision("r")] });
+        world.ingress(
+            "app",
+            json!({ "rules": [
+                { "hosts": ["app.example"], "http": paths },
+                { "hosts": ["app.ns", "app.ns.svc.cluster.local"], "visibility": "ClusterLocal", "http": paths },
+            ]}),
+        );
+        world
+    }
+
+    async fn send(&self, door: usize, request: Request) -> (Response<()>, String) {
+        let connection = connection(door);
+        let (head, body) = self.front.handle(request, &connection).await.into_parts();
+        let body = body.collect().await.expect("a whole body").to_bytes();
+        (http::Response::from_parts(head, ()), String::from_utf8(body.to_vec()).expect("text"))
+    }
+
+    async fn get(&self, door: usize, host: &str, path: &str) -> (u16, String) {
+        let (head, body) = self.send(door, get(host, path)).await;
+        (head.status().as_u16(), body)
+    }
+
+    fn was_woken(&self) -> Option<String> {
+        self.woken.borrow_mut().try_recv().ok().map(|key| key.to_string())
+    }
+}
+
+type Response<T> = http::Response<T>;
+
+fn connection(listener: usize) -> Connection {
+    Connection {
+        peer: ([192, 0, 2, 7], 4711).into(),
+        local: ([192, 0, 2, 1], 80).into(),
+        listener,
+        tls: false,
+        server_name: None,
+    }
+}
+
+fn get(host: &str, path: &str) -> Request {
+    http::Request::get(path).header("host", host).body(Body::empty()).expect("a request")
+}
+
+fn path_to_revision(revision: &str) -> Value {
+    json!({ "splits": [{ "serviceName": revision, "serviceNamespace": "ns", "servicePort": 80, "percent": 100,
+        "appendHeaders": { "Knative-Serving-Revision": revision, "Knative-Serving-Namespace": "ns" } }] })
+}
+
+fn path_to_service(service: &str, more: Value) -> Value {
+    let mut path = json!({ "splits": [{ "serviceName": service, "serviceNamespace": "ns", "servicePort": 80 }] });
+    path.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    path
+}
+
+async fn local<T>(test: impl Future<Output = T>) -> T {
+    LocalSet::new().run_until(test).await
+}
+
+/// An instance.
+async fn instance<F, R>(handler: F) -> SocketAddr
+where
+    F: Fn(http::Request<Incoming>) -> R + 'static,
+    R: Future<Output = String> + 'static,
+{
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let addr = listener.local_addr().expect("has an address");
+    let handler = Rc::new(handler);
+    spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let handler = handler.clone();
+            spawn_local(async move {
+                let service = service_fn(move |request| {
+                    let answer = handler(request);
+                    async move { Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from(answer.await)))) }
+                });
+                drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+            });
+        }
+    });
+    addr
+}
+
+/// One that answers with the headers it got.
+async fn mirror() -> SocketAddr {
+    instance(|request| async move {
+        let mut lines: Vec<_> =
+            request.headers().iter().map(|(n, v)| format!("{n}: {}", v.to_str().expect("text"))).collect();
+        lines.sort();
+        lines.join("\n")
+    })
+    .await
+}
+
+fn dead() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    listener.local_addr().expect("has an address")
+}
+
+#[tokio::test]
+async fn the_application_sees_exactly_these_headers() {
+    local(async {
+        let world = World::with_app(json!({ "timeoutSeconds": 300 }));
+        world.instances("r-private", "http", &[mirror().await]);
+        let mut request = get("app.example", "/");
+        for (name, value) in [
+            ("knative-serving-revision", "other"),
+            ("k-original-host", "fake.example"),
+            ("k-proxy-request", "activator"),
+            ("x-forwarded-proto", "https"),
+            ("user-header", "kept"),
+        ] {
+            request.headers_mut().insert(name, value.parse().expect("a value"));
+        }
+        let (head, body) = world.send(EXTERNAL, request).await;
+        let lines: Vec<_> = body.lines().filter(|line| !line.starts_with("traceparent: 00-")).collect();
+        assert_eq!(lines.len() + 1, body.lines().count(), "a trace is begun: {body}");
+        assert_eq!(
+            lines,
+            [
+                "forwarded: for=192.0.2.7;host=app.example;proto=http",
+                "host: app.example",
+                "user-header: kept",
+                "x-forwarded-for: 192.0.2.7",
+                "x-forwarded-host: app.example",
+                "x-forwarded-proto: http",
+            ]
+        );
+        let mut names: Vec<_> = head.headers().keys().map(|name| name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-length", "date"]);
+    })
+    .await;
+}
+
+#[test]
+fn size() {
+    let world = World::new();
+    let c = connection(0);
+    let f = world.front.handle(get("a", "/"), &c);
+    println!("handle {}", std::mem::size_of_val(&f));
+    let f = world.front.serve(get("a", "/"), &c, Instant::now());
+    println!(
+        "serve {} request {} response {}",
+        std::mem::size_of_val(&f),
+        size_of::<Request>(),
+        size_of::<neap_proxy::Response>()
+    );
+}
+
+#[tokio::test]
+async fn doors_hosts_and_redirects() {
+    local(async {
+        let world = World::with_app(json!({}));
+        world.instances("r-private", "http", &[instance(|_| async { "app".into() }).await]);
+        let check = async |door: usize, host: &str, status: u16| {
+            assert_eq!(world.get(door, host, "/").await.0, status, "{host}");
+        };
+        check(EXTERNAL, "app.example", 200).await;
+        check(EXTERNAL, "APP.example:8080", 200).await;
+        check(LOCAL, "app.example", 200).await;
+        check(LOCAL, "app.ns", 200).await;
+        check(LOCAL, "app.ns.svc.cluster.local", 200).await;
+        check(EXTERNAL, "app.ns", 404).await;
+        check(EXTERNAL, "nobody.example", 404).await;
+        check(LOCAL, "r.ns.svc.cluster.local", 200).await;
+        check(LOCAL, "r.ns.svc.cluster.local:80", 200).await;
+        check(EXTERNAL, "r.ns.svc.cluster.local", 404).await;
+        check(LOCAL, "other.ns.svc.cluster.local", 404).await;
+
+        world.ingress(
+            "safe",
+            json!({ "httpOption": "Redirected", "rules": [
+            { "hosts": ["safe.example"], "http": { "paths": [path_to_revision("r")] } }] }),
+        );
+        let (head, _) = world.send(EXTERNAL, get("safe.example:8080", "/a?b=c")).await;
+        assert_eq!(head.status(), 301);
+        assert_eq!(head.headers()["location"], "https://safe.example:8443/a?b=c");
+        check(LOCAL, "safe.example", 200).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_wakes_a_revision_and_goes_when_it_is_there() {
+    local(async {
+        let world = World::with_app(json!({ "timeoutSeconds": 300 }));
+        let addr = instance(|_| async { "awake".into() }).await;
+        let starting = async {
+            sleep(Duration::from_millis(150)).await;
+            assert_eq!(world.was_woken().as_deref(), Some("ns/r"));
+            world.instances("r-private", "http", &[addr]);
+        };
+        let ((head, body), ()) = tokio::join!(world.send(EXTERNAL, get("app.example", "/")), starting);
+        assert_eq!((head.status().as_u16(), body.as_str()), (200, "awake"));
+        let timing = head.headers()["server-timing"].to_str().expect("text").to_owned();
+        assert!(timing.starts_with("neap-wait;dur=15"), "{timing}");
+        let (head, _) = world.send(EXTERNAL, get("app.example", "/")).await;
+        assert!(!head.headers().contains_key("server-timing"));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_and_answers_have_deadlines() {
+    local(async {
+        let world = World::with_app(json!({ "timeoutSeconds": 20, "responseStartTimeoutSeconds": 10 }));
+        let check = async |text: &str, error: &str, seconds: u64| {
+            let began = Instant::now();
+            let (head, body) = world.send(EXTERNAL, get("app.example", "/")).await;
+            assert_eq!((head.status().as_u16(), body.as_str()), (504, text));
+            assert_eq!(head.headers()["x-neap-error"], error);
+            assert_eq!(began.elapsed().as_secs(), seconds);
+        };
+        check("activator request timeout", "platform/wait-timeout", 10).await;
+        world.instances("r-private", "http", &[instance(|_| std::future::pending()).await]);
+        check("request timeout", "app/timeout", 10).await;
+        let stat = &world.plane.collect(Instant::now())[0];
+        assert_eq!((stat.concurrency, stat.waiting, stat.request_count), (0, 0, 2));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses() {
+    local(async {
+        let world = World::with_app(json!({ "timeoutSeconds": 5 }));
+        let mut all: FuturesUnordered<_> =
+            (0..=ACTIVATOR_QUEUE_DEPTH).map(|_| world.get(EXTERNAL, "app.example", "/")).collect();
+        assert_eq!(all.next().await, Some((503, "pending request queue full".into())));
+        assert!(futures::poll!(all.next()).is_pending(), "the others wait");
+        let late: Vec<u16> = all.map(|(status, _)| status).collect().await;
+        assert!(late.len() == ACTIVATOR_QUEUE_DEPTH && late.iter().all(|status| *status == 504));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn container_concurrency_holds_for_each_instance() {
+    local(async {
+        let world = World::with_app(json!({ "containerConcurrency": 2, "timeoutSeconds": 300 }));
+        let most = Rc::new(Cell::new(0));
+        let busy = |most: Rc<Cell<usize>>| {
+            let now = Rc::new(Cell::new(0));
+            instance(move |_| {
+                let (now, most) = (now.clone(), most.clone());
+                async move {
+                    now.set(now.get() + 1);
+                    most.set(most.get().max(now.get()));
+                    sleep(Duration::from_millis(100)).await;
+                    now.set(now.get() - 1);
+                    "done".into()
+                }
+            })
+        };
+        world.instances("r-private", "http", &[busy(most.clone()).await, busy(most.clone()).await]);
+        let began = Instant::now();
+        let all: FuturesUnordered<_> = (0..12).map(|_| world.get(EXTERNAL, "app.example", "/")).collect();
+        let all: Vec<_> = all.collect().await;
+        assert!(all.iter().all(|answer| *answer == (200, "done".to_owned())), "{all:?}");
+        assert_eq!(most.get(), 2);
+        assert_eq!(began.elapsed().as_millis() / 100, 3, "12 requests, 4 at a time");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_instance_costs_no_request() {
+    local(async {
+        for concurrency in [0, 1] {
+            let world = World::with_app(json!({ "containerConcurrency": concurrency, "timeoutSeconds": 300 }));
+            // Instances are tried in the order of their addresses when concurrency is low; some dead one is before.
+            let mut addrs = vec![dead(), dead(), dead(), instance(|_| async { "alive".into() }).await];
+            addrs.sort_unstable();
+            world.instances("r-private", "http", &addrs);
+            let all: FuturesUnordered<_> = (0..20).map(|_| world.get(EXTERNAL, "app.example", "/")).collect();
+            assert!(all.all(|answer| async move { answer == (200, "alive".into()) }).await);
+            // Only dead ones: wait for a better one.
+            world.instances("r-private", "http", &addrs[..0]);
+            world.instances("r-private", "http", &[dead()]);
+            let better = async {
+                sleep(Duration::from_secs(3)).await;
+                world.instances("r-private", "http", &addrs);
+            };
+            let (answer, ()) = tokio::join!(world.get(EXTERNAL, "app.example", "/"), better);
+            assert_eq!(answer, (200, "alive".into()));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_request_is_lost_while_instances_come_and_go() {
+    local(async {
+        let world = Rc::new(World::with_app(json!({ "containerConcurrency": 3, "timeoutSeconds": 300 })));
+        let mut addrs = Vec::new();
+        for _ in 0..4 {
+            addrs.push(
+                instance(|_| async {
+                    sleep(Duration::from_millis(7)).await;
+                    "ok".into()
+                })
+                .await,
+            );
+        }
+        let churn = async {
+            for round in 0_usize..100 {
+                let present: Vec<_> =
+                    addrs.iter().enumerate().filter(|(n, _)| (round >> n) & 1 == 1).map(|(_, addr)| *addr).collect();
+                world.instances("r-private", "http", &present);
+                sleep(Duration::from_millis(5)).await;
+            }
+            world.instances("r-private", "http", &addrs);
+        };
+        let client = async |world: Rc<World>| {
+            for _ in 0..25 {
+                assert_eq!(world.get(EXTERNAL, "app.example", "/").await, (200, "ok".into()));
+            }
+        };
+        let clients: FuturesUnordered<_> = (0..40).map(|_| client(world.clone())).collect();
+        tokio::join!(clients.collect::<()>(), churn);
+        let stat = &world.plane.collect(Instant::now())[0];
+        assert_eq!((stat.request_count, stat.concurrency), (1000, 0));
+        for addr in addrs {
+            world.instances("r-private", "http", &[]);
+            world.plane.drained(addr.ip(), Some(addr.port())).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_leaves_finishes_and_is_then_drained() {
+    local(async {
+        let world = World::with_app(json!({ "timeoutSeconds": 300 }));
+        let old = instance(|_| async {
+            sleep(Duration::from_secs(5)).await;
+            "old".into()
+        })
+        .await;
+        let new = instance(|_| async { "new".into() }).await;
+        world.instances("r-private", "http", &[old]);
+        let began = Instant::now();
+        let leave = async {
+            sleep(Duration::from_secs(1)).await;
+            world.instances("r-private", "http", &[new]);
+            assert_eq!(world.get(EXTERNAL, "app.example", "/").await, (200, "new".into()));
+            world.plane.drained(old.ip(), Some(old.port())).await;
+            assert_eq!(began.elapsed().as_secs(), 5);
+        };
+        let (answer, ()) = tokio::join!(world.get(EXTERNAL, "app.example", "/"), leave);
+        assert_eq!(answer, (200, "old".into()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_custom_domain_leads_to_its_route_in_one_hop() {
+    local(async {
+        let world = World::with_app(json!({}));
+        world.instances("r-private", "http", &[mirror().await]);
+        world.service("app", json!({ "type": "ExternalName", "externalName": "gateway.internal", "ports": [{ "port": 80 }] }));
+        world.ingress("www", json!({ "rules": [{ "hosts": ["www.example.com"], "http": { "paths": [path_to_service("app",
+            json!({ "rewriteHost": "app.ns.svc.cluster.local", "appendHeaders": { "K-Original-Host": "www.example.com" } }))] } }] }));
+        let (status, body) = world.get(EXTERNAL, "www.example.com", "/").await;
+        assert_eq!(status, 200);
+        assert!(body.contains("host: www.example.com\n") && body.contains("x-forwarded-host: www.example.com"), "{body}");
+        assert!(!body.contains("k-original-host"), "{body}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn plain_services_get_what_the_route_says() {
+    local(async {
+        let world = World::new();
+        world.service("web", json!({ "ports": [{ "name": "http", "port": 80 }] }));
+        world.instances("web", "http", &[mirror().await]);
+        world.ingress(
+            "web",
+            json!({ "rules": [{ "hosts": ["web.example"], "http": { "paths": [path_to_service("web",
+            json!({ "rewriteHost": "inner.example", "appendHeaders": { "Foo": "new" } }))] } }] }),
+        );
+        let mut request = get("web.example", "/");
+        for (name, value) in [("foo", "old"), ("k-network-probe", "probe"), ("k-network-hash", "anything")] {
+            request.headers_mut().insert(name, value.parse().expect("a value"));
+        }
+        let (_, body) = world.send(EXTERNAL, request).await;
+        let hash = world.plane.ingress_status().borrow().get("ns", "web").expect("is live").hash.clone();
+        let lines: Vec<_> = body.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "foo: new",
+                "host: inner.example",
+                &format!("k-network-hash: {hash}"),
+                "k-network-probe: probe",
+                "x-forwarded-for: 192.0.2.7",
+                "x-forwarded-host: web.example",
+                "x-forwarded-proto: http",
+            ]
+        );
+        let mut request = get("web.example", "/");
+        request.headers_mut().insert("k-network-hash", "x".parse().expect("a value"));
+        assert!(!world.send(EXTERNAL, request).await.1.contains("k-network-hash"), "only probes are told");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn probes_of_a_revision_wake_nobody() {
+    local(async {
+        let world = World::with_app(json!({}));
+        let mut request = get("app.example", "/healthz");
+        request.headers_mut().insert("k-network-probe", "probe".parse().expect("a value"));
+        request.headers_mut().insert("k-network-hash", "override".parse().expect("a value"));
+        let (head, _) = world.send(EXTERNAL, request).await;
+        let hash = world.plane.ingress_status().borrow().get("ns", "app").expect("is live").hash.to_string();
+        assert_eq!((head.status().as_u16(), &head.headers()["k-network-hash"]), (200, &hash.parse().expect("a value")));
+        assert_eq!(world.was_woken(), None);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_known_yet_is_waited_for_a_moment() {
+    local(async {
+        let world = World::new();
+        world.ingress(
+            "app",
+            json!({ "rules": [{ "hosts": ["app.example"], "http": { "paths": [path_to_revision("r")] } }] }),
+        );
+        let addr = instance(|_| async { "here".into() }).await;
+        let late = async {
+            sleep(Duration::from_millis(300)).await;
+            world.revision("r", json!({}));
+            world.instances("r-private", "http", &[addr]);
+        };
+        let (answer, ()) = tokio::join!(world.get(EXTERNAL, "app.example", "/"), late);
+        assert_eq!(answer, (200, "here".into()));
+
+        world.service("web", json!({ "ports": [{ "name": "http", "port": 80 }] }));
+        for (name, host) in [("web", "web.example"), ("missing", "missing.example")] {
+            world.ingress(
+                name,
+                json!({ "rules": [{ "hosts": [host], "http": { "paths": [path_to_service(name, json!({}))] } }] }),
+            );
+            let began = Instant::now();
+            assert_eq!(world.get(EXTERNAL, host, "/").await, (503, "no instance is ready".into()));
+            assert_eq!(began.elapsed(), SETTLE);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn splits_are_kept() {
+    local(async {
+        let world = World::new();
+        let mut path = path_to_revision("a");
+        path["splits"][0]["percent"] = json!(30);
+        let mut other = path_to_revision("b")["splits"][0].clone();
+        other["percent"] = json!(70);
+        path["splits"].as_array_mut().expect("a list").push(other);
+        world.ingress("app", json!({ "rules": [{ "hosts": ["app.example"], "http": { "paths": [path] } }] }));
+        world.revision("a", json!({}));
+        world.revision("b", json!({}));
+        let request = get("app.example", "/");
+        let mut to_a = 0;
+        for _ in 0..2000 {
+            let snapshot = world.front.snapshots.load();
+            let route = world.front.route(&snapshot, &request, Door::External, false).expect("a good request");
+            let Route::Go(way) = route else { panic!("is routed") };
+            to_a += u32::from(way.gate.name.to_string() == "revision ns/a");
+        }
+        // Six standard deviations (20.5) about 600.
+        assert!((477..=723).contains(&to_a), "{to_a} of 2000");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn metrics_name_each_revision() {
+    local(async {
+        let world = World::with_app(json!({}));
+        world.instances("r-private", "http", &[instance(|_| async { "x".into() }).await]);
+        world.get(EXTERNAL, "app.example", "/").await;
+        let mut registry = Registry::default();
+        drop(Gateway::new(Config::default(), world.plane.clone(), &mut registry));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+        let labels = r#"k8s_namespace_name="ns",kn_revision_name="r""#;
+        for line in [
+            format!("neap_revision_requests_total{{{labels}}} 1"),
+            format!(r#"neap_revision_answers_total{{{labels},class="2xx"}} 1"#),
+            format!("kn_revision_request_concurrency{{{labels}}} 0"),
+            format!("neap_revision_instances{{{labels}}} 1"),
+            format!("kn_serving_invocation_duration_seconds_count{{{labels}}} 1"),
+            format!(r#"kn_serving_invocation_duration_seconds_bucket{{le="+Inf",{labels}}} 1"#),
+        ] {
+            assert!(text.contains(&line), "{line} is missing in\n{text}");
+        }
+    })
+    .await;
+}

@@ -47,9 +47,10 @@ impl Endpoints {
             .collect();
         // Unknown counts as ready (the field's own definition); what terminates is never ready.
         let ready = slice.endpoints.iter().flatten().filter(|endpoint| {
-            endpoint.conditions.as_ref().is_none_or(|conditions| {
-                conditions.ready.unwrap_or(true) && !conditions.terminating.unwrap_or(false)
-            })
+            endpoint
+                .conditions
+                .as_ref()
+                .is_none_or(|conditions| conditions.ready.unwrap_or(true) && !conditions.terminating.unwrap_or(false))
         });
         // "Consumers must handle additional addresses", but all of one endpoint reach the same pod.
         let ready = ready.filter_map(|endpoint| endpoint.addresses.first()?.parse().ok()).collect();

@@ -209,9 +209,11 @@ impl Indexes {
         if let Some(old) = self.snapshot.services.get(&key)
             && old.external_name == external_name
             && old.ports.len() == ports.len()
-            && old.ports.iter().zip(&ports).all(|(old, new)| {
-                old.number == new.number && old.name == new.name && old.gate.settings == new.settings
-            })
+            && old
+                .ports
+                .iter()
+                .zip(&ports)
+                .all(|(old, new)| old.number == new.number && old.name == new.name && old.gate.settings == new.settings)
         {
             return Dirty::NOTHING;
         }
@@ -288,10 +290,7 @@ impl Indexes {
 }
 
 fn private_service(revision: &RevisionKey) -> ServiceKey {
-    ServiceKey {
-        namespace: revision.namespace.clone(),
-        name: names::private_service(&revision.name).into(),
-    }
+    ServiceKey { namespace: revision.namespace.clone(), name: names::private_service(&revision.name).into() }
 }
 
 impl IngressStatus {
@@ -307,11 +306,6 @@ impl IngressStatus {
 impl Settings {
     /// Of a plain Service: no limit is an ingress's to set (F1.13).
     pub(crate) fn of_service(protocol: neap_proxy::Protocol) -> Self {
-        Self {
-            limits: neap_proxy::Limits::default(),
-            protocol,
-            container_concurrency: 0,
-            depth: ACTIVATOR_QUEUE_DEPTH,
-        }
+        Self { limits: neap_proxy::Limits::default(), protocol, container_concurrency: 0, depth: ACTIVATOR_QUEUE_DEPTH }
     }
 }

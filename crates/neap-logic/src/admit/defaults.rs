@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::view::{items, object, text};
+use super::view::{items, list_mut, object, text};
 use crate::config::features::SecurePodDefaults;
 use crate::config::{Defaults, Settings};
 use crate::names::child_name;
@@ -34,7 +34,7 @@ pub(super) fn revision(spec: &mut Value, parent: &Value, creating: bool, setting
     let alone = items(&spec["containers"]).len() == 1;
     let secure = settings.features.secure_pod_defaults;
     let pod_context = spec["securityContext"].clone();
-    for container in spec["containers"].as_array_mut().into_iter().flatten() {
+    for container in list_mut(spec, "containers") {
         resources(container, d);
         if alone || !items(&container["ports"]).is_empty() {
             readiness(container);
@@ -42,7 +42,7 @@ pub(super) fn revision(spec: &mut Value, parent: &Value, creating: bool, setting
         read_only(container, &writable);
         secure_container(container, &pod_context, secure);
     }
-    for container in spec["initContainers"].as_array_mut().into_iter().flatten() {
+    for container in list_mut(spec, "initContainers") {
         read_only(container, &writable);
         secure_container(container, &pod_context, secure);
     }
@@ -77,7 +77,7 @@ fn names(spec: &mut Value, parent: &Value, d: &Defaults) {
         ("initContainers", &d.init_container_name, crate::config::defaults::INIT_CONTAINER_NAME),
     ] {
         let base = template.render(&context).ok().filter(|name| !name.is_empty()).unwrap_or_else(|| fallback.to_owned());
-        let Some(containers) = spec[field].as_array_mut() else { continue };
+        let containers = list_mut(spec, field);
         let several = containers.len() > 1;
         let mut suffix = 0;
         for container in containers.iter_mut().filter(|c| c.is_object() && text(c, "name").is_empty()) {
@@ -139,7 +139,7 @@ fn readiness(container: &mut Value) {
 }
 
 fn read_only(container: &mut Value, writable: &BTreeSet<String>) {
-    for mount in container["volumeMounts"].as_array_mut().into_iter().flatten() {
+    for mount in list_mut(container, "volumeMounts") {
         if mount.is_object() && !writable.contains(text(mount, "name")) {
             mount["readOnly"] = true.into();
         }

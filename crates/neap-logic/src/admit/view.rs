@@ -44,6 +44,11 @@ pub(super) fn only(value: &Value, allowed: &[&str]) -> Errors {
     errors
 }
 
+/// The elements of a list to write into; an absent list is not made.
+pub(super) fn list_mut<'a>(value: &'a mut Value, field: &str) -> &'a mut [Value] {
+    value.get_mut(field).and_then(Value::as_array_mut).map_or(&mut [], Vec::as_mut_slice)
+}
+
 /// A JSON object to write into, made when it is absent.
 pub(super) fn object<'a>(value: &'a mut Value, field: &str) -> &'a mut Map<String, Value> {
     if !value.is_object() {

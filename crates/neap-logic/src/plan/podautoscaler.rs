@@ -14,8 +14,10 @@ use neap_api::networking::{ServerlessService, ServerlessServiceSpec};
 use neap_api::{Condition, ConditionStatus};
 
 use super::ensure::{Match, controller_ref, ensure, is_controlled_by};
+use super::meta::name;
 use super::{Context, Plan};
 use crate::conditions::{Conditions, POD_AUTOSCALER, is_ready, status_of};
+use crate::names::private_service;
 use crate::scale::{
     Activity, Decision, InPath, Scaling, Situation, Step, active_threshold, hpa_spec, initial_burst_capacity, step,
 };
@@ -116,7 +118,7 @@ pub fn plan(o: &Observed<'_>) -> Scaled {
     let proxy = want == 0 || burst < 0 || want < 0 && inactive;
     let activators = o.decided.map_or(0, |d| d.num_activators);
     let owned = serverless_service(o.pa, o.sks, if proxy { PROXY } else { SERVE }, activators, o.context, &mut plan)
-        .and_then(|()| metric(o, &status.metrics_service_name, &mut plan));
+        .and_then(|()| metric(o, &mut plan));
 
     propagate(o.sks.filter(|_| owned.is_ok()), &mut status, &mut conditions);
     status.actual_scale = Some(signed(o.ready));
@@ -280,7 +282,7 @@ fn serverless_service(
     child(pa, sks, &wanted, Match::Exact, context, plan)
 }
 
-fn metric(o: &Observed<'_>, private_service: &str, plan: &mut Plan) -> Result<(), Trouble> {
+fn metric(o: &Observed<'_>, plan: &mut Plan) -> Result<(), Trouble> {
     let always_proxied = o.scaling.target_burst_capacity < 0.0;
     let nanos = |window: std::time::Duration| i64::try_from(window.as_nanos()).unwrap_or(i64::MAX);
     let wanted = Metric {
@@ -289,7 +291,7 @@ fn metric(o: &Observed<'_>, private_service: &str, plan: &mut Plan) -> Result<()
             stable_window: nanos(o.scaling.stable_window),
             panic_window: nanos(o.scaling.panic_window),
             // Where every request passes an activator, its count is the whole truth (E3.6).
-            scrape_target: if always_proxied { String::new() } else { private_service.to_owned() },
+            scrape_target: if always_proxied { String::new() } else { private_service(name(&o.pa.metadata)) },
         },
         status: None,
     };
@@ -308,7 +310,7 @@ fn child<K>(
 where
     K: Resource<DynamicType = ()> + serde::Serialize,
 {
-    let (kind, name) = (K::kind(&()), pa.metadata.name.as_deref().unwrap_or_default());
+    let (kind, name) = (K::kind(&()), name(&pa.metadata));
     if observed.is_some_and(|child| !is_controlled_by(child.meta(), pa)) {
         let message = format!("There is an existing {kind} {name:?} that we do not own.");
         return Err(Trouble { reason: "NotOwned", message });

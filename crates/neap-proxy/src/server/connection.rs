@@ -22,9 +22,7 @@ use super::io::{Notes, Stream};
 use super::worker::{LocalExecutor, Shared};
 use crate::access::Observation;
 use crate::body::{Body, OnEnd, Outcome};
-use crate::config::{
-    H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_STREAM_WINDOW, ServerConfig,
-};
+use crate::config::{H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_STREAM_WINDOW, ServerConfig};
 use crate::handler::{Connection, Handler, Response};
 use crate::metrics::ExpiredLabels;
 use crate::time::now;

@@ -29,8 +29,10 @@ pub struct Worker {
     index: usize,
     tasks: TaskTracker,
     shutdown: CancellationToken,
-    sweeps: Rc<RefCell<Vec<Box<dyn Fn(Instant)>>>>,
+    sweeps: Rc<RefCell<Vec<Sweep>>>,
 }
+
+type Sweep = Box<dyn Fn(Instant)>;
 
 impl Worker {
     /// Counts from zero.
@@ -55,12 +57,7 @@ impl Worker {
 
     /// A worker for code that serves without a [`Server`], such as tests; its sweeps are never called.
     pub fn detached() -> Self {
-        Self {
-            index: 0,
-            tasks: TaskTracker::new(),
-            shutdown: CancellationToken::new(),
-            sweeps: Rc::default(),
-        }
+        Self { index: 0, tasks: TaskTracker::new(), shutdown: CancellationToken::new(), sweeps: Rc::default() }
     }
 }
 

@@ -115,7 +115,8 @@ async fn grpc_streams_both_ways_and_ends_with_trailers() {
 #[tokio::test]
 async fn http1_to_h2c() {
     local(async {
-        let target = h2c_origin(|request| async move { text(format!("{:?} {}", request.version(), request.uri())) }).await;
+        let target =
+            h2c_origin(|request| async move { text(format!("{:?} {}", request.version(), request.uri())) }).await;
         let engine = Engine::new(target, Limits::default());
         let answer = engine.raw("GET /x HTTP/1.1\r\nHost: a:8080\r\nConnection: close\r\n\r\n").await;
         assert!(answer.ends_with("HTTP/2.0 http://a:8080/x"), "{answer}");

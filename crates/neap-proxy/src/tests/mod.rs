@@ -1,6 +1,8 @@
 //! The engine from the outside: a client on a pipe, an origin on loopback, the engine between them, all on one
 //! thread.
 
+#![expect(clippy::large_futures, reason = "a test runs once")]
+
 mod harness;
 mod http1;
 mod http2;

@@ -24,7 +24,12 @@ impl Handler for Tell {
     async fn handle(&self, request: Request, connection: &Connection) -> Response {
         self.served[self.worker].fetch_add(1, Ordering::Relaxed);
         let name = connection.server_name.as_deref().unwrap_or("-");
-        http::Response::new(Body::full(format!("{:?} {} {} {name}", request.version(), connection.listener, connection.tls)))
+        http::Response::new(Body::full(format!(
+            "{:?} {} {} {name}",
+            request.version(),
+            connection.listener,
+            connection.tls
+        )))
     }
 }
 
@@ -93,9 +98,10 @@ async fn listeners_workers_tls_and_shutdown() {
         };
         let stream = dial("app.example").await.expect("the certificate fits");
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .expect("shakes hands");
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .expect("shakes hands");
         tokio::task::spawn_local(connection);
         let request = http::Request::get("https://app.example/").body(Empty::<Bytes>::new()).expect("a request");
         let answer = sender.send_request(request).await.expect("answers").into_body().collect().await;

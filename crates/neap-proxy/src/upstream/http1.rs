@@ -124,10 +124,7 @@ struct Unanswered {
     message: Option<Request>,
 }
 
-async fn round_trip(
-    connection: &mut Http1,
-    request: Request,
-) -> Result<http::Response<Incoming>, Unanswered> {
+async fn round_trip(connection: &mut Http1, request: Request) -> Result<http::Response<Incoming>, Unanswered> {
     let mut answer = std::pin::pin!(connection.sender.try_send_request(request));
     connection.used = true;
     std::future::poll_fn(|cx| {

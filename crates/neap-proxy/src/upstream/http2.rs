@@ -72,11 +72,8 @@ impl Http2 {
                 tracing::debug!(%target, error = &error as &dyn std::error::Error, "h2 connection ended");
             }
         });
-        let streams = Rc::new(Streams {
-            open: Cell::new(0),
-            idle_since: Cell::new(now()),
-            keep: pool.config.idle_timeout,
-        });
+        let streams =
+            Rc::new(Streams { open: Cell::new(0), idle_since: Cell::new(now()), keep: pool.config.idle_timeout });
         Ok(Self { sender, streams })
     }
 

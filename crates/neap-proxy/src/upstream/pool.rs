@@ -33,12 +33,7 @@ struct Idle {
 }
 
 impl Pool {
-    pub(super) fn new(
-        target: Target,
-        config: Rc<UpstreamConfig>,
-        metrics: Metrics,
-        tasks: TaskTracker,
-    ) -> Self {
+    pub(super) fn new(target: Target, config: Rc<UpstreamConfig>, metrics: Metrics, tasks: TaskTracker) -> Self {
         Self {
             target,
             config,
@@ -64,7 +59,8 @@ impl Pool {
     pub(super) fn put(&self, connection: Http1, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.config.max_idle {
-            let keep = connection.keep_alive().map_or(self.config.idle_timeout, |hint| hint.min(self.config.idle_timeout));
+            let keep =
+                connection.keep_alive().map_or(self.config.idle_timeout, |hint| hint.min(self.config.idle_timeout));
             idle.push(Idle { connection, until: now + keep });
         }
     }

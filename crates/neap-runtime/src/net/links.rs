@@ -68,11 +68,11 @@ fn quiet_ipv6(message: &mut Message) {
 /// Index that the pod's interface gets; 1 is the loopback's.
 const POD_INDEX: u32 = 2;
 
-/// Brings a link up without an automatic IPv6 address; only a change of an existing link takes that wish.
-fn up_quietly(index: u32) -> Message {
-    let mut message = link(NEW_LINK, 0, index, true);
-    quiet_ipv6(&mut message);
-    message
+/// Brings a link up without an automatic IPv6 address: a wish that only an existing link that is still down takes.
+fn up_quietly(index: u32) -> [Message; 2] {
+    let mut quiet = link(NEW_LINK, 0, index, false);
+    quiet_ipv6(&mut quiet);
+    [quiet, link(NEW_LINK, 0, index, true)]
 }
 
 /// A cable: `eth0`, up, in the namespace of the socket; `host_name`, down, in the namespace `host`.
@@ -177,11 +177,9 @@ pub(crate) fn connect(
     ])?;
     let (device, _) = find(outside, host_name)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
     let pod_route = Route { to: (pod, 32), via: None, device: Some(device), from: Some(gateway) };
-    outside.talk(&[
-        up_quietly(device),
-        neighbour(device, pod, POD_MAC),
-        route(NEW_ROUTE, CREATE | REPLACE, &pod_route),
-    ])?;
+    let [quiet, up] = up_quietly(device);
+    let neighbour = neighbour(device, pod, POD_MAC);
+    outside.talk(&[quiet, up, neighbour, route(NEW_ROUTE, CREATE | REPLACE, &pod_route)])?;
     Ok(())
 }
 
@@ -199,7 +197,7 @@ pub(crate) fn delete(socket: &mut Socket, name: &str) -> io::Result<()> {
 /// runs containers has. `false`: that name is taken.
 pub(crate) fn claim(socket: &mut Socket, name: &str, alias: &str, gateway: Ipv4Addr) -> io::Result<bool> {
     let mut message = link(NEW_LINK, CREATE | EXCL, 0, false);
-    message.text(IFLA_NAME, name).attr(IFLA_ALIAS, alias.as_bytes());
+    message.text(IFLA_NAME, name);
     message.nest(IFLA_LINKINFO, |info| {
         info.text(INFO_KIND, "bridge");
     });
@@ -208,7 +206,10 @@ pub(crate) fn claim(socket: &mut Socket, name: &str, alias: &str, gateway: Ipv4A
         other => other?,
     };
     let (index, _) = find(socket, name)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
-    socket.talk(&[address(index, gateway), up_quietly(index)])?;
+    let mut named = link(NEW_LINK, 0, index, false);
+    named.attr(IFLA_ALIAS, alias.as_bytes());
+    let [quiet, up] = up_quietly(index);
+    socket.talk(&[named, quiet, up, address(index, gateway)])?;
     Ok(true)
 }
 

@@ -124,7 +124,7 @@ fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block)
     let kernel = |what| move |source| NetworkError::Kernel { what, source };
     // Another neap may start at this moment: whoever makes the lowest free name first has it, the other looks again.
     for _ in 0..MAX_NEAPS {
-        let claims = existing(socket).map_err(kernel("look for other neaps' interfaces"))?;
+        let claims = settled(socket).map_err(kernel("look for other neaps' interfaces"))?;
         if let Some(mine) = claims.iter().find(|c| c.owner == owner) {
             match mine.block {
                 Some(block) if range.contains(block) => return Ok((mine.number, block)),
@@ -148,6 +148,20 @@ fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block)
         }
     }
     Err(NetworkError::Full { range: range.to_string(), holders: "too many neaps".to_owned() })
+}
+
+/// An interface gets its alias a moment after its name: one that has none yet is given that moment.
+fn settled(socket: &mut Socket) -> io::Result<Vec<Claim>> {
+    let mut claims = existing(socket)?;
+    for _ in 0..10 {
+        if claims.iter().all(|c| c.block.is_some()) {
+            break;
+        }
+        #[allow(clippy::disallowed_methods, reason = "once at start, at most 20 ms, and only beside foreign interfaces")]
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        claims = existing(socket)?;
+    }
+    Ok(claims)
 }
 
 fn existing(socket: &mut Socket) -> io::Result<Vec<Claim>> {

@@ -113,6 +113,8 @@ fn handle(socket: &OwnedFd, request: Request, fds: Vec<OwnedFd>, commands: &mut 
             match sys::fork() {
                 Ok(Fork::Child) => {
                     forget_spawner(&[theirs.as_raw_fd()]);
+                    // It outlives whoever reads neap's standard error, and must not keep that open.
+                    sys::silence();
                     keeper::run(&theirs, &cell)
                 }
                 Ok(Fork::Parent(pid)) => {

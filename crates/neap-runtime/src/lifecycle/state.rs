@@ -1,0 +1,227 @@
+//! What the runtime knows of one pod: the part that is written down, and the part that is only in memory.
+//!
+//! [`PodCell::update`] is the one way to change it: it writes the record when that changed, and tells the world when
+//! the status changed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, watch};
+
+use super::restart::Backoff;
+use super::status;
+use crate::machine::{Handle, Sandbox};
+use crate::pod::{ContainerState, ContainerStatus, PodId, PodSpec, PodStatus, Terminated};
+use crate::record::{self, VERSION};
+
+/// The durable part, besides the specification. One file, replaced whole.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PodRecord {
+    pub version: u8,
+    pub sandbox: Option<Sandbox>,
+    pub started: Option<Timestamp>,
+    /// Port name to the real port, where pods share the machine's network.
+    pub ports: BTreeMap<String, u16>,
+    pub containers: BTreeMap<String, ContainerRecord>,
+    pub frozen: bool,
+    /// Somebody asked for the pod's end; it must be complete at this time.
+    pub removing: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ContainerRecord {
+    /// Runs so far; the newest one is number `runs - 1`.
+    pub runs: u32,
+    pub restarts: u32,
+    pub backoff: Backoff,
+    pub last: Option<Terminated>,
+    /// It has ended and will not run again.
+    pub done: Option<Terminated>,
+    pub image_id: String,
+    pub stop_signal: Option<String>,
+}
+
+/// Everything known of a pod now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    pub record: PodRecord,
+    pub containers: BTreeMap<String, ContainerLive>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct ContainerLive {
+    pub status: ContainerStatus,
+    pub handle: Option<Handle>,
+}
+
+/// The specification on disk.
+#[derive(Serialize, Deserialize)]
+struct SpecFile {
+    version: u8,
+    spec: PodSpec,
+}
+
+/// One pod's state, shared by its actor and the runtime's callers.
+pub(crate) struct PodCell {
+    pub id: PodId,
+    /// Everything of this pod but its logs.
+    pub dir: PathBuf,
+    pub log_dir: PathBuf,
+    spec: Mutex<Arc<PodSpec>>,
+    state: Mutex<State>,
+    changes: broadcast::Sender<PodId>,
+    /// When the pod must be gone, once somebody asked for that.
+    pub stop: watch::Sender<Option<Timestamp>>,
+    pub frozen: watch::Sender<bool>,
+    pub gone: watch::Sender<bool>,
+}
+
+impl PodCell {
+    /// A pod that is new here. Written down before this returns.
+    pub(crate) fn create(
+        dir: PathBuf,
+        log_dir: PathBuf,
+        spec: PodSpec,
+        changes: broadcast::Sender<PodId>,
+    ) -> io::Result<Arc<Self>> {
+        fs::create_dir_all(&dir)?;
+        let record = PodRecord { version: VERSION, ..PodRecord::default() };
+        record::write(&dir.join("state.json"), &record)?;
+        write_spec(&dir, &spec)?;
+        Ok(Self::new(dir, log_dir, spec, record, changes))
+    }
+
+    /// A pod that an earlier run of the runtime wrote down. `None`: the record is torn or of an unknown version.
+    pub(crate) fn load(dir: &Path, logs: &Path, changes: broadcast::Sender<PodId>) -> Option<Arc<Self>> {
+        let file: SpecFile = record::read_if_whole(&dir.join("spec.json"))?;
+        let record: PodRecord = record::read_if_whole(&dir.join("state.json"))?;
+        if file.version != VERSION || record.version != VERSION {
+            return None;
+        }
+        let log_dir = logs.join(log_name(&file.spec));
+        Some(Self::new(dir.to_owned(), log_dir, file.spec, record, changes))
+    }
+
+    fn new(
+        dir: PathBuf,
+        log_dir: PathBuf,
+        spec: PodSpec,
+        record: PodRecord,
+        changes: broadcast::Sender<PodId>,
+    ) -> Arc<Self> {
+        let mut containers = BTreeMap::new();
+        for (at, container) in spec.init_containers.iter().chain(&spec.containers).enumerate() {
+            let known = record.containers.get(&container.name).cloned().unwrap_or_default();
+            let first_wait = if at < spec.init_containers.len() || spec.init_containers.is_empty() {
+                "ContainerCreating"
+            } else {
+                "PodInitializing"
+            };
+            let state = match known.done {
+                Some(done) => ContainerState::Terminated(done),
+                None => status::waiting(first_wait, ""),
+            };
+            let status = ContainerStatus {
+                name: container.name.clone(),
+                state,
+                last: known.last,
+                ready: false,
+                started: false,
+                restarts: known.restarts,
+                image: container.image.clone(),
+                image_id: known.image_id,
+            };
+            containers.insert(container.name.clone(), ContainerLive { status, handle: None });
+        }
+        Arc::new(Self {
+            id: spec.id.clone(),
+            dir,
+            log_dir,
+            stop: watch::Sender::new(record.removing),
+            frozen: watch::Sender::new(record.frozen),
+            gone: watch::Sender::new(false),
+            spec: Mutex::new(Arc::new(spec)),
+            state: Mutex::new(State { record, containers }),
+            changes,
+        })
+    }
+
+    pub(crate) fn spec(&self) -> Arc<PodSpec> {
+        self.spec.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes a specification whose changeable parts may differ.
+    pub(crate) fn replace_spec(&self, spec: PodSpec) -> io::Result<()> {
+        write_spec(&self.dir, &spec)?;
+        *self.spec.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(spec);
+        Ok(())
+    }
+
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.lock())
+    }
+
+    pub(crate) fn status(&self) -> PodStatus {
+        let spec = self.spec();
+        status::summarize(&spec, &self.lock())
+    }
+
+    /// Changes the state, writes the record if it changed, and tells if the status changed.
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let spec = self.spec();
+        let mut state = self.lock();
+        let (record, status) = (state.record.clone(), status::summarize(&spec, &state));
+        let result = change(&mut state);
+        if state.record != record
+            && let Err(error) = record::write(&self.dir.join("state.json"), &state.record)
+        {
+            tracing::error!(pod = %self.id, %error, "cannot write down the pod's state; a restart of neap would not know it");
+        }
+        if status::summarize(&spec, &state) != status {
+            // Nobody listening is no fault: the status can always be asked for.
+            let _ = self.changes.send(self.id.clone());
+        }
+        result
+    }
+
+    /// Changes one container.
+    pub(crate) fn update_container<T>(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut ContainerRecord, &mut ContainerLive) -> T,
+    ) -> T {
+        self.update(|state| {
+            let record = state.record.containers.entry(name.to_owned()).or_default();
+            let live = state.containers.get_mut(name).expect("every container of the specification has its state");
+            let result = change(record, live);
+            live.status.restarts = record.restarts;
+            live.status.last = record.last.clone();
+            live.status.image_id = record.image_id.clone();
+            result
+        })
+    }
+
+    /// The pod is gone: nothing of it will be said any more.
+    pub(crate) fn announce_gone(&self) {
+        self.gone.send_replace(true);
+        let _ = self.changes.send(self.id.clone());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn write_spec(dir: &Path, spec: &PodSpec) -> io::Result<()> {
+    record::write(&dir.join("spec.json"), &SpecFile { version: VERSION, spec: spec.clone() })
+}
+
+/// Directory of a pod's logs below the one of all logs, as Kubernetes names them.
+pub(crate) fn log_name(spec: &PodSpec) -> String {
+    format!("{}_{}_{}", spec.namespace, spec.name, spec.id)
+}
