@@ -131,9 +131,6 @@ fn clash(kinds: &Kinds, object: &Value) -> Option<String> {
     let text = |key: &str| object.pointer(&format!("/spec/names/{key}")).and_then(Value::as_str).unwrap_or("");
     for other in kinds.of_group(group) {
         if format!("{}.{}", other.plural, other.group) == name {
-            if other.origin == Origin::Compiled {
-                return Some(format!("{name:?} is served by this program itself"));
-            }
             continue;
         }
         if other.kind == text("kind") {
@@ -226,6 +223,12 @@ fn serve(registry: &Registry, object: &Value) {
         .flatten()
         .any(|c| c["type"] == "Established" && c["status"] == "True");
     if !established {
+        return;
+    }
+    // The program's own kinds stay as they are compiled; a stored definition of one only says that it is served.
+    let group = object.pointer("/spec/group").and_then(Value::as_str).unwrap_or("");
+    let plural = object.pointer("/spec/names/plural").and_then(Value::as_str).unwrap_or("");
+    if registry.kinds().get(group, plural).is_some_and(|k| k.origin == Origin::Compiled) {
         return;
     }
     let built =

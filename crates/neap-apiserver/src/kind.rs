@@ -16,7 +16,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube_core::DynamicObject;
 use kube_core::admission::AdmissionRequest;
-use kube_core::response::Status;
+use kube_core::response::{Status, StatusCause};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub type Convert = Arc<dyn Fn(Value, &str, &str) -> std::result::Result<Value, S
 pub type Grace = Arc<dyn Fn(&Value) -> i64 + Send + Sync>;
 /// Last touches on a create or update of a compiled-in kind: (new, old). Runs before admission functions.
 pub type Prepare = Arc<dyn Fn(&mut Value, Option<&Value>) + Send + Sync>;
+/// Rules of a compiled-in kind beyond its schema: (new, old) to what is wrong.
+pub type Check = Arc<dyn Fn(&Value, Option<&Value>) -> Vec<StatusCause> + Send + Sync>;
 /// Answers a create of a kind that is never stored (reviews).
 pub type Answer = Arc<dyn Fn(Value, &UserInfo) -> Result<Value> + Send + Sync>;
 /// Makes the schema document of a version.
@@ -197,6 +199,7 @@ pub struct Kind {
     /// Admission functions that also want to see deletions.
     pub admit_deletes: bool,
     pub prepare: Option<Prepare>,
+    pub check: Option<Check>,
     pub convert: Option<Convert>,
     pub grace: Option<Grace>,
     /// Set for kinds that are answered and never stored.
@@ -245,13 +248,18 @@ impl Kind {
             origin,
             semantics,
             versions,
-            name_rule: NameRule::default(),
+            name_rule: match (spec.group.as_str(), names.plural.as_str()) {
+                ("", "namespaces") => NameRule::Label,
+                (crate::auth::rbac::GROUP, _) => NameRule::Segment,
+                _ => NameRule::Subdomain,
+            },
             columns: None,
             selectable: Vec::new(),
             connects: BTreeMap::new(),
             admit: Vec::new(),
             admit_deletes: false,
             prepare: None,
+            check: None,
             convert: None,
             grace: None,
             answer: None,
@@ -296,6 +304,7 @@ impl Kind {
             admit: Vec::new(),
             admit_deletes: false,
             prepare: None,
+            check: None,
             convert: None,
             grace: None,
             answer: Some(answer),

@@ -22,6 +22,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -59,6 +60,9 @@ impl Config {
 
 /// The Kubernetes version whose contract this is.
 pub const GIT_VERSION: &str = "v1.36.0+neap";
+
+/// A client that takes longer to send its body holds a connection for nothing (Kubernetes: `--request-timeout`).
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
 pub struct ApiServer(pub(crate) Arc<Inner>);
@@ -184,13 +188,16 @@ impl ApiServer {
         B::Error: Into<BoxError>,
     {
         let (parts, body) = request.into_parts();
-        match Limited::new(body, codec::BODY_LIMIT).collect().await {
-            Ok(body) => self.handle(Request::from_parts(parts, body.to_bytes()), caller).await,
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                codec::error(&ApiError::TooLarge { limit: codec::BODY_LIMIT })
+        let read = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, codec::BODY_LIMIT).collect());
+        let error = match read.await {
+            Ok(Ok(body)) => return self.handle(Request::from_parts(parts, body.to_bytes()), caller).await,
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+                ApiError::TooLarge { limit: codec::BODY_LIMIT }
             }
-            Err(error) => codec::error(&ApiError::bad_request(format!("the request body broke off: {error}"))),
-        }
+            Ok(Err(error)) => ApiError::bad_request(format!("the request body broke off: {error}")),
+            Err(_) => ApiError::bad_request("the request body did not arrive in time"),
+        };
+        codec::error(&error)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The HTTP contract, told as requests and answers over the in-process service on a memory store.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 mod kinds;
 
 use bytes::Bytes;
@@ -626,4 +628,213 @@ async fn a_kube_client_works_on_it() {
     api.delete("a", &DeleteParams::default()).await.unwrap();
     let pods: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client);
     assert_eq!(pods.get("ns").await.unwrap().status.unwrap().phase.as_deref(), Some("Active"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_finalizer_takes_the_object_in_one_step() {
+    let c = Cluster::new().await;
+    let mut body = widget("a", 1);
+    body["metadata"]["finalizers"] = json!(["ex.dev/hold"]);
+    c.post(WIDGETS, body).await.code(201);
+    let at = format!("{WIDGETS}/a");
+    let marked = c.delete(&at, json!({})).await.code(200).body;
+    let from = marked["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    c.patch(&at, MERGE, json!({"metadata": {"finalizers": null}})).await.code(200);
+    let events = c.watch(&format!("{WIDGETS}?watch=1&timeoutSeconds=1&resourceVersion={from}")).await;
+    assert_eq!(events.iter().map(|e| &e["type"]).collect::<Vec<_>>(), ["DELETED"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn admission_changes_warns_and_refuses() {
+    use kube::core::Status;
+    let c = Cluster::with(|registry| {
+        registry.admit(
+            "ex.dev",
+            "Widget",
+            Arc::new(|request| {
+                if request.operation == kube::core::admission::Operation::Delete {
+                    return Err(Status::failure("widgets are kept", "Forbidden").with_code(403));
+                }
+                let mut object = request.object.clone().expect("an object is created or changed");
+                if object.data["spec"]["size"] == 13 {
+                    return Err(Status::failure("validation failed: 13", "BadRequest").with_code(400));
+                }
+                let old = request.old_object.as_ref().map_or(0, |o| o.data["spec"]["size"].as_i64().unwrap_or(0));
+                let user = request.user_info.username.clone().unwrap_or_default();
+                object.metadata.annotations.get_or_insert_default().insert("by".into(), format!("{user} {old}"));
+                Ok((object, vec!["look out".into()]))
+            }),
+        );
+        registry.configure("ex.dev", "widgets", |kind| kind.admit_deletes = true);
+    })
+    .await;
+    let made = c.post(WIDGETS, widget("a", 1)).await.code(201);
+    assert_eq!(made.warnings, [r#"299 - "look out""#]);
+    assert_eq!(made.body["metadata"]["annotations"]["by"], "tester 0");
+    let at = format!("{WIDGETS}/a");
+    let changed = c.patch(&at, MERGE, json!({"spec": {"size": 2}})).await.code(200).body;
+    assert_eq!(changed["metadata"]["annotations"]["by"], "tester 1");
+    c.patch(&at, MERGE, json!({"spec": {"size": 13}})).await.says(400, "BadRequest", "validation failed: 13");
+    c.delete(&at, json!({})).await.says(403, "Forbidden", "widgets are kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_storage_under_two_groups() {
+    let c = Cluster::with(|registry| {
+        let convert = |mut object: Value, _: &str, to: &str| {
+            let (from, into) = if to == "v1" { ("note", "message") } else { ("message", "note") };
+            if let Some(text) = object.as_object_mut().and_then(|o| o.remove(from)) {
+                object[into] = text;
+            }
+            Ok(object)
+        };
+        assert!(registry.alias("", "events", "events.k8s.io", "v1", Arc::new(convert)));
+    })
+    .await;
+    let old = "/api/v1/namespaces/ns/events";
+    let new = "/apis/events.k8s.io/v1/namespaces/ns/events";
+    c.post(new, json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e"}, "note": "hi"}))
+        .await
+        .code(201);
+    let core = c.get(&format!("{old}/e")).await.code(200).body;
+    assert_eq!((&core["apiVersion"], &core["message"]), (&json!("v1"), &json!("hi")));
+    c.patch(&format!("{old}/e"), MERGE, json!({"message": "ho"})).await.code(200);
+    let list = c.get(new).await.code(200).body;
+    assert_eq!(
+        (&list["items"][0]["note"], &list["items"][0]["apiVersion"]),
+        (&json!("ho"), &json!("events.k8s.io/v1"))
+    );
+    let events = c.watch(&format!("{new}?watch=1&timeoutSeconds=1")).await;
+    assert_eq!(events[0]["object"]["note"], "ho");
+}
+
+#[tokio::test(start_paused = true)]
+async fn subresources_may_be_conversations() {
+    let c = Cluster::with(|registry| {
+        registry.connect(
+            "",
+            "pods",
+            "log",
+            Arc::new(|call| {
+                Box::pin(async move {
+                    let text = format!("{}/{} {}", call.namespace, call.name, call.query("container").unwrap_or("-"));
+                    http::Response::new(neap_apiserver::codec::full(text))
+                })
+            }),
+        );
+        registry.configure("", "pods", |kind| {
+            kind.grace = Some(Arc::new(|pod| pod["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30)));
+        });
+    })
+    .await;
+    let pods = "/api/v1/namespaces/ns/pods";
+    c.post(pods, json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}})).await.code(201);
+    assert_eq!(c.get(&format!("{pods}/p/log?container=c")).await.code(200).body, "ns/p c");
+    c.get(&format!("{pods}/q/log")).await.says(404, "NotFound", r#"pods "q" not found"#);
+
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "target": {"kind": "Node", "name": "n"}});
+    c.post(&format!("{pods}/p/binding"), binding.clone()).await.code(201);
+    c.post(&format!("{pods}/p/binding"), binding).await.says(409, "Conflict", "already assigned to node");
+
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    c.post(&format!("{pods}/p/eviction"), eviction).await.code(201);
+    let going = c.get(&format!("{pods}/p")).await.code(200).body;
+    assert_eq!(going["metadata"]["deletionTimestamp"], "2026-01-01T00:00:30Z");
+    assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 30);
+    let sooner = c.delete(&format!("{pods}/p"), json!({"gracePeriodSeconds": 5})).await.code(200).body;
+    assert_eq!(sooner["metadata"]["deletionGracePeriodSeconds"], 5);
+    c.delete(&format!("{pods}/p"), json!({"gracePeriodSeconds": 0})).await.code(200);
+    c.get(&format!("{pods}/p")).await.code(404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn service_accounts_have_tokens() {
+    use neap_apiserver::auth::token::Signer;
+    let clock = Arc::new(AtomicI64::new(START));
+    let reader = clock.clone();
+    let registry = Registry::new();
+    registry.register_all(&kinds::kubernetes()).unwrap();
+    let mut config = Config::new(Arc::new(move || Timestamp::from_second(reader.load(Ordering::Relaxed)).unwrap()), 1);
+    config.signer = Some(Arc::new(Signer::new(&Signer::generate().unwrap(), "https://here", "here").unwrap()));
+    let c = Cluster { server: ApiServer::new(Store::memory(), registry, config), clock, user: auth::admin("tester") };
+    c.post("/api/v1/namespaces", json!({"metadata": {"name": "ns"}})).await.code(201);
+    let accounts = "/api/v1/namespaces/ns/serviceaccounts";
+    c.post(accounts, json!({"metadata": {"name": "sa"}})).await.code(201);
+    let token = async || {
+        let made = c.post(&format!("{accounts}/sa/token"), json!({"spec": {"expirationSeconds": 600}})).await.code(201);
+        made.body["status"]["token"].as_str().unwrap().to_owned()
+    };
+    let whoami = async |token: &str| {
+        use tower::ServiceExt;
+        let request = Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews")
+            .header("authorization", format!("Bearer {token}"))
+            .body(Full::new(Bytes::from("{}")))
+            .unwrap();
+        let response = c.server.clone().oneshot(request).await.unwrap();
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let body: Value = serde_json::from_slice(&bytes).unwrap();
+        (code, body["status"]["userInfo"]["username"].as_str().unwrap_or("").to_owned())
+    };
+    let first = token().await;
+    assert_eq!(whoami(&first).await, (201, "system:serviceaccount:ns:sa".to_owned()));
+    let review =
+        c.post("/apis/authentication.k8s.io/v1/tokenreviews", json!({"spec": {"token": first}})).await.code(201);
+    assert_eq!(review.body["status"]["authenticated"], true);
+    c.tick(600);
+    assert_eq!(whoami(&first).await.0, 401, "expired");
+    let second = token().await;
+    assert_eq!(whoami(&second).await.0, 201);
+    c.delete(&format!("{accounts}/sa"), json!({})).await.code(200);
+    assert_eq!(whoami(&second).await.0, 401, "the account is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_nobody_sees_only_the_doorplate() {
+    let c = Cluster::new().await;
+    let ask = async |path: &str| {
+        let request = Request::get(path).body(Full::new(Bytes::new())).unwrap();
+        let response = c.server.answer(request, Caller { user: None, ack: Ack::Visible }).await;
+        response.status().as_u16()
+    };
+    for (path, want) in
+        [("/version", 200), ("/readyz", 200), ("/livez/ping", 200), ("/api", 401), ("/apis/ex.dev/v1/widgets", 401)]
+    {
+        assert_eq!(ask(path).await, want, "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn definitions_are_served_again_after_a_restart() {
+    let store = Store::memory();
+    let now: neap_apiserver::Now = Arc::new(|| Timestamp::from_second(START).unwrap());
+    let start = || {
+        let server = ApiServer::new(store.clone(), Registry::new(), Config::new(now.clone(), 1));
+        Cluster { server, clock: Arc::new(AtomicI64::new(START)), user: auth::admin("tester") }
+    };
+    let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let c = start();
+    c.post(crds, serde_json::to_value(kinds::widgets()).unwrap()).await.code(201);
+    c.post(WIDGETS, widget("a", 1)).await.code(201);
+    let c = start();
+    assert_eq!(c.get(&format!("{WIDGETS}/a")).await.code(200).body["spec"]["size"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kube_watcher_follows() {
+    use futures::TryStreamExt;
+    use kube::api::{Api, DynamicObject};
+    use kube::runtime::{WatchStreamExt, watcher};
+    let c = Cluster::new().await;
+    c.post(WIDGETS, widget("a", 1)).await.code(201);
+    let client = kube::Client::new(c.server.client_service(auth::admin("controller")), "ns");
+    let kind = kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk("ex.dev", "v1", "Widget"));
+    for config in [watcher::Config::default(), watcher::Config::default().streaming_lists()] {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
+        let mut events = std::pin::pin!(watcher(api, config).applied_objects());
+        assert_eq!(events.try_next().await.unwrap().unwrap().data["spec"]["size"], 1);
+        c.patch(&format!("{WIDGETS}/a"), MERGE, json!({"spec": {"size": 2}})).await.code(200);
+        assert_eq!(events.try_next().await.unwrap().unwrap().data["spec"]["size"], 2);
+        c.patch(&format!("{WIDGETS}/a"), MERGE, json!({"spec": {"size": 1}})).await.code(200);
+    }
 }

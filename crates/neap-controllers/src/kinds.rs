@@ -195,7 +195,7 @@ pub(crate) fn register(caches: &mut Caches, queues: &Arc<Queues>) -> Vec<Box<dyn
             }
         }
         if let Some(service) = caches.get::<CoreService>(&key.namespace, &service) {
-            for owner in owner_of(&service.metadata, "ServerlessService") {
+            if let Some(owner) = owner_of(&service.metadata, "ServerlessService") {
                 queues.serverless_service.add(Key::new(key.namespace.as_str(), owner));
             }
         }

@@ -26,33 +26,28 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
-    /// Waits for a place.
+    /// Takes a place, waiting for one if need be. The second value says whether it had to.
     async fn enter(&mut self, deadline: Option<Deadline>) -> Result<(SocketAddr, bool), ProxyError> {
-        let mut waited = false;
+        match self.ask() {
+            Entry::Enter(leave) => Ok((self.take(leave), false)),
+            Entry::Full { depth } => Err(ProxyError::QueueFull { depth }),
+            // Boxed: most requests do not wait and should not pay for the room.
+            Entry::Wait(waiting) => Ok((Box::pin(self.wait(waiting, deadline)).await?, true)),
+        }
+    }
+
+    async fn wait(&mut self, mut waiting: Waiting, deadline: Option<Deadline>) -> Result<SocketAddr, ProxyError> {
         loop {
-            let first = !std::mem::replace(&mut self.counted, true);
-            let entry = self.gate.enter(Instant::now(), first);
-            let (waiting, retry, empty) = match entry {
-                Entry::Enter(leave) => {
-                    let addr = leave.instance;
-                    self.leave = Some(leave);
-                    return Ok((addr, waited));
-                }
-                Entry::Full { depth } => return Err(ProxyError::QueueFull { depth }),
-                Entry::Wait(waiting) => {
-                    let (retry, empty) = (waiting.retry, waiting.empty);
-                    (Queued { gate: &self.gate, waiting: Some(waiting) }, retry, empty)
-                }
-            };
-            waited = true;
             // Nobody starts instances of a plain Service: what is missing after a moment stays missing.
-            let patience = match (&self.gate.name, empty) {
+            let patience = match (&self.gate.name, waiting.empty) {
                 (GateName::Service { .. }, true) => Some(self.arrived + SETTLE),
                 _ => None,
             };
+            let retry = waiting.retry;
+            let queued = Queued { gate: &self.gate, waiting: Some(waiting) };
             let woken = tokio::select! {
                 biased;
-                leave = waiting.leave() => leave,
+                leave = queued.leave() => leave,
                 () = until(deadline.map(|deadline| deadline.at)) => {
                     return Err(deadline.expect("only a deadline passes").wait_error());
                 }
@@ -62,11 +57,25 @@ impl Visit {
                 () = until(retry) => None,
             };
             if let Some(leave) = woken {
-                let addr = leave.instance;
-                self.leave = Some(leave);
-                return Ok((addr, waited));
+                return Ok(self.take(leave));
             }
+            waiting = match self.ask() {
+                Entry::Enter(leave) => return Ok(self.take(leave)),
+                Entry::Full { depth } => return Err(ProxyError::QueueFull { depth }),
+                Entry::Wait(waiting) => waiting,
+            };
         }
+    }
+
+    fn ask(&mut self) -> Entry {
+        let first = !std::mem::replace(&mut self.counted, true);
+        self.gate.enter(Instant::now(), first)
+    }
+
+    fn take(&mut self, leave: Leave) -> SocketAddr {
+        let addr = leave.instance;
+        self.leave = Some(leave);
+        addr
     }
 }
 

@@ -107,7 +107,7 @@ impl Handler for Front {
     async fn handle(&self, request: Request, connection: &Connection) -> Response {
         let arrived = Instant::now();
         let grpc = error::speaks_grpc(request.headers());
-        match self.serve(request, connection, arrived).await {
+        match self.serve(&mut Some(request), connection, arrived).await {
             Ok(response) => response,
             Err(error) => {
                 self.metrics.error(&error);
@@ -156,40 +156,41 @@ enum Route<'s> {
 impl Front {
     async fn serve(
         &self,
-        mut request: Request,
+        place: &mut Option<Request>,
         connection: &Connection,
         arrived: Instant,
     ) -> Result<Response, ProxyError> {
-        headers::canonical(&mut request)?;
+        let request = place.as_mut().expect("a request to serve");
+        headers::canonical(request)?;
         let entrance = &self.doors[connection.listener];
         let secure = connection.tls || (entrance.trusted && request::says_https(request.headers()));
         let gate = loop {
             let snapshot = self.snapshots.load();
-            match self.route(&snapshot, &request, entrance.door, secure)? {
+            match self.route(&snapshot, request, entrance.door, secure)? {
                 Route::Go(way) => {
-                    if let Some(answer) = probe::answer(&request, way.legs.hash(), &way.gate.name) {
+                    if let Some(answer) = probe::answer(request, way.legs.hash(), &way.gate.name) {
                         return answer;
                     }
                     let origin =
                         headers::Origin { peer: connection.peer.ip(), tls: connection.tls, trusted: entrance.trusted };
-                    edit(&mut request, &way, origin);
+                    edit(request, &way, origin);
                     break way.gate.clone();
                 }
-                Route::Redirect => return Ok(self.redirect(&request)),
+                Route::Redirect => return Ok(self.redirect(request)),
                 Route::NotFound => {
-                    let host = headers::authority(&request).unwrap_or_default().to_owned();
+                    let host = headers::authority(request).unwrap_or_default().to_owned();
                     return Err(ProxyError::NoRoute { host });
                 }
                 Route::Unknown(what) => {
                     let published = self.plane.published();
                     drop(snapshot);
-                    self.settle(published, arrived + SETTLE, what).await?;
+                    Box::pin(self.settle(published, arrived + SETTLE, what)).await?;
                 }
             }
         };
         let limits = gate.settings.limits;
         let mut activator = Activator::new(gate, arrived);
-        let mut response = forward(&self.upstream, &mut activator, request, &limits, arrived).await?;
+        let mut response = forward(&self.upstream, &mut activator, place, &limits, arrived).await?;
         if let Some(waited) = activator.waited {
             response.headers_mut().append("server-timing", server_timing(waited));
         }

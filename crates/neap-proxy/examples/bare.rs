@@ -24,7 +24,7 @@ impl Handler for Bare {
         headers::set_forwarded(request.headers_mut(), origin);
         let limits = Limits { total: Some(std::time::Duration::from_secs(300)), ..Limits::default() };
         let arrived = tokio::time::Instant::now();
-        match forward(&self.upstream, &mut Always(self.target), request, &limits, arrived).await {
+        match forward(&self.upstream, &mut Always(self.target), &mut Some(request), &limits, arrived).await {
             Ok(response) => response,
             Err(error) => error.respond(false),
         }

@@ -40,18 +40,18 @@ pub struct Picked<H> {
 }
 
 /// Sends a request where the picker says and returns the answer, which is streamed. `arrived` is when the
-/// request's head was complete: all limits run from there.
+/// request's head was complete: all limits run from there. The request is taken out of its place.
 ///
 /// The request must be in canonical form ([`headers::canonical`]) and its headers final but for the hop-by-hop
 /// ones, which are taken off here, on both ways.
 pub async fn forward<P: Picker>(
     upstream: &Upstream,
     picker: &mut P,
-    mut request: Request,
+    request: &mut Option<Request>,
     limits: &Limits,
     arrived: Instant,
 ) -> Result<Response, ProxyError> {
-    let upgrade = headers::take_upgrade(&mut request);
+    let upgrade = headers::take_upgrade(request.as_mut().expect("a request to forward"));
     let deadline = limits.deadline(arrived);
     loop {
         let mut picked = picker.pick(deadline).await?;
@@ -74,18 +74,11 @@ pub async fn forward<P: Picker>(
                     }
                 };
             }
-            Err(failed) => {
-                let failed = *failed;
-                match failed.request {
-                    Some(unstarted) => {
-                        picker.refused(picked, failed.error)?;
-                        request = unstarted;
-                    }
-                    None => {
-                        picker.failed(picked, &failed.error);
-                        return Err(failed.error);
-                    }
-                }
+            // It is still in its place: no application saw it.
+            Err(error) if request.is_some() && error.unstarted() => picker.refused(picked, error)?,
+            Err(error) => {
+                picker.failed(picked, &error);
+                return Err(error);
             }
         }
     }

@@ -1,18 +1,28 @@
 //! Pods on this machine: images, namespaces, cgroups, network, probes, logs. Knows no API object and no watch.
+//!
+//! [`Runtime`] is the way in, [`pod`] are its words, [`spawner::main_if_requested`] must be the first call of the
+//! program that uses it.
 
+mod bundle;
 mod capabilities;
 mod cgroup;
 mod clock;
 pub mod image;
 mod launch;
+mod lifecycle;
 mod linux;
 mod logs;
 mod machine;
+mod mode;
 mod net;
 pub mod pod;
 mod probe;
 mod record;
-pub mod slice;
+mod runtime;
 pub mod spawner;
 mod sys;
 mod users;
+mod volumes;
+
+pub use net::NetworkError;
+pub use runtime::{Config, Mode, OpenError, Runtime};

@@ -301,9 +301,11 @@ impl Machine for LinuxMachine {
         }
     }
 
-    fn ask_to_end(&self, handle: &Handle, signal: i32) -> io::Result<()> {
-        let immune = handle.run.isolation != Isolation::None && is_immune(&handle.run, signal);
-        self.signal(handle, if immune { libc::SIGKILL } else { signal })
+    fn end_if_deaf(&self, handle: &Handle, signal: i32) -> io::Result<()> {
+        if handle.run.isolation != Isolation::None && is_immune(&handle.run, signal) {
+            return self.signal(handle, libc::SIGKILL);
+        }
+        Ok(())
     }
 
     fn freeze<'a>(&'a self, handle: &'a Handle, frozen: bool) -> BoxFuture<'a, io::Result<()>> {

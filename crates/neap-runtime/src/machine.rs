@@ -55,9 +55,9 @@ pub(crate) trait Machine: Send + Sync + 'static {
     /// Resolves when the container has ended.
     fn ended<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Exit>;
     fn signal(&self, handle: &Handle, signal: i32) -> io::Result<()>;
-    /// Sends the signal that asks a container to end. Where the kernel would drop it (a first process without a
-    /// handler is immune) and nothing else runs in the container, it is ended at once.
-    fn ask_to_end(&self, handle: &Handle, signal: i32) -> io::Result<()>;
+    /// Ends a container that cannot hear `signal`: the kernel drops signals to a first process that has no
+    /// handler for them. Only when nothing else runs in the container; otherwise nothing happens.
+    fn end_if_deaf(&self, handle: &Handle, signal: i32) -> io::Result<()>;
     fn freeze<'a>(&'a self, handle: &'a Handle, frozen: bool) -> BoxFuture<'a, io::Result<()>>;
     /// Runs a command inside a container, bounded in time.
     fn exec<'a>(

@@ -344,3 +344,25 @@ pub(crate) fn watched(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedF
     // SAFETY: an `OwnedFd` names the same open file until it is dropped, and the watcher owns it.
     unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(io::Error::from)
 }
+
+/// Whether this process could make such namespaces, mount namespace included, and act in them. Tried in a child.
+pub(crate) fn try_namespaces(flags: CloneFlags) -> io::Result<()> {
+    use nix::mount::{MsFlags, mount};
+    use nix::sys::wait::{WaitStatus, waitpid};
+    match clone(flags)? {
+        Fork::Child => {
+            // The parent may have threads: nothing here allocates or locks.
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            let done = mount(None::<&str>, "/", None::<&str>, private, None::<&str>);
+            exit_now(done.err().map_or(0, |errno| errno as i32))
+        }
+        Fork::Parent(child) => loop {
+            match waitpid(child, None) {
+                Ok(WaitStatus::Exited(_, 0)) => return Ok(()),
+                Ok(WaitStatus::Exited(_, code)) => return Err(io::Error::from_raw_os_error(code)),
+                Err(nix::errno::Errno::EINTR) => {}
+                _ => return Err(io::Error::other("the attempt ended strangely")),
+            }
+        },
+    }
+}

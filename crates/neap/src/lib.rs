@@ -1,1 +1,5 @@
-//! neap
+//! The roof: roles and modes, wiring, settings, signals, drain. Everything that decides lives below.
+
+pub mod args;
+pub mod sample;
+pub mod up;

@@ -88,6 +88,24 @@ fn types() {
 }
 
 #[test]
+fn complaints_that_go_together() {
+    // A wrong type is still outside an enumeration; a text that is too long is not also held to the pattern.
+    check_validate(
+        field(json!({"type": "string", "enum": ["a"]})),
+        json!({"f": 3}),
+        &[
+            r#"spec.f: Invalid value: "integer": spec.f in body must be of type string: "integer""#,
+            r#"spec.f: Unsupported value: 3: supported values: "a""#,
+        ],
+    );
+    check_validate(
+        field(json!({"type": "string", "maxLength": 1, "pattern": "^a$"})),
+        json!({"f": "bb"}),
+        &["spec.f: Too long: may not be more than 1 bytes"],
+    );
+}
+
+#[test]
 fn int_or_string() {
     let schema = || field(json!({"x-kubernetes-int-or-string": true}));
     check_validate(schema(), json!({"f": 8080}), &[]);

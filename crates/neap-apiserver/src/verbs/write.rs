@@ -244,19 +244,19 @@ fn update_once(
         let stored = Some((entry.value.to_vec(), entry.modified));
         return Ok(Written { object: new, stored, created: false, committed: None });
     }
-    let bytes = storage::encode(&new);
     let expect = Expect::Revision(entry.modified);
-    let put = Txn::new().put(entry.key.clone(), expect, bytes.clone());
-    let mut committed = lost(x, x.server.store.commit(put))?;
+    if dies {
+        // One step, so that no crash leaves an object behind that nothing holds any more.
+        let committed = lost(x, x.server.store.commit(Txn::new().delete(entry.key.clone(), expect)))?;
+        after(x, None, &name);
+        metadata::of_mut(&mut new).insert("resourceVersion".into(), json!(committed.revision.to_string()));
+        return Ok(Written { object: new, stored: None, created: false, committed: Some(committed) });
+    }
+    let bytes = storage::encode(&new);
+    let committed = lost(x, x.server.store.commit(Txn::new().put(entry.key.clone(), expect, bytes.clone())))?;
     let revision = committed.revision;
     metadata::of_mut(&mut new).insert("resourceVersion".into(), json!(revision.to_string()));
-    if dies {
-        // Watchers of finalizers see the last change before the object goes.
-        committed = lost(x, x.server.store.commit(Txn::new().delete(entry.key.clone(), Expect::Revision(revision))))?;
-        after(x, None, &name);
-    } else {
-        after(x, Some(&new), &name);
-    }
+    after(x, Some(&new), &name);
     Ok(Written { object: new, stored: Some((bytes, revision)), created: false, committed: Some(committed) })
 }
 
@@ -429,6 +429,9 @@ fn judge(x: &Exchange, object: &mut Value, old: Option<&Value>) -> Result<()> {
     let mut causes = metadata::validate(object, old, &shape);
     if causes.is_empty() {
         causes.extend(working.version().schema.validate(object).iter().map(|e| e.cause()));
+    }
+    if let (true, Some(check)) = (causes.is_empty(), &working.kind.check) {
+        causes.extend(check(object, old));
     }
     if causes.is_empty() {
         match working.kind.role() {

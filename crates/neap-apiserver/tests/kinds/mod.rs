@@ -4,7 +4,13 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
-pub(crate) fn crd(group: &str, plural: &str, kind: &str, namespaced: bool, versions: Value) -> CustomResourceDefinition {
+pub(crate) fn crd(
+    group: &str,
+    plural: &str,
+    kind: &str,
+    namespaced: bool,
+    versions: Value,
+) -> CustomResourceDefinition {
     let short: Vec<&str> = match plural {
         "configmaps" => vec!["cm"],
         "namespaces" => vec!["ns"],

@@ -135,13 +135,6 @@ impl Engine {
                 () = sleep_until(alarm) => Input::Alarm,
                 changed = self.settings.changed() => Input::Settings(changed.is_ok()),
             };
-            {
-                use std::sync::atomic::*;
-                static N: [AtomicU32; 8] = [const { AtomicU32::new(0) }; 8];
-                let i = match &input { Input::Stop=>0, Input::Woken(_)=>1, Input::Job(_)=>2, Input::Change(_)=>3, Input::Samples(_)=>4, Input::Alarm=>5, Input::Settings(_)=>6 };
-                let n = N[i].fetch_add(1, Ordering::Relaxed);
-                if n % 1000 == 999 { eprintln!("input {i} x{n} alarm {:?} now {:?} timers {:?}", alarm, Instant::now(), self.timers.next()); }
-            }
             match input {
                 // Without settings or watches there is nobody left to scale for.
                 Input::Stop | Input::Change(None) | Input::Settings(false) => return,

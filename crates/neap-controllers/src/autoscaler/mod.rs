@@ -6,6 +6,8 @@
 //! no timer until a wake.
 
 mod api;
+#[cfg(test)]
+mod api_tests;
 mod clock;
 mod engine;
 mod metrics;

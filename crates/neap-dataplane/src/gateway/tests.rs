@@ -242,7 +242,8 @@ fn size() {
     let c = connection(0);
     let f = world.front.handle(get("a", "/"), &c);
     println!("handle {}", std::mem::size_of_val(&f));
-    let f = world.front.serve(get("a", "/"), &c, Instant::now());
+    let mut place = Some(get("a", "/"));
+    let f = world.front.serve(&mut place, &c, Instant::now());
     println!(
         "serve {} request {} response {}",
         std::mem::size_of_val(&f),

@@ -20,6 +20,7 @@ pub(super) struct Needs {
     pub(super) secrets: BTreeSet<String>,
     pub(super) tokens: BTreeSet<TokenNeed>,
     pub(super) claims: BTreeSet<String>,
+    pub(super) account: String,
     /// Environment variables for the services of the namespace.
     pub(super) services: bool,
 }
@@ -38,6 +39,7 @@ pub(super) struct Found {
 pub(super) fn of(pod: &Pod) -> Needs {
     let mut needs = Needs::default();
     let Some(spec) = &pod.spec else { return needs };
+    needs.account = account(spec).to_owned();
     needs.services = spec.enable_service_links.unwrap_or(true);
     for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
         needs.container(container);
@@ -139,6 +141,7 @@ mod tests {
             secrets: names(&["pull", "s1", "s2", "s3", "s4"]),
             tokens: BTreeSet::from([("vault".to_owned(), 600)]),
             claims: names(&["data"]),
+            account: "default".to_owned(),
             services: false,
         };
         assert_eq!(of(&pod), want);

@@ -73,7 +73,7 @@ impl Machine {
 
     pub(super) fn allocatable(&self) -> Amounts {
         let pairs = self.capacity().into_iter();
-        pairs.filter_map(|(name, q)| Some((name, quantity::parse(&q.0)?))).collect()
+        pairs.filter_map(|(name, q)| Some((name, quantity::parse(&q.0)?.thousandths()))).collect()
     }
 
     fn capacity(&self) -> BTreeMap<String, Quantity> {
@@ -245,7 +245,7 @@ mod tests {
             machine_id: String::new(),
             runtime: "test".into(),
         };
-        let got: Vec<(String, i128)> = machine.allocatable().into_iter().map(|(k, v)| (k, v.units())).collect();
-        assert_eq!(got, [("cpu".to_owned(), 2), ("memory".to_owned(), 1 << 30), ("pods".to_owned(), 7)]);
+        let got: Vec<(String, i128)> = machine.allocatable().into_iter().collect();
+        assert_eq!(got, [("cpu".to_owned(), 2000), ("memory".to_owned(), 1000 << 30), ("pods".to_owned(), 7000)]);
     }
 }

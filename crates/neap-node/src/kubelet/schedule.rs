@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
-use crate::quantity::{self, Amount};
+use crate::quantity;
 
-/// What pods may ask for together, by resource name.
-pub(super) type Amounts = BTreeMap<String, Amount>;
+/// What pods may ask for together, by resource name, in thousandths.
+pub(super) type Amounts = BTreeMap<String, i128>;
+
+/// Each pod takes one of these, whatever else it asks for.
+pub(super) const PODS: &str = "pods";
 
 /// What a pod asks for: its containers together, or its largest init container where that is more.
 pub(super) fn requests(spec: &PodSpec) -> Amounts {
-    let mut sum = Amounts::new();
+    let mut sum = Amounts::from([(PODS.to_owned(), 1000)]);
     for container in &spec.containers {
         for (name, amount) in of_container(container) {
             *sum.entry(name).or_default() += amount;
@@ -25,7 +28,7 @@ pub(super) fn requests(spec: &PodSpec) -> Amounts {
     }
     for (name, overhead) in spec.overhead.iter().flatten() {
         if let Some(amount) = quantity::parse(&overhead.0) {
-            *sum.entry(name.clone()).or_default() += amount;
+            *sum.entry(name.clone()).or_default() += amount.thousandths();
         }
     }
     sum
@@ -36,8 +39,27 @@ fn of_container(container: &Container) -> Amounts {
     let Some(resources) = &container.resources else { return Amounts::new() };
     let limits = resources.limits.iter().flatten();
     let requests = resources.requests.iter().flatten();
-    let parsed = limits.chain(requests).filter_map(|(name, q)| Some((name.clone(), quantity::parse(&q.0)?)));
+    let parsed =
+        limits.chain(requests).filter_map(|(name, q)| Some((name.clone(), quantity::parse(&q.0)?.thousandths())));
     parsed.collect()
+}
+
+/// What all pods on the machine hold.
+#[derive(Default)]
+pub(super) struct Held(Amounts);
+
+impl Held {
+    pub(super) fn add(&mut self, asked: &Amounts) {
+        for (name, amount) in asked {
+            *self.0.entry(name.clone()).or_default() += amount;
+        }
+    }
+
+    pub(super) fn release(&mut self, asked: &Amounts) {
+        for (name, amount) in asked {
+            *self.0.entry(name.clone()).or_default() -= amount;
+        }
+    }
 }
 
 /// Still holds what it asked for.
@@ -54,7 +76,7 @@ pub(super) fn is_gated(pod: &Pod) -> bool {
 /// Why the pod does not fit beside what others hold, in the scheduler's words; `None` when it fits.
 pub(super) fn obstacle(
     pod: &Pod,
-    held: &Amounts,
+    held: &Held,
     allocatable: &Amounts,
     labels: &BTreeMap<String, String>,
 ) -> Option<String> {
@@ -63,10 +85,10 @@ pub(super) fn obstacle(
     if !selected {
         return Some(sentence("1 node(s) didn't match Pod's node affinity/selector"));
     }
-    let lacks = |(name, asked): (&String, &Amount)| {
+    let lacks = |(name, asked): (&String, &i128)| {
         let there = allocatable.get(name).copied().unwrap_or_default();
-        let taken = held.get(name).copied().unwrap_or_default();
-        (*asked > Amount::default() && taken + *asked > there).then(|| format!("1 Insufficient {name}"))
+        let taken = held.0.get(name).copied().unwrap_or_default();
+        (*asked > 0 && taken + *asked > there).then(|| format!("1 Insufficient {name}"))
     };
     let lacking: Vec<String> = requests(spec).iter().filter_map(lacks).collect();
     (!lacking.is_empty()).then(|| sentence(&lacking.join(", ")))
@@ -82,14 +104,16 @@ mod tests {
     use serde_json::{Value, json};
 
     fn amounts(list: &[(&str, &str)]) -> Amounts {
-        list.iter().map(|(name, text)| ((*name).to_owned(), quantity::parse(text).unwrap())).collect()
+        list.iter().map(|(name, text)| ((*name).to_owned(), quantity::parse(text).unwrap().thousandths())).collect()
     }
 
     fn check(spec: Value, held: &[(&str, &str)], want: Option<&str>) {
         let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
-        let allocatable = amounts(&[("cpu", "2"), ("memory", "1Gi")]);
+        let allocatable = amounts(&[("cpu", "2"), ("memory", "1Gi"), ("pods", "5")]);
         let labels = BTreeMap::from([("kubernetes.io/os".to_owned(), "linux".to_owned())]);
-        let got = obstacle(&pod, &amounts(held), &allocatable, &labels);
+        let mut taken = Held::default();
+        taken.add(&amounts(held));
+        let got = obstacle(&pod, &taken, &allocatable, &labels);
         assert_eq!(got.as_deref(), want);
     }
 
@@ -101,6 +125,7 @@ mod tests {
     fn a_pod_fits_or_the_lack_is_named() {
         check(asking(json!({})), &[("cpu", "9")], None);
         check(asking(json!({"cpu": "2"})), &[], None);
+        check(asking(json!({})), &[("pods", "5")], Some("0/1 nodes are available: 1 Insufficient pods."));
         check(asking(json!({"cpu": "3"})), &[], Some("0/1 nodes are available: 1 Insufficient cpu."));
         check(asking(json!({"cpu": "1500m"})), &[("cpu", "600m")], Some("0/1 nodes are available: 1 Insufficient cpu."));
         check(
@@ -128,6 +153,6 @@ mod tests {
             ],
         });
         let spec: PodSpec = serde_json::from_value(spec).unwrap();
-        assert_eq!(requests(&spec), amounts(&[("cpu", "900m"), ("memory", "100Mi")]));
+        assert_eq!(requests(&spec), amounts(&[("cpu", "900m"), ("memory", "100Mi"), ("pods", "1")]));
     }
 }

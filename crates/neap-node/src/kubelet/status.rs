@@ -71,12 +71,12 @@ pub(super) fn status(
         declared.iter().map(|c| container(pod, c, find(&c.name), progress, initial)).collect()
     };
     if !init.is_empty() {
-        let found = known(runtime.map(|r| r.init_containers.as_slice()), init, "PodInitializing");
-        status.init_container_statuses = Some(found);
+        let containers = known(runtime.map(|r| r.init_containers.as_slice()), init, "PodInitializing");
+        status.init_container_statuses = Some(containers);
     }
     let waiting_for = if init.is_empty() { "ContainerCreating" } else { "PodInitializing" };
-    let found = known(runtime.map(|r| r.containers.as_slice()), &spec.containers, waiting_for);
-    status.container_statuses = Some(found);
+    let containers = known(runtime.map(|r| r.containers.as_slice()), &spec.containers, waiting_for);
+    status.container_statuses = Some(containers);
     let own = conditions(pod, spec, &status, runtime, phase);
     status.conditions = Some(merged(found, before, own, now));
     status

@@ -90,7 +90,7 @@ impl Handler for Proxy {
         let origin = headers::Origin { peer: connection.peer.ip(), tls: connection.tls, trusted: false };
         headers::set_forwarded(request.headers_mut(), origin);
         let mut picker = One(self.target, self.ended.clone());
-        match forward(&self.upstream, &mut picker, request, &self.limits, arrived).await {
+        match forward(&self.upstream, &mut picker, &mut Some(request), &self.limits, arrived).await {
             Ok(response) => response,
             Err(error) => error.respond(false),
         }

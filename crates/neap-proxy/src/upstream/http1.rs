@@ -17,7 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::pool::Pool;
-use super::{Answered, Failed, UpstreamBody, connect};
+use super::{Answered, UpstreamBody, connect};
 use crate::body::Body;
 use crate::error::ProxyError;
 use crate::handler::Request;
@@ -86,34 +86,33 @@ impl Switched {
     }
 }
 
+/// Takes the request out of its place; puts it back if it was not started.
 pub(super) async fn send(
     pool: &Rc<Pool>,
-    mut request: Request,
+    request: &mut Option<Request>,
     idle: Option<Duration>,
-) -> Result<Answered, Box<Failed>> {
+) -> Result<Answered, ProxyError> {
     // Kept connections may turn out to be closed one after the other; each gives the request back unsent.
     loop {
         let kept = std::future::poll_fn(|cx| Poll::Ready(pool.take(now(), cx))).await;
         let mut connection = match kept {
             Some(connection) => connection,
-            None => match Http1::connect(pool).await {
-                Ok(connection) => connection,
-                Err(error) => return Err(Box::new(Failed { error, request: Some(request) })),
-            },
+            None => Box::pin(Http1::connect(pool)).await?,
         };
-        let spare = if connection.used { Spare::of(&request) } else { None };
-        match round_trip(&mut connection, request).await {
+        let sent = request.take().expect("a request to send");
+        let spare = if connection.used { Spare::of(&sent) } else { None };
+        match round_trip(&mut connection, sent).await {
             Ok(response) => return Ok(answered(pool, connection, response, idle)),
             Err(Unanswered { message: Some(unsent), .. }) => {
                 pool.metrics.upstream_retries.inc();
-                request = unsent;
+                *request = Some(unsent);
             }
             Err(Unanswered { source, message: None }) => match spare {
                 Some(spare) if source.is_incomplete_message() || io_closed(&source) => {
                     pool.metrics.upstream_retries.inc();
-                    request = spare.request();
+                    *request = Some(spare.request());
                 }
-                _ => return Err(Box::new(Failed { error: classify(pool, source), request: None })),
+                _ => return Err(classify(pool, source)),
             },
         }
     }

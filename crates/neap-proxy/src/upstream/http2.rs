@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use super::pool::Pool;
-use super::{Answered, Failed, UpstreamBody, connect};
+use super::{Answered, UpstreamBody, connect};
 use crate::body::Body;
 use crate::config::{H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_STREAM_WINDOW};
 use crate::error::ProxyError;
@@ -86,44 +86,38 @@ impl Http2 {
     }
 }
 
+/// Takes the request out of its place; puts it back if it was not started.
 pub(super) async fn send(
     pool: &Rc<Pool>,
-    mut request: Request,
+    request: &mut Option<Request>,
     idle: Option<Duration>,
-) -> Result<Answered, Box<Failed>> {
+) -> Result<Answered, ProxyError> {
     let target = pool.target.addr;
-    if let Err(error) = absolute(&mut request) {
-        return Err(Box::new(Failed { error, request: None }));
-    }
     loop {
-        let (mut sender, stream) = match stream(pool).await {
-            Ok(opened) => opened,
-            Err(error) => {
-                origin(&mut request);
-                return Err(Box::new(Failed { error, request: Some(request) }));
-            }
-        };
-        match sender.try_send_request(request).await {
+        let (mut sender, stream) = stream(pool).await?;
+        let mut sent = request.take().expect("a request to send");
+        absolute(&mut sent)?;
+        match sender.try_send_request(sent).await {
             Ok(response) => {
                 let response = response.map(|incoming| UpstreamBody::http2(incoming, stream, idle));
                 return Ok(Answered { response, switched: None });
             }
             Err(mut error) => match error.take_message() {
-                Some(unsent) => {
+                Some(mut unsent) => {
                     pool.metrics.upstream_retries.inc();
                     pool.h2.borrow_mut().retain(|connection| !connection.is_closed());
-                    request = unsent;
+                    origin(&mut unsent);
+                    *request = Some(unsent);
                 }
                 None => {
                     let source = error.into_error();
-                    let error = if source.is_user() {
+                    return Err(if source.is_user() {
                         ProxyError::ClientGone { source }
                     } else if source.is_parse() {
                         ProxyError::UpstreamProtocol { target, source }
                     } else {
                         ProxyError::UpstreamClosed { target, source }
-                    };
-                    return Err(Box::new(Failed { error, request: None }));
+                    });
                 }
             },
         }

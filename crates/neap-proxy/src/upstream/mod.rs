@@ -91,15 +91,6 @@ impl Deadline {
     }
 }
 
-/// A request that failed; it is handed back when no upstream saw it.
-#[derive(Debug)]
-pub struct Failed {
-    /// Why.
-    pub error: ProxyError,
-    /// The request, whole, if it was not started.
-    pub request: Option<Request>,
-}
-
 /// An answer; after a 101 the two connections are to be joined.
 pub(crate) struct Answered {
     pub(crate) response: Response,
@@ -122,35 +113,42 @@ impl Upstream {
     }
 
     /// Sends a request in canonical form (see [`crate::headers::canonical`]) and waits for the head of the answer.
+    ///
+    /// The request is taken out of its place when it is sent. If this fails and the request is there again, no
+    /// upstream saw it. (Passing the place, not the request, also spares the futures of this path a copy each.)
     pub async fn send(
         &self,
         target: Target,
-        request: Request,
+        request: &mut Option<Request>,
         deadline: Option<Deadline>,
         idle: Option<Duration>,
-    ) -> Result<Response, Box<Failed>> {
+    ) -> Result<Response, ProxyError> {
         Ok(self.exchange(target, request, deadline, idle).await?.response)
     }
 
     pub(crate) async fn exchange(
         &self,
         target: Target,
-        request: Request,
+        request: &mut Option<Request>,
         deadline: Option<Deadline>,
         idle: Option<Duration>,
-    ) -> Result<Answered, Box<Failed>> {
+    ) -> Result<Answered, ProxyError> {
         let pool = self.pool(target);
         let answer = async {
             match target.protocol {
                 Protocol::Http1 => http1::send(&pool, request, idle).await,
-                Protocol::H2c => http2::send(&pool, request, idle).await,
+                // Boxed, for it is large and would make every request pay for its room.
+                Protocol::H2c => Box::pin(http2::send(&pool, request, idle)).await,
             }
         };
         match deadline {
             None => answer.await,
             Some(deadline) => match timeout_at(deadline.at, answer).await {
                 Ok(answered) => answered,
-                Err(_elapsed) => Err(Box::new(Failed { error: deadline.error(), request: None })),
+                Err(_elapsed) => {
+                    // A connection that took too long has not seen the request, but there is no time left for another.
+                    Err(deadline.error())
+                }
             },
         }
     }

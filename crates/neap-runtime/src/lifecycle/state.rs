@@ -37,6 +37,8 @@ pub(crate) struct PodRecord {
 pub(crate) struct ContainerRecord {
     /// Runs so far; the newest one is number `runs - 1`.
     pub runs: u32,
+    /// How many of them have ended and been dealt with.
+    pub accounted: u32,
     pub restarts: u32,
     pub backoff: Backoff,
     pub last: Option<Terminated>,

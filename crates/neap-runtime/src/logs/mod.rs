@@ -26,3 +26,71 @@ pub(crate) fn numbered(path: &Path, age: u32) -> PathBuf {
         }
     }
 }
+
+/// Pods whose logs are kept, the living among them. The oldest go first.
+const MAX_PODS: usize = 500;
+/// Bytes that all logs together may take before the oldest dead pods' are removed.
+const MAX_TOTAL_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Removes the logs of the longest unwritten pods until the rest is within bounds.
+pub(crate) fn prune(logs: &Path) {
+    prune_to(logs, MAX_PODS, MAX_TOTAL_BYTES);
+}
+
+fn prune_to(logs: &Path, max_pods: usize, max_bytes: u64) {
+    let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
+    let mut pods: Vec<_> = entries.map(|entry| (weigh(&entry.path()), entry.path())).collect();
+    pods.sort_by_key(|((_, written), _)| std::cmp::Reverse(*written));
+    let mut total = 0;
+    for (at, ((bytes, _), path)) in pods.into_iter().enumerate() {
+        total += bytes;
+        if (at >= max_pods || total > max_bytes) && at > 0 {
+            // A pod that still writes would only begin a new file; its directory is among the newest anyway.
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
+}
+
+/// Bytes of a tree, and when something in it was last written.
+fn weigh(path: &Path) -> (u64, Option<std::time::SystemTime>) {
+    let Ok(meta) = std::fs::symlink_metadata(path) else { return (0, None) };
+    let own = (if meta.is_file() { meta.len() } else { 0 }, meta.modified().ok());
+    if !meta.is_dir() {
+        return own;
+    }
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|e| weigh(&e.path())).fold(own, |(bytes, time), (b, t)| (bytes + b, time.max(t)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_logs_go_first() {
+        let check = |max_pods, max_bytes, expected: &[&str]| {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            for (at, name) in ["a", "b", "c"].iter().enumerate() {
+                let pod = dir.path().join(name).join("user");
+                std::fs::create_dir_all(&pod).expect("made");
+                std::fs::write(pod.join("0.log"), "0123456789").expect("written");
+                let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000 + at as u64);
+                for path in [pod.join("0.log"), pod.clone(), dir.path().join(name)] {
+                    std::fs::File::open(path).and_then(|f| f.set_modified(time)).expect("dated");
+                }
+            }
+            prune_to(dir.path(), max_pods, max_bytes);
+            let mut left: Vec<_> = std::fs::read_dir(dir.path())
+                .expect("there")
+                .flatten()
+                .map(|e| e.file_name().into_string().expect("text"))
+                .collect();
+            left.sort();
+            assert_eq!(left, expected);
+        };
+        check(9, 1000, &["a", "b", "c"]);
+        check(2, 1000, &["b", "c"]);
+        check(9, 25, &["b", "c"]);
+        check(9, 5, &["c"]);
+    }
+}

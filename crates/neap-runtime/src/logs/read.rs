@@ -85,23 +85,33 @@ impl LogReader {
     }
 
     fn open_next(&mut self) -> io::Result<bool> {
-        if let Some(file) = self.queue.pop() {
-            self.current = Some(BufReader::new(file));
-            return Ok(true);
+        if self.queue.is_empty() {
+            self.queue_newer()?;
         }
-        match File::open(&self.path) {
-            Ok(file) => {
-                self.inode = file.metadata()?.ino();
-                self.current = Some(BufReader::new(file));
-                Ok(true)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.current = self.queue.pop().map(BufReader::new);
+        Ok(self.current.is_some())
     }
 
     fn turned_over(&self) -> bool {
         fs::metadata(&self.path).is_ok_and(|m| m.ino() != self.inode)
+    }
+
+    /// The files that were begun after the one read last, which may itself be gone already.
+    fn queue_newer(&mut self) -> io::Result<()> {
+        let mut newer = Vec::new();
+        let mut newest = None;
+        for age in 0..MAX_FILES {
+            let Ok(file) = File::open(numbered(&self.path, age)) else { break };
+            let inode = file.metadata()?.ino();
+            if inode == self.inode {
+                break;
+            }
+            newest.get_or_insert(inode);
+            newer.push(file);
+        }
+        self.inode = newest.unwrap_or(self.inode);
+        self.queue = newer;
+        Ok(())
     }
 
     fn take(&mut self, record: &[u8], out: &mut Vec<u8>) {

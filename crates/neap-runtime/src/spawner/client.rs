@@ -37,7 +37,6 @@ pub(crate) struct Spawner {
 
 /// A keeper with a container process waiting in it.
 pub(crate) struct Keeper {
-    pub pid: i32,
     control: Channel,
 }
 
@@ -53,9 +52,9 @@ impl Spawner {
     pub(crate) async fn keeper(&self, cell: Cell) -> io::Result<Keeper> {
         let id = self.next_id();
         let (reply, fds) = self.ask(id, &Request::Keeper { id, cell }, &[]).await?;
-        let Reply::Keeper { pid, .. } = reply else { return Err(refused(reply)) };
+        let Reply::Keeper { .. } = reply else { return Err(refused(reply)) };
         let control = fds.into_iter().next().ok_or_else(|| io::Error::other("the spawner sent no socket"))?;
-        Ok(Keeper { pid, control: Channel::new(control)? })
+        Ok(Keeper { control: Channel::new(control)? })
     }
 
     pub(crate) async fn sandbox(&self, sandbox: Sandbox) -> io::Result<()> {

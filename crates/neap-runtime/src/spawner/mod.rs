@@ -49,6 +49,8 @@ pub fn main_if_requested() {
     };
     let code = match serve(&socket) {
         Ok(()) => 0,
+        // The runtime ended between its question and our answer.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
             eprintln!("pod spawner: {error}");
             1

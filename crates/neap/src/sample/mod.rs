@@ -28,7 +28,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-pub use image::{Files, pack};
+pub use image::{EXECUTABLE, Files, pack};
 use query::Query;
 
 /// Port when `$PORT` says nothing: Knative's default user port.

@@ -162,9 +162,13 @@ fn from_birth_to_sleep_and_back() {
     w.after(1).is("0 0/3 False(NoTraffic) not-ready Proxy -");
     w.ready = 0;
     w.after(1).is("0 0/0 False(NoTraffic) not-ready Proxy -");
-    // A restart of the autoscaler changes nothing.
+    // A restart of the autoscaler changes nothing, and asleep there is nothing to look at again.
     w.decided = None;
     w.after(100).is("0 0/0 False(NoTraffic) not-ready Proxy -");
+    w.decide(0, -211);
+    w.in_path = InPath::NotYet;
+    w.after(100).is("0 0/0 False(NoTraffic) not-ready Proxy -");
+    w.in_path = InPath::Seen;
     // A request.
     w.decide(1, -211);
     assert_eq!(w.plan().scale, Some(1));

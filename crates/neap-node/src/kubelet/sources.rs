@@ -1,0 +1,159 @@
+//! Config-maps, secrets and service accounts as the watches show them, and everything else a pod needs, fetched.
+//!
+//! The index answers at once; what it does not have is asked for once more, because the watch of one kind may lag
+//! behind the watch of another.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use kube::api::{ListParams, PostParams};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::time::{Duration, Instant};
+
+use super::needs::{Found, Needs, TokenNeed};
+use super::spec::account_of;
+use super::volumes::claim_dir;
+use crate::feed::Change;
+
+const DEFAULT_ACCOUNT: &str = "default";
+
+/// Namespace and name.
+pub(super) type Key = (String, String);
+
+#[derive(Default)]
+pub(super) struct Sources {
+    pub(super) config_maps: Index<ConfigMap>,
+    pub(super) secrets: Index<Secret>,
+    pub(super) accounts: Index<ServiceAccount>,
+}
+
+pub(super) struct Index<K>(RwLock<HashMap<Key, Arc<K>>>);
+
+impl<K> Default for Index<K> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<K: Resource + Clone> Index<K> {
+    /// Takes a change; the keys it touches.
+    pub(super) fn take(&self, change: Change<K>) -> Vec<Key> {
+        let mut index = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let key = |object: &K| (object.namespace().unwrap_or_default(), object.name_any());
+        match change {
+            Change::Apply(object) => {
+                let key = key(&object);
+                index.insert(key.clone(), Arc::new(object));
+                vec![key]
+            }
+            Change::Delete(object) => {
+                let key = key(&object);
+                index.remove(&key);
+                vec![key]
+            }
+            Change::Reset(all) => {
+                let mut touched: Vec<Key> = index.keys().cloned().collect();
+                *index = all.into_iter().map(|object| (key(&object), Arc::new(object))).collect();
+                touched.extend(index.keys().cloned());
+                touched
+            }
+        }
+    }
+
+    fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        let index = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        index.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+}
+
+/// Tokens a pod's worker holds, with the time they are to be replaced at.
+pub(super) type Tokens = HashMap<TokenNeed, (String, Instant)>;
+
+impl Sources {
+    /// Everything but tokens.
+    pub(super) async fn gather(
+        &self,
+        client: &Client,
+        pod: &Pod,
+        needs: &Needs,
+    ) -> kube::Result<Found> {
+        let namespace = pod.namespace().unwrap_or_default();
+        let mut found = Found::default();
+        found.account = match account_of(pod) {
+            // It rarely exists on a bare machine, and most pods name no other: no request for each of them.
+            DEFAULT_ACCOUNT => self.accounts.get(&namespace, DEFAULT_ACCOUNT),
+            named => lookup(&self.accounts, client, &namespace, named).await?,
+        };
+        for name in &needs.config_maps {
+            if let Some(map) = lookup(&self.config_maps, client, &namespace, name).await? {
+                found.config_maps.insert(name.clone(), map);
+            }
+        }
+        let accounts = found.account.iter().flat_map(|a| a.image_pull_secrets.iter().flatten());
+        let pull: Vec<String> = accounts.map(|r| r.name.clone()).collect();
+        for name in needs.secrets.iter().chain(&pull) {
+            if let Some(secret) = lookup(&self.secrets, client, &namespace, name).await? {
+                found.secrets.insert(name.clone(), secret);
+            }
+        }
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
+        for name in &needs.claims {
+            if claims.get_opt(name).await?.is_some() {
+                found.claims.insert(name.clone());
+            }
+        }
+        if needs.services {
+            let services: Api<Service> = Api::namespaced(client.clone(), &namespace);
+            found.services = services.list(&ListParams::default()).await?.items;
+        }
+        Ok(found)
+    }
+}
+
+/// A token of the pod's account, bound to the pod.
+pub(super) async fn token(client: &Client, pod: &Pod, need: &TokenNeed) -> kube::Result<String> {
+    let (audience, seconds) = need;
+    let spec = TokenRequestSpec {
+        audiences: (!audience.is_empty()).then(|| vec![audience.clone()]),
+        expiration_seconds: Some(*seconds),
+        bound_object_ref: Some(k8s_openapi::api::authentication::v1::BoundObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+        }),
+    };
+    let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
+    let api: Api<ServiceAccount> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let issued = api.create_token_request(account_of(pod), &PostParams::default(), &request).await?;
+    Ok(issued.status.and_then(|s| s.token).unwrap_or_default())
+}
+
+/// When a token is replaced: well before it ends, as a kubelet does it.
+pub(super) fn refresh_after(need: &TokenNeed) -> Duration {
+    Duration::from_secs(u64::try_from(need.1).unwrap_or(0) * 4 / 5)
+}
+
+/// Makes the directories of a pod's claims.
+pub(super) async fn make_claims(claims: &Path, pod: &Pod, found: &Found) -> std::io::Result<()> {
+    for name in &found.claims {
+        tokio::fs::create_dir_all(claim_dir(claims, pod, name)).await?;
+    }
+    Ok(())
+}
+
+async fn lookup<K>(index: &Index<K>, client: &Client, namespace: &str, name: &str) -> kube::Result<Option<Arc<K>>>
+where
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    if let Some(known) = index.get(namespace, name) {
+        return Ok(Some(known));
+    }
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    Ok(api.get_opt(name).await?.map(Arc::new))
+}

@@ -1,0 +1,478 @@
+//! One container's life within its pod: pull, start, watch, and start again, until it is done or the pod ends.
+
+use std::fs;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::{sleep, sleep_until, Instant};
+
+use super::probes::{self, Target};
+use super::restart::{self, Backoff};
+use super::state::PodCell;
+use super::{PullFault, World, status};
+use crate::bundle::{self, Places};
+use crate::image::Image;
+use crate::launch::{Isolation, Launch, Process, Root};
+use crate::logs::read::LogReader;
+use crate::machine::Handle;
+use crate::pod::{ContainerSpec, ContainerState, LogOptions, ProbeAction, Terminated};
+use crate::record::{self, Exit, Run};
+use crate::spawner::wire::StartError;
+use crate::{clock, volumes};
+
+/// Bounds of a termination message: of the file's, and of what is taken from the log (Kubernetes' values).
+const MAX_MESSAGE: usize = 4096;
+const MAX_LOG_MESSAGE: usize = 2048;
+const MAX_LOG_LINES: u64 = 80;
+/// How often a container that was told to end is looked at: does it hear at all?
+const LISTEN_AGAIN: Duration = Duration::from_millis(100);
+/// How long a record of a run may lag behind the order, when the runtime died in between.
+const RECORD_LAG: Duration = Duration::from_secs(2);
+/// Runs whose logs are kept besides the current one.
+const OLD_LOGS: u32 = 2;
+
+/// Lives a container's life. Returns when it is over: done, or the pod's end.
+pub(super) async fn live(world: &World, cell: &Arc<PodCell>, name: &str, init: bool) {
+    let mut life = Life { world, cell, name, init };
+    if cell.read(|s| s.record.containers.get(name).is_some_and(|c| c.done.is_some())) {
+        return;
+    }
+    let mut adopted = life.adopt().await;
+    loop {
+        if adopted.is_none() && cell.stop.borrow().is_some() {
+            return;
+        }
+        let ended = match adopted.take() {
+            Some(begun) => life.watch(begun).await,
+            None => match life.start().await {
+                Some(begun) => life.watch(begun).await,
+                // The pod's end came first.
+                None => return,
+            },
+        };
+        if !life.after(ended).await {
+            return;
+        }
+    }
+}
+
+struct Life<'a> {
+    world: &'a World,
+    cell: &'a Arc<PodCell>,
+    name: &'a str,
+    init: bool,
+}
+
+/// A run that has begun, or has ended before it could.
+enum Begun {
+    Running { handle: Box<Handle>, process: Box<Process> },
+    Ended { dir: PathBuf, exit: Exit },
+}
+
+/// A run that is over.
+struct Ended {
+    dir: PathBuf,
+    exit: Exit,
+    /// Why we ended it, if we did.
+    cause: Option<String>,
+}
+
+impl Life<'_> {
+    fn spec(&self) -> ContainerSpec {
+        let spec = self.cell.spec();
+        let all = if self.init { &spec.init_containers } else { &spec.containers };
+        all.iter().find(|c| c.name == self.name).cloned().expect("the pod's specification names its containers")
+    }
+
+    fn run_dir(&self, number: u32) -> PathBuf {
+        self.cell.dir.join("c").join(self.name).join(number.to_string())
+    }
+
+    fn log(&self, number: u32) -> PathBuf {
+        self.cell.log_dir.join(self.name).join(format!("{number}.log"))
+    }
+
+    fn wait_as(&self, state: ContainerState) {
+        self.cell.update_container(self.name, |_, live| {
+            live.status.state = state;
+            live.status.ready = false;
+            live.status.started = false;
+            live.handle = None;
+        });
+    }
+
+    /// Waits, unless the pod's end comes first: then `false`.
+    async fn pause(&self, time: Duration) -> bool {
+        let mut stop = self.cell.stop.subscribe();
+        tokio::select! {
+            () = sleep(time) => true,
+            _ = stop.wait_for(Option::is_some) => false,
+        }
+    }
+
+    /// The run that an earlier runtime began, if it is not yet accounted for.
+    async fn adopt(&mut self) -> Option<Begun> {
+        let record = self.cell.read(|s| s.record.containers.get(self.name).cloned())?;
+        if record.runs == record.accounted {
+            return None;
+        }
+        let dir = self.run_dir(record.runs - 1);
+        let until = Instant::now() + RECORD_LAG;
+        loop {
+            let run: Option<Run> = record::read_if_whole(&dir.join("run.json"));
+            let exit: Option<Exit> = record::read_if_whole(&dir.join("exit.json"));
+            let launch: Option<Launch> = record::read_if_whole(&dir.join("launch.json"));
+            match (run, exit, launch) {
+                (_, Some(exit), _) => return Some(Begun::Ended { dir, exit }),
+                (Some(run), None, Some(launch)) if run.boot == record::boot_id() => {
+                    let handle = Box::new(Handle { run, dir });
+                    return Some(Begun::Running { handle, process: Box::new(launch.process) });
+                }
+                (Some(run), None, _) => {
+                    // The machine was started anew since.
+                    let error = StartError { config: false, message: "the machine restarted".to_owned() };
+                    let exit = Exit { started: Some(run.started), error: None, ..Exit::not_started(error, clock::now()) };
+                    return Some(Begun::Ended { dir, exit: Exit { code: 255, ..exit } });
+                }
+                (None, None, _) if !dir.exists() || Instant::now() >= until => return None,
+                (None, None, _) => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    /// Pulls and starts, as often as it takes. `None`: the pod's end came first.
+    async fn start(&mut self) -> Option<Begun> {
+        let mut backoff = Backoff::default();
+        loop {
+            let spec = self.spec();
+            let image = self.pull(&spec).await?;
+            match self.start_once(&spec, &image).await {
+                Ok(begun) => return Some(begun),
+                Err((reason, message)) => {
+                    tracing::warn!(pod = %self.cell.id, container = self.name, reason, message, "cannot create the container");
+                    self.wait_as(status::waiting(reason, message));
+                    if !self.pause(backoff.retry()).await {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn pull(&self, spec: &ContainerSpec) -> Option<Image> {
+        let mut backoff = Backoff::default();
+        let mut stop = self.cell.stop.subscribe();
+        loop {
+            let pulled = tokio::select! {
+                pulled = self.world.images.ensure(&spec.image, spec.pull, &spec.credentials) => pulled,
+                _ = stop.wait_for(Option::is_some) => return None,
+            };
+            let PullFault { reason, message } = match pulled {
+                Ok(image) => return Some(image),
+                Err(fault) => fault,
+            };
+            let wait = backoff.retry();
+            self.wait_as(status::waiting(&reason, &message));
+            // As kubelet: first the error itself, then, while waiting, that it waits.
+            if !self.pause(wait / 2).await {
+                return None;
+            }
+            if reason == "ErrImagePull" || reason == "RegistryUnavailable" {
+                let text = format!("Back-off pulling image {:?}: {reason}: {message}", spec.image);
+                self.wait_as(status::waiting("ImagePullBackOff", text));
+            }
+            if !self.pause(wait / 2).await {
+                return None;
+            }
+        }
+    }
+
+    /// `Err`: reason and message of what keeps the container waiting.
+    async fn start_once(&mut self, spec: &ContainerSpec, image: &Image) -> Result<Begun, (&'static str, String)> {
+        let pod = self.cell.spec();
+        let config = |message: String| ("CreateContainerConfigError", message);
+        let (sandbox, ports) = self.cell.read(|s| (s.record.sandbox.clone(), s.record.ports.clone()));
+        let isolation = self.world.isolation;
+        let root = isolation == Isolation::Full;
+        let volumes = volumes::prepare(&self.cell.dir, &pod, root).map_err(|e| config(format!("volumes: {e}")))?;
+        let number = self.cell.update_container(self.name, |record, _| {
+            record.runs += 1;
+            record.image_id = image.id.clone();
+            record.stop_signal = image.config.stop_signal.clone();
+            record.runs - 1
+        });
+        let dir = self.run_dir(number);
+        let join = sandbox.as_ref().and_then(|s| s.dir.as_ref()).map_or_else(Vec::new, |dir| {
+            let shared = crate::spawner::sandbox::NAMESPACES.iter();
+            shared.filter(|n| !(pod.host_network && **n == "net")).map(|n| dir.join(n)).collect()
+        });
+        let places = Places {
+            dir: &dir,
+            pod_dir: &self.cell.dir,
+            volumes: &volumes,
+            log: self.log(number),
+            join,
+            merged: (isolation == Isolation::None).then(|| image.layers.first().cloned()).flatten(),
+        };
+        let port = match isolation {
+            Isolation::Full => None,
+            _ => spec.ports.first().and_then(|p| ports.get(&p.name)).copied(),
+        };
+        let launch = bundle::launch(&pod, spec, image, isolation, port, places).map_err(config)?;
+        self.make_dirs(&dir, &launch, number).map_err(|e| ("CreateContainerError", e.to_string()))?;
+        let process = Box::new(launch.process.clone());
+        let share = if pod.share_process_namespace { self.first_process() } else { None };
+        match self.world.machine.start(&dir, launch, share).await {
+            Ok(Ok(handle)) => Ok(Begun::Running { handle: Box::new(handle), process }),
+            Ok(Err(StartError { config: true, message })) => Err(config(message)),
+            Ok(Err(error)) => Ok(Begun::Ended { dir, exit: Exit::not_started(error, clock::now()) }),
+            Err(error) => Err(("CreateContainerError", error.to_string())),
+        }
+    }
+
+    fn make_dirs(&self, dir: &Path, launch: &Launch, number: u32) -> io::Result<()> {
+        fs::create_dir_all(dir)?;
+        if let Root::Overlay { upper, work, target, .. } = &launch.root {
+            for one in [upper, work, target] {
+                fs::create_dir_all(one)?;
+            }
+        }
+        fs::write(dir.join("termination-log"), "")?;
+        // Whoever the container runs as may leave its last words.
+        fs::set_permissions(dir.join("termination-log"), std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+        fs::create_dir_all(self.cell.log_dir.join(self.name))?;
+        if let Some(old) = number.checked_sub(OLD_LOGS + 1) {
+            for age in 0..crate::logs::MAX_FILES {
+                let _ = fs::remove_file(crate::logs::numbered(&self.log(old), age));
+            }
+        }
+        Ok(())
+    }
+
+    /// The process whose PID namespace the others of a pod join, if they share one.
+    fn first_process(&self) -> Option<i32> {
+        let first = self.cell.spec().containers.first()?.name.clone();
+        if self.init || first == self.name {
+            return None;
+        }
+        self.cell.read(|s| s.containers.get(&first)?.handle.as_ref().map(|h| h.run.process.pid))
+    }
+
+    /// From the start of a run to its end.
+    async fn watch(&mut self, begun: Begun) -> Ended {
+        let (handle, process) = match begun {
+            Begun::Running { handle, process } => (*handle, *process),
+            Begun::Ended { dir, exit } => return Ended { dir, exit, cause: None },
+        };
+        let spec = self.spec();
+        self.cell.update_container(self.name, |_, live| {
+            live.status.state = ContainerState::Running { since: handle.run.started };
+            live.status.started = spec.startup.is_none();
+            live.status.ready = spec.startup.is_none() && spec.readiness.is_none();
+            live.handle = Some(handle.clone());
+        });
+        let target = Target { world: self.world, cell: self.cell, spec: &spec, handle: &handle, process: &process };
+        let mut stop = self.cell.stop.subscribe();
+        let mut ended = std::pin::pin!(self.world.machine.ended(&handle));
+        let cause = tokio::select! {
+            exit = &mut ended => return Ended { dir: handle.dir.clone(), exit, cause: None },
+            unwell = self.probe(&target) => Some(unwell),
+            _ = stop.wait_for(Option::is_some) => None,
+        };
+        if let Some(cause) = &cause {
+            tracing::info!(pod = %self.cell.id, container = self.name, cause, "ending the container");
+        }
+        let exit = self.end(&target, &mut ended, cause.is_some()).await;
+        Ended { dir: handle.dir.clone(), exit, cause }
+    }
+
+    async fn probe(&self, target: &Target<'_>) -> String {
+        if self.init {
+            return std::future::pending().await;
+        }
+        probes::run(target).await
+    }
+
+    /// preStop, the stop signal, time, SIGKILL.
+    async fn end(
+        &self,
+        target: &Target<'_>,
+        ended: &mut (impl Future<Output = Exit> + Unpin),
+        unwell: bool,
+    ) -> Exit {
+        let grace = self.cell.spec().grace;
+        let own = unwell.then(|| clock::now().saturating_add(grace).unwrap_or(Timestamp::MAX));
+        let machine = &self.world.machine;
+        // A frozen container hears nothing.
+        if self.cell.read(|s| s.record.frozen) {
+            let _ = machine.freeze(target.handle, false).await;
+        }
+        if let Some(hook) = &target.spec.pre_stop {
+            let left = self.time_left(own);
+            let run_hook = self.hook(target, hook, left);
+            tokio::select! {
+                exit = &mut *ended => return exit,
+                () = run_hook => {}
+                () = self.deadline(own) => {}
+            }
+        }
+        let signal = self.stop_signal();
+        if let Err(error) = machine.signal(target.handle, signal) {
+            tracing::warn!(pod = %self.cell.id, container = self.name, %error, "cannot signal the container");
+        }
+        loop {
+            // Where the kernel drops the signal (a first process without a handler is immune to it), waiting is idle.
+            if let Err(error) = machine.end_if_deaf(target.handle, signal) {
+                tracing::warn!(pod = %self.cell.id, container = self.name, %error, "cannot signal the container");
+            }
+            tokio::select! {
+                exit = &mut *ended => return exit,
+                () = sleep(LISTEN_AGAIN) => {}
+                () = self.deadline(own) => break,
+            }
+        }
+        loop {
+            if let Err(error) = machine.signal(target.handle, libc::SIGKILL) {
+                tracing::warn!(pod = %self.cell.id, container = self.name, %error, "cannot kill the container");
+            }
+            tokio::select! {
+                exit = &mut *ended => return exit,
+                // It may be in a system call that cannot be broken; it dies when that returns.
+                () = sleep(Duration::from_secs(1)) => {}
+            }
+        }
+    }
+
+    async fn hook(&self, target: &Target<'_>, hook: &ProbeAction, time: Duration) {
+        if let Err(error) = target.act(hook, time).await {
+            tracing::warn!(pod = %self.cell.id, container = self.name, error, "the preStop hook failed");
+        }
+    }
+
+    fn stop_signal(&self) -> i32 {
+        let name = self.cell.read(|s| s.record.containers.get(self.name).and_then(|c| c.stop_signal.clone()));
+        name.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM)
+    }
+
+    fn time_left(&self, own: Option<Timestamp>) -> Duration {
+        let deadline = [*self.cell.stop.borrow(), own].into_iter().flatten().min();
+        deadline.map_or(Duration::MAX, |at| Duration::try_from(at - clock::now()).unwrap_or(Duration::ZERO))
+    }
+
+    /// Resolves at the deadline, which a later and more impatient asker may bring nearer.
+    async fn deadline(&self, own: Option<Timestamp>) {
+        let mut stop = self.cell.stop.subscribe();
+        loop {
+            stop.mark_unchanged();
+            let left = self.time_left(own).min(Duration::from_secs(365 * 24 * 3600));
+            tokio::select! {
+                () = sleep_until(Instant::now() + left) => return,
+                changed = stop.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Accounts for a run that is over. `true`: there is to be another one, now.
+    async fn after(&mut self, ended: Ended) -> bool {
+        let Ended { dir, exit, cause } = ended;
+        let spec = self.spec();
+        let number = self.cell.read(|s| s.record.containers.get(self.name).map_or(0, |c| c.runs)).saturating_sub(1);
+        let message = match &exit.error {
+            Some(error) => error.message.clone(),
+            None => last_words(&spec, &dir, &self.log(number), exit.code),
+        };
+        let terminated = status::terminated(&exit, message);
+        let stopping = self.cell.stop.borrow().is_some();
+        let again = !stopping && (cause.is_some() || restart::again(self.cell.spec().restart, self.init, exit.code));
+        let ran = exit.started.map_or(Duration::ZERO, |at| Duration::try_from(exit.finished - at).unwrap_or_default());
+        let wait = self.cell.update_container(self.name, |record, live| {
+            live.handle = None;
+            live.status.ready = false;
+            live.status.started = false;
+            live.status.state = ContainerState::Terminated(terminated.clone());
+            record.accounted = record.runs;
+            if again {
+                record.last = Some(terminated.clone());
+                Some(record.backoff.restart(ran))
+            } else {
+                record.done = Some(terminated.clone());
+                None
+            }
+        });
+        remove_later(dir);
+        let Some(wait) = wait else { return false };
+        if !wait.is_zero() {
+            self.wait_as(status::crash_loop(&self.cell.spec(), self.name, wait));
+            if !self.pause(wait).await {
+                // The end came while it waited: what it last was is what it is.
+                self.settle(terminated);
+                return false;
+            }
+        }
+        if self.cell.stop.borrow().is_some() {
+            self.settle(terminated);
+            return false;
+        }
+        self.cell.update_container(self.name, |record, _| record.restarts += 1);
+        true
+    }
+
+    fn settle(&self, terminated: Terminated) {
+        self.cell.update_container(self.name, |record, live| {
+            live.status.state = ContainerState::Terminated(terminated.clone());
+            record.done = Some(terminated);
+        });
+    }
+}
+
+/// What the container wrote as its last message; else, if so wished and it failed, the end of its log.
+fn last_words(spec: &ContainerSpec, dir: &Path, log: &Path, code: i32) -> String {
+    let written = fs::File::open(dir.join("termination-log")).and_then(|mut file| {
+        let end = file.metadata()?.len();
+        file.seek(SeekFrom::Start(end.saturating_sub(MAX_MESSAGE as u64)))?;
+        let mut bytes = Vec::new();
+        file.take(MAX_MESSAGE as u64).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    });
+    match written {
+        Ok(text) if !text.is_empty() => return status::cut_message(&text, usize::MAX, MAX_MESSAGE),
+        _ if !spec.termination_message_from_logs || code == 0 => return String::new(),
+        _ => {}
+    }
+    let options = LogOptions { tail: Some(MAX_LOG_LINES), ..LogOptions::default() };
+    let text = LogReader::open(log, options).and_then(|mut reader| reader.next()).ok().flatten().unwrap_or_default();
+    status::cut_message(&String::from_utf8_lossy(&text), MAX_LOG_LINES as usize, MAX_LOG_MESSAGE)
+}
+
+/// A writable layer may be large; nobody waits for its removal. What a crash leaves is removed with the pod.
+fn remove_later(dir: PathBuf) {
+    drop(tokio::task::spawn_blocking(move || fs::remove_dir_all(dir)));
+}
+
+fn signal_number(name: &str) -> Option<i32> {
+    if let Ok(number) = name.parse() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = name.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    full.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::signal_number;
+
+    #[test]
+    fn stop_signals_by_name_and_number() {
+        let check = |name: &str, expected| assert_eq!(signal_number(name), expected, "{name}");
+        check("SIGTERM", Some(15));
+        check("quit", Some(3));
+        check("SIGUSR1", Some(10));
+        check("9", Some(9));
+        check("0", None);
+        check("SIGNOTHING", None);
+    }
+}

@@ -1,0 +1,167 @@
+//! One pod's life: its sandbox, its init containers one after another, its containers side by side, its end.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::sleep;
+
+use super::restart::Backoff;
+use super::state::PodCell;
+use super::{World, container, status};
+use crate::launch::Isolation;
+use crate::pod::{ContainerState, PodSpec};
+use crate::{clock, volumes};
+
+/// Lives a pod's life to its end, after which nothing of it is left but its logs. Dropping it leaves the containers
+/// running for the next runtime.
+pub(crate) async fn live(world: Arc<World>, cell: Arc<PodCell>) {
+    let mut stop = cell.stop.subscribe();
+    if open_sandbox(&world, &cell).await {
+        let spec = cell.spec();
+        if run_init(&world, &cell, &spec).await {
+            let lives = spec.containers.iter().map(|c| container::live(&world, &cell, &c.name, false));
+            join_all(lives).await;
+        }
+    }
+    // All containers are done, or somebody asked for the end; it is always somebody who asks.
+    let _ = stop.wait_for(Option::is_some).await;
+    close(&world, &cell).await;
+}
+
+/// Stops or lets run every container of the pod.
+pub(crate) async fn freeze(world: &World, cell: &PodCell, frozen: bool) -> std::io::Result<()> {
+    if frozen {
+        // Probes hold still before the containers do, and go on only after them.
+        cell.frozen.send_replace(true);
+    }
+    let handles: Vec<_> = cell.read(|s| s.containers.values().filter_map(|c| c.handle.clone()).collect());
+    for handle in &handles {
+        world.machine.freeze(handle, frozen).await?;
+    }
+    cell.update(|state| state.record.frozen = frozen);
+    cell.frozen.send_replace(frozen);
+    Ok(())
+}
+
+/// `false`: the pod's end came first.
+async fn open_sandbox(world: &World, cell: &PodCell) -> bool {
+    let spec = cell.spec();
+    if let Some(sandbox) = cell.read(|s| s.record.sandbox.clone()) {
+        if world.machine.adopt_sandbox(&sandbox) {
+            return true;
+        }
+        // Lost with the machine's last boot; the containers are, too.
+        cell.update(|state| state.record.sandbox = None);
+    }
+    let mut backoff = Backoff::default();
+    let mut stop = cell.stop.subscribe();
+    loop {
+        if cell.stop.borrow().is_some() {
+            return false;
+        }
+        match world.machine.open_sandbox().await {
+            Ok(sandbox) => {
+                let ports = if world.isolation == Isolation::Full { BTreeMap::new() } else { pick_ports(&spec) };
+                if let Err(error) = volumes::write_etc(&cell.dir, &spec, &sandbox) {
+                    tracing::warn!(pod = %cell.id, %error, "cannot write the pod's files for /etc");
+                }
+                cell.update(|state| {
+                    state.record.sandbox = Some(sandbox);
+                    state.record.ports = ports;
+                    state.record.started.get_or_insert_with(clock::now);
+                });
+                return true;
+            }
+            Err(error) => {
+                tracing::warn!(pod = %cell.id, %error, "cannot make the pod's network");
+                let message = format!("failed to create pod sandbox: {error}");
+                cell.update(|state| {
+                    for live in state.containers.values_mut() {
+                        live.status.state = status::waiting("ContainerCreating", &message);
+                    }
+                });
+            }
+        }
+        tokio::select! {
+            () = sleep(backoff.retry()) => {}
+            _ = stop.wait_for(Option::is_some) => {}
+        }
+    }
+}
+
+/// `false`: one failed for good, or the pod's end came first.
+async fn run_init(world: &World, cell: &Arc<PodCell>, spec: &PodSpec) -> bool {
+    for one in &spec.init_containers {
+        container::live(world, cell, &one.name, true).await;
+        let well = cell.read(|s| {
+            let state = s.containers.get(&one.name).map(|c| &c.status.state);
+            matches!(state, Some(ContainerState::Terminated(t)) if t.exit_code == 0)
+        });
+        if !well || cell.stop.borrow().is_some() {
+            return false;
+        }
+    }
+    true
+}
+
+/// A free port for each container's first port. Another program may take it before the container does; then the
+/// container fails to listen, and is restarted on the same port.
+fn pick_ports(spec: &PodSpec) -> BTreeMap<String, u16> {
+    let wanted = spec.containers.iter().filter_map(|c| c.ports.first());
+    let mut held = Vec::new();
+    let mut ports = BTreeMap::new();
+    for port in wanted {
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            && let Ok(address) = listener.local_addr()
+        {
+            ports.insert(port.name.clone(), address.port());
+            // Held until all are picked, so that no two are the same.
+            held.push(listener);
+        }
+    }
+    ports
+}
+
+async fn close(world: &World, cell: &PodCell) {
+    let mut backoff = Duration::from_millis(100);
+    if let Some(sandbox) = cell.read(|s| s.record.sandbox.clone()) {
+        while let Err(error) = world.machine.close_sandbox(&sandbox).await {
+            tracing::warn!(pod = %cell.id, %error, "cannot take the pod's network away; trying again");
+            sleep(backoff).await;
+            backoff = (backoff * 2).min(Duration::from_secs(60));
+        }
+    }
+    let (dir, logs) = (cell.dir.clone(), world.logs.clone());
+    let removed = tokio::task::spawn_blocking(move || {
+        volumes::release(&dir);
+        // The record goes first: what is left of a directory without one is removed at the next start.
+        let _ = fs::remove_file(dir.join("spec.json"));
+        let removed = remove_tree(&dir);
+        crate::logs::prune(&logs);
+        removed
+    });
+    if let Ok(Err(error)) = removed.await {
+        tracing::warn!(pod = %cell.id, %error, "cannot remove the pod's directory; the next start tries again");
+    }
+    cell.announce_gone();
+}
+
+/// Another removal, of a container's last run, may be at work in the same tree.
+fn remove_tree(dir: &std::path::Path) -> std::io::Result<()> {
+    for _ in 0..10 {
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if !dir.exists() {
+                    return Ok(());
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+            other => return other,
+        }
+    }
+    fs::remove_dir_all(dir)
+}

@@ -1,0 +1,177 @@
+//! The probes of one running container: startup first, then readiness and liveness beside each other.
+//!
+//! Runs as long as the container does; comes back only when the container is to be killed.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::World;
+use super::state::PodCell;
+use crate::launch::Process;
+use crate::machine::Handle;
+use crate::pod::{ContainerSpec, Probe, ProbeAction};
+use crate::probe::{Cadence, Verdicts};
+
+/// Everything a try needs to know about the container.
+pub(super) struct Target<'a> {
+    pub world: &'a World,
+    pub cell: &'a Arc<PodCell>,
+    pub spec: &'a ContainerSpec,
+    pub handle: &'a Handle,
+    /// The ground for commands: environment, user, directory.
+    pub process: &'a Process,
+}
+
+/// Why the probes want the container dead.
+pub(super) async fn run(target: &Target<'_>) -> String {
+    let name = &target.spec.name;
+    if let Some(startup) = &target.spec.startup {
+        if let Err(last) = until_first_verdict(target, startup).await {
+            return format!("Container {name} failed startup probe, will be restarted: {last}");
+        }
+        target.cell.update_container(name, |_, live| {
+            live.status.started = true;
+            live.status.ready = target.spec.readiness.is_none();
+        });
+    }
+    let readiness = async {
+        match &target.spec.readiness {
+            Some(probe) => watch_readiness(target, probe).await,
+            None => std::future::pending().await,
+        }
+    };
+    let liveness = async {
+        match &target.spec.liveness {
+            Some(probe) => watch_liveness(target, probe).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        never = readiness => match never {},
+        last = liveness => format!("Container {name} failed liveness probe, will be restarted: {last}"),
+    }
+}
+
+/// Tries at millisecond cadence until the probe succeeds, or until it failed for as long as it may.
+async fn until_first_verdict(target: &Target<'_>, probe: &Probe) -> Result<(), String> {
+    let mut cadence = Cadence::new(&probe.action, true);
+    let mut verdicts = Verdicts::default();
+    sleep(probe.initial_delay).await;
+    let mut counted = Instant::now();
+    loop {
+        let outcome = target.attempt(probe).await;
+        let verdict = match &outcome {
+            Some(Ok(())) => verdicts.success(probe),
+            Some(Err(_)) => {
+                // One failure a period, however often it was tried.
+                let counts = counted.elapsed() >= probe.period;
+                if counts {
+                    counted = Instant::now();
+                }
+                verdicts.failure(probe, counts)
+            }
+            None => None,
+        };
+        match (verdict, outcome) {
+            (Some(true), _) => return Ok(()),
+            (Some(false), Some(Err(last))) => return Err(last),
+            (_, outcome) => sleep(cadence.next(matches!(outcome, Some(Ok(()))), probe.period)).await,
+        }
+    }
+}
+
+async fn watch_readiness(target: &Target<'_>, probe: &Probe) -> Infallible {
+    let mut cadence = Cadence::new(&probe.action, true);
+    let mut verdicts = Verdicts::default();
+    sleep(probe.initial_delay).await;
+    loop {
+        let outcome = target.attempt(probe).await;
+        let verdict = match &outcome {
+            Some(Ok(())) => verdicts.success(probe),
+            Some(Err(_)) => verdicts.failure(probe, true),
+            None => None,
+        };
+        if let Some(ready) = verdict {
+            target.cell.update_container(&target.spec.name, |_, live| {
+                if live.status.ready && !ready {
+                    let why = outcome.as_ref().and_then(|o| o.as_ref().err());
+                    tracing::info!(pod = %target.cell.id, container = target.spec.name, why, "not ready any more");
+                }
+                live.status.ready = ready;
+            });
+        }
+        sleep(cadence.next(matches!(outcome, Some(Ok(()))), probe.period)).await;
+    }
+}
+
+async fn watch_liveness(target: &Target<'_>, probe: &Probe) -> String {
+    let mut cadence = Cadence::new(&probe.action, false);
+    let mut verdicts = Verdicts::default();
+    sleep(probe.initial_delay.max(probe.period)).await;
+    loop {
+        let outcome = target.attempt(probe).await;
+        match outcome {
+            Some(Ok(())) => {
+                verdicts.success(probe);
+            }
+            Some(Err(last)) => {
+                if verdicts.failure(probe, true) == Some(false) {
+                    return last;
+                }
+            }
+            None => {}
+        }
+        sleep(cadence.next(true, probe.period)).await;
+    }
+}
+
+impl Target<'_> {
+    /// One try. `None`: the pod was frozen meanwhile, so the outcome says nothing.
+    async fn attempt(&self, probe: &Probe) -> Option<Result<(), String>> {
+        let mut frozen = self.cell.frozen.subscribe();
+        // The sender lives in the cell, which we hold.
+        let _ = frozen.wait_for(|frozen| !frozen).await;
+        let outcome = self.act(&probe.action, probe.timeout).await;
+        let disturbed = frozen.has_changed().unwrap_or(false) || *frozen.borrow();
+        (!disturbed).then_some(outcome)
+    }
+
+    /// Does what a probe or a hook says. `Err` says why that did not go well.
+    pub(super) async fn act(&self, action: &ProbeAction, timeout: Duration) -> Result<(), String> {
+        match action {
+            ProbeAction::Exec(argv) => {
+                let process = Process { argv: argv.clone(), ..self.process.clone() };
+                match self.world.machine.exec(self.handle, process, timeout).await {
+                    Ok(done) if done.code == 0 => Ok(()),
+                    Ok(done) => Err(format!("the command ended with {}: {}", done.code, done.output.trim())),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+            network => {
+                let address = self.cell.read(|s| s.record.sandbox.as_ref().map(|s| s.address));
+                let Some(address) = address else { return Err("the pod has no address".to_owned()) };
+                let action = with_real_port(network, self.spec, |name| {
+                    self.cell.read(|s| s.record.ports.get(name).copied())
+                });
+                self.world.machine.probe(address, &action, timeout).await
+            }
+        }
+    }
+}
+
+/// Where pods share the machine's network, the port that the specification names is not the one that is used.
+fn with_real_port(action: &ProbeAction, spec: &ContainerSpec, real: impl Fn(&str) -> Option<u16>) -> ProbeAction {
+    let mut action = action.clone();
+    let (ProbeAction::Http { port, .. } | ProbeAction::Tcp { port } | ProbeAction::Grpc { port, .. }) = &mut action
+    else {
+        return action;
+    };
+    let named = spec.ports.iter().find(|p| p.container_port == *port);
+    if let Some(real) = named.and_then(|p| real(&p.name)) {
+        *port = real;
+    }
+    action
+}

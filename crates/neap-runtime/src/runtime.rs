@@ -1,0 +1,422 @@
+//! The pod runtime itself: opens the machine as far as it allows, takes pods, adopts those of an earlier run.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::image::{self, Images, Layout, StoreError};
+use crate::launch::Isolation;
+use crate::lifecycle::state::{PodCell, log_name};
+use crate::lifecycle::{World, pod};
+use crate::linux::LinuxMachine;
+use crate::logs::read::LogReader;
+use crate::net::{Network, NetworkError};
+use crate::pod::{
+    BoxFuture, ContainerState, Error, LogOptions, LogStream, PodId, PodRuntime, PodSpec, PodStatus,
+};
+use crate::record::{self, Run};
+use crate::{clock, mode};
+
+/// Status changes that a slow reader may be behind before it must read everything again.
+const CHANGES: usize = 1024;
+/// How often a followed log is looked at when nothing is new.
+const FOLLOW_STEP: Duration = Duration::from_millis(100);
+
+/// Which runtime is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The best one that this machine allows.
+    #[default]
+    Auto,
+    /// Root, with every namespace, a network per pod, limits.
+    Container,
+    /// Namespaces of an ordinary user; the machine's network.
+    Rootless,
+    /// No isolation.
+    Process,
+}
+
+/// What the runtime must be told.
+#[derive(Clone)]
+pub struct Config {
+    /// Everything durable lives below it: `pods`, `logs`, `images`, `run`.
+    pub data_dir: PathBuf,
+    pub mode: Mode,
+    /// Range for pod addresses, like `198.19.0.0/16`; a block of it is claimed.
+    pub pod_cidr: String,
+    /// The layout is chosen by the mode.
+    pub images: image::Config,
+}
+
+/// Why the runtime cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot {what} {path}")]
+    Disk { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("--runtime {mode} does not work on this machine: {why}")]
+    Unfit { mode: &'static str, why: String },
+    #[error("cannot set up the pod network")]
+    Network(#[from] NetworkError),
+    #[error("cannot start the pod spawner")]
+    Spawner(#[source] io::Error),
+    #[error("cannot open the image store")]
+    Images(#[from] StoreError),
+}
+
+/// Pods on this machine.
+pub struct Runtime {
+    world: Arc<World>,
+    machine: Arc<LinuxMachine>,
+    images: Images,
+    description: String,
+    pods_dir: PathBuf,
+    pods: Mutex<HashMap<PodId, Arc<PodCell>>>,
+    changes: broadcast::Sender<PodId>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Runtime {
+    /// Opens the runtime and adopts what runs already. Called within an async runtime, in a program whose `main`
+    /// begins with [`crate::spawner::main_if_requested`].
+    pub async fn open(config: Config) -> Result<Arc<Self>, OpenError> {
+        let data_dir = made(&config.data_dir)?;
+        let choice = mode::choose(config.mode)?;
+        let run_dir = made(&data_dir.join("run"))?;
+        let pods_dir = made(&data_dir.join("pods"))?;
+        let logs_dir = made(&data_dir.join("logs"))?;
+        let tree = choice.tree(&data_dir);
+        let network = match choice.isolation {
+            Isolation::Full => Some(Network::open(&config.pod_cidr, &data_dir)?),
+            _ => None,
+        };
+        let description = choice.describe(network.as_ref().map(|n| n.block().to_string()), tree.as_ref());
+        let layout = match choice.isolation {
+            Isolation::Full => Layout::Overlay,
+            Isolation::User => Layout::UserOverlay,
+            Isolation::None => Layout::Merged,
+        };
+        let images = Images::open(data_dir.join("images"), image::Config { layout, ..config.images })?;
+        let machine = LinuxMachine::open(choice.isolation, tree, network, run_dir).await.map_err(OpenError::Spawner)?;
+        let machine = Arc::new(machine);
+        let world = Arc::new(World {
+            machine: machine.clone(),
+            images: Arc::new(images.clone()),
+            isolation: choice.isolation,
+            logs: logs_dir,
+        });
+        let (changes, _) = broadcast::channel(CHANGES);
+        let runtime = Arc::new(Self {
+            world,
+            machine,
+            images,
+            description,
+            pods_dir,
+            pods: Mutex::default(),
+            changes,
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+        });
+        runtime.adopt();
+        Ok(runtime)
+    }
+
+    /// The images of this machine.
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// The machine as pods see it, where they have a network of their own: services for pods listen here.
+    pub fn gateway(&self) -> Option<Ipv4Addr> {
+        self.machine.network().map(Network::gateway)
+    }
+
+    /// Stops looking after the pods; they run on, and the next runtime adopts them. When there are none, nothing is
+    /// left on the machine but the data directory.
+    pub async fn shutdown(&self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        if self.pods().is_empty() {
+            self.machine.close().await;
+        }
+    }
+
+    fn adopt(&self) {
+        let entries = fs::read_dir(&self.pods_dir).into_iter().flatten().flatten();
+        let mut cells = Vec::new();
+        for dir in entries.map(|e| e.path()) {
+            match PodCell::load(&dir, &self.world.logs, self.changes.clone()) {
+                Some(cell) => cells.push(cell),
+                None => {
+                    tracing::warn!(dir = %dir.display(), "removing what is left of a pod without a readable record");
+                    crate::volumes::release(&dir);
+                    let _ = fs::remove_dir_all(&dir);
+                }
+            }
+        }
+        let sandboxes: Vec<_> = cells.iter().filter_map(|c| c.read(|s| s.record.sandbox.clone())).collect();
+        let groups: Vec<String> = cells.iter().flat_map(|c| live_groups(c)).collect();
+        self.machine.sweep(&sandboxes, &groups);
+        for cell in cells {
+            self.start(cell);
+        }
+    }
+
+    fn start(&self, cell: Arc<PodCell>) {
+        self.pods().insert(cell.id.clone(), cell.clone());
+        let (world, shutdown) = (self.world.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = pod::live(world, cell) => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+    }
+
+    fn pods(&self) -> MutexGuard<'_, HashMap<PodId, Arc<PodCell>>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, id: &PodId) -> Result<Arc<PodCell>, Error> {
+        self.pods().get(id).cloned().ok_or_else(|| Error::NoSuchPod(id.clone()))
+    }
+
+    fn take(&self, spec: PodSpec) -> Result<(), Error> {
+        if self.shutdown.is_cancelled() {
+            return Err(Error::ShuttingDown);
+        }
+        check(&spec)?;
+        let dir = self.pods_dir.join(&spec.id.0);
+        let disk = |source| Error::Disk { what: "write down the pod", path: dir.clone(), source };
+        // Bound before the match: the map must not stay locked while a pod is written down.
+        let known = self.pods().get(&spec.id).cloned();
+        if let Some(cell) = known {
+            let old = cell.spec();
+            let new = PodSpec { volumes: spec.volumes, labels: spec.labels, grace: spec.grace, ..(*old).clone() };
+            if new == *old {
+                return Ok(());
+            }
+            let volumes_changed = new.volumes != old.volumes;
+            cell.replace_spec(new).map_err(disk)?;
+            if volumes_changed {
+                let root = self.world.isolation == Isolation::Full;
+                crate::volumes::prepare(&cell.dir, &cell.spec(), root).map_err(disk)?;
+            }
+            return Ok(());
+        }
+        let log_dir = self.world.logs.join(log_name(&spec));
+        let cell = PodCell::create(dir.clone(), log_dir, spec, self.changes.clone()).map_err(disk)?;
+        self.start(cell);
+        Ok(())
+    }
+
+    /// The log file of a container's current (or previous) run, and whether that run may still write.
+    fn find_log(&self, id: &PodId, container: &str, previous: bool) -> Result<(PathBuf, Option<Arc<PodCell>>, u32), Error> {
+        let cell = self.pods().get(id).cloned();
+        let dir = match &cell {
+            Some(cell) => cell.log_dir.clone(),
+            // A pod that is gone is found by its UID, which ends the directory's name.
+            None => {
+                let suffix = format!("_{id}");
+                let entries = fs::read_dir(&self.world.logs).into_iter().flatten().flatten();
+                let found = entries.map(|e| e.path()).find(|p| p.to_string_lossy().ends_with(&suffix));
+                found.ok_or_else(|| Error::NoSuchPod(id.clone()))?
+            }
+        };
+        let known = cell.as_ref().is_some_and(|c| c.read(|s| s.containers.contains_key(container)));
+        let dir = dir.join(container);
+        if !known && !dir.is_dir() {
+            return Err(Error::NoSuchContainer { pod: id.clone(), container: container.to_owned() });
+        }
+        let mut runs: Vec<u32> = fs::read_dir(&dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|e| e.file_name().to_str()?.strip_suffix(".log")?.parse().ok())
+            .collect();
+        runs.sort_unstable();
+        let newest = runs.pop();
+        let wanted = if previous {
+            runs.pop().ok_or_else(|| Error::NoPreviousLog { pod: id.clone(), container: container.to_owned() })?
+        } else {
+            newest.unwrap_or(0)
+        };
+        Ok((dir.join(format!("{wanted}.log")), cell.filter(|_| !previous), wanted))
+    }
+}
+
+impl PodRuntime for Runtime {
+    fn ensure(&self, pod: PodSpec) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move { self.take(pod) })
+    }
+
+    fn remove(&self, id: &PodId, grace: Duration) -> BoxFuture<'_, Result<(), Error>> {
+        let id = id.clone();
+        Box::pin(async move {
+            let Ok(cell) = self.find(&id) else { return Ok(()) };
+            let deadline = clock::now().saturating_add(grace).unwrap_or(Timestamp::MAX);
+            // The more impatient asker is heard.
+            let deadline = cell.stop.borrow().map_or(deadline, |earlier| earlier.min(deadline));
+            cell.update(|state| state.record.removing = Some(deadline));
+            cell.stop.send_replace(Some(deadline));
+            let mut gone = cell.gone.subscribe();
+            tokio::select! {
+                _ = gone.wait_for(|gone| *gone) => {
+                    self.pods().remove(&id);
+                    Ok(())
+                }
+                () = self.shutdown.cancelled() => Err(Error::ShuttingDown),
+            }
+        })
+    }
+
+    fn freeze(&self, id: &PodId) -> BoxFuture<'_, Result<(), Error>> {
+        self.set_frozen(id.clone(), true)
+    }
+
+    fn thaw(&self, id: &PodId) -> BoxFuture<'_, Result<(), Error>> {
+        self.set_frozen(id.clone(), false)
+    }
+
+    fn list(&self) -> Vec<PodStatus> {
+        let cells: Vec<_> = self.pods().values().cloned().collect();
+        cells.iter().filter(|c| !*c.gone.borrow()).map(|c| c.status()).collect()
+    }
+
+    fn status(&self, id: &PodId) -> Option<PodStatus> {
+        let cell = self.find(id).ok()?;
+        let gone = *cell.gone.borrow();
+        (!gone).then(|| cell.status())
+    }
+
+    fn changes(&self) -> broadcast::Receiver<PodId> {
+        self.changes.subscribe()
+    }
+
+    fn logs(&self, id: &PodId, container: &str, options: LogOptions) -> BoxFuture<'_, Result<LogStream, Error>> {
+        let (id, container) = (id.clone(), container.to_owned());
+        Box::pin(async move {
+            let (path, cell, run) = self.find_log(&id, &container, options.previous)?;
+            let follow = options.follow.then_some(()).and(cell);
+            Ok(stream_log(path, options, follow, container, run, self.shutdown.clone()))
+        })
+    }
+
+    fn describe(&self) -> String {
+        self.description.clone()
+    }
+}
+
+impl Runtime {
+    fn set_frozen(&self, id: PodId, frozen: bool) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let cell = self.find(&id)?;
+            let what = if frozen { "freeze" } else { "thaw" };
+            pod::freeze(&self.world, &cell, frozen).await.map_err(|source| Error::Machine { what, pod: id, source })
+        })
+    }
+}
+
+/// Reads to the end, and while it is followed, on to the end of the run.
+fn stream_log(
+    path: PathBuf,
+    options: LogOptions,
+    follow: Option<Arc<PodCell>>,
+    container: String,
+    run: u32,
+    shutdown: CancellationToken,
+) -> LogStream {
+    let ended = move |cell: &PodCell| {
+        *cell.gone.borrow()
+            || cell.read(|s| {
+                let newer = s.record.containers.get(&container).is_some_and(|c| c.runs > run + 1 || c.accounted > run);
+                newer || s.containers.get(&container).is_some_and(|c| matches!(c.status.state, ContainerState::Terminated(_)))
+            })
+    };
+    struct Following<E> {
+        path: PathBuf,
+        options: LogOptions,
+        reader: Option<LogReader>,
+        cell: Option<Arc<PodCell>>,
+        ended: E,
+        shutdown: CancellationToken,
+        last_look: bool,
+    }
+    let start = Following { path, options, reader: None, cell: follow, ended, shutdown, last_look: false };
+    Box::pin(futures::stream::unfold(Some(start), |state| async move {
+        let mut state = state?;
+        loop {
+            let read = match &mut state.reader {
+                Some(reader) => reader.next(),
+                None => match LogReader::open(&state.path, state.options.clone()) {
+                    Ok(reader) => state.reader.insert(reader).next(),
+                    // Nothing was said yet.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(Vec::new())),
+                    Err(error) => Err(error),
+                },
+            };
+            match read {
+                Ok(Some(bytes)) if !bytes.is_empty() => return Some((Ok(bytes.into()), Some(state))),
+                Ok(None) => return None,
+                Err(source) => {
+                    let error = Error::Disk { what: "read the log", path: state.path, source };
+                    return Some((Err(error), None));
+                }
+                Ok(Some(_)) => {}
+            }
+            let cell = state.cell.as_ref()?;
+            if state.last_look || state.shutdown.is_cancelled() {
+                return None;
+            }
+            // What was written between the last read and the end is read once more.
+            state.last_look = (state.ended)(cell);
+            if !state.last_look {
+                tokio::time::sleep(FOLLOW_STEP).await;
+            }
+        }
+    }))
+}
+
+/// Groups in which containers of this pod live, by the keepers' own records.
+fn live_groups(cell: &PodCell) -> Vec<String> {
+    let runs = fs::read_dir(cell.dir.join("c")).into_iter().flatten().flatten();
+    let runs = runs.flat_map(|c| fs::read_dir(c.path()).into_iter().flatten().flatten());
+    runs.filter_map(|run| record::read_if_whole::<Run>(&run.path().join("run.json")))
+        .filter_map(|run| Some(run.group?.name().to_owned()))
+        .collect()
+}
+
+/// What cannot be run is refused before it is written down.
+fn check(spec: &PodSpec) -> Result<(), Error> {
+    let invalid = |message: &str| Err(Error::Invalid(message.to_owned()));
+    let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+    if !plain(&spec.id.0) || !plain(&spec.name) || !plain(&spec.namespace) {
+        return invalid("a pod needs a UID, a name and a namespace that can be directory names");
+    }
+    if spec.containers.is_empty() {
+        return invalid("a pod needs at least one container");
+    }
+    let mut names = std::collections::BTreeSet::new();
+    for container in spec.init_containers.iter().chain(&spec.containers) {
+        if !plain(&container.name) || !names.insert(&container.name) {
+            return Err(Error::Invalid(format!("the container name {:?} is empty, not plain, or used twice", container.name)));
+        }
+    }
+    Ok(())
+}
+
+fn made(dir: &Path) -> Result<PathBuf, OpenError> {
+    let fault = |what| move |source| OpenError::Disk { what, path: dir.to_owned(), source };
+    fs::create_dir_all(dir).map_err(fault("make the directory"))?;
+    dir.canonicalize().map_err(fault("find the directory"))
+}

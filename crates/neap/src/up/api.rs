@@ -1,0 +1,111 @@
+//! The API server of this machine: kinds, certificates, listeners, and the client inside the process.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+
+use k8s_openapi::api::authentication::v1::UserInfo;
+use kube::Client;
+use neap_apiserver::auth::token::Signer;
+use neap_apiserver::{ApiServer, Registry, pki};
+use neap_logic::config::Settings;
+use neap_store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::config::Config;
+use super::data_dir::DataDir;
+use super::platform::{Error, Parts, listen, now};
+
+/// Who the platform's own parts are.
+const SELF: &str = "system:serviceaccount:knative-serving:controller";
+/// Who the kubeconfig's user is.
+const ADMIN: &str = "neap-admin";
+/// May do everything.
+const MASTERS: &str = "system:masters";
+
+type SettingsCell = Arc<OnceLock<watch::Receiver<Arc<Settings>>>>;
+
+pub(super) struct Api {
+    server: ApiServer,
+    authority: pki::Authority,
+    tls: Arc<rustls::ServerConfig>,
+    address: OnceLock<SocketAddr>,
+    settings: SettingsCell,
+    stop: CancellationToken,
+}
+
+impl Api {
+    pub(super) fn new(
+        config: &Config,
+        data: &DataDir,
+        store: Store,
+        bridge: Option<Ipv4Addr>,
+        stop: CancellationToken,
+    ) -> Result<Self, Error> {
+        let settings = SettingsCell::default();
+        let current = settings.clone();
+        let registry = neap_kinds::registry(Arc::new(move || {
+            // Until the config-maps have been read, what is admitted gets the defaults.
+            current.get().map_or_else(Arc::default, |receiver| receiver.borrow().clone())
+        }))?;
+        let authority = pki::Authority::load_or_create(&data.pki(), now())?;
+        let mut names: Vec<String> = ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+            .map(str::to_owned)
+            .to_vec();
+        names.push("kubernetes.default.svc.cluster.local".into());
+        names.extend([Some(config.listen), bridge.map(IpAddr::V4)].into_iter().flatten().map(|ip| ip.to_string()));
+        names.sort();
+        names.dedup();
+        let tls = pki::server_config(&authority, &authority.serving(&names)?)?;
+        let mut server = neap_apiserver::Config::new(Arc::new(now), fastrand::u64(..));
+        server.signer = Some(Arc::new(Signer::new(&pki::signing_key(&data.pki())?)?));
+        server.shutdown = stop.clone();
+        let server = ApiServer::new(store, registry, server);
+        Ok(Self { server, authority, tls, address: OnceLock::new(), settings, stop })
+    }
+
+    /// Takes up the sockets: the users' and, where pods have a network of their own, theirs.
+    pub(super) async fn serve(&self, parts: &mut Parts, listener: TcpListener, bridge: Option<Ipv4Addr>) -> Result<(), Error> {
+        let address = listener.local_addr().map_err(Error::Gateway)?;
+        self.address.get_or_init(|| address);
+        if let Some(ip) = bridge.filter(|ip| !address.ip().is_unspecified() && address.ip() != IpAddr::V4(*ip)) {
+            let inner = listen("the API for pods", ip.into(), address.port(), "--api-port").await?;
+            parts.spawn("API for pods", neap_apiserver::serve(self.server.clone(), inner, Some(self.tls.clone()), self.stop.clone()));
+        }
+        parts.spawn("API", neap_apiserver::serve(self.server.clone(), listener, Some(self.tls.clone()), self.stop.clone()));
+        Ok(())
+    }
+
+    /// Admission reads the settings from here from now on.
+    pub(super) fn follow(&self, settings: watch::Receiver<Arc<Settings>>) {
+        self.settings.get_or_init(|| settings);
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        *self.address.get().expect("served before anybody asks")
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        self.server.registry()
+    }
+
+    /// PEM of the certificate authority.
+    pub(super) fn authority(&self) -> &str {
+        self.authority.pem()
+    }
+
+    pub(super) fn kubeconfig(&self, url: &str) -> Result<String, Error> {
+        Ok(pki::kubeconfig(url, &self.authority, &self.authority.client(ADMIN, &[MASTERS])?))
+    }
+
+    /// The client of everything inside the process: no socket, and writes count as soon as they are seen.
+    pub(super) fn client(&self) -> Client {
+        let user = UserInfo {
+            username: Some(SELF.into()),
+            groups: Some(vec![MASTERS.into(), "system:authenticated".into()]),
+            ..Default::default()
+        };
+        Client::new(self.server.client_service(user), "default")
+    }
+}

@@ -1,0 +1,63 @@
+//! The admin port: Prometheus text, and whether the process is alive.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Scrapers at once.
+const CONNECTIONS: usize = 32;
+
+/// Serves until `stop`.
+pub(super) async fn serve(listener: TcpListener, registry: Arc<Registry>, stop: CancellationToken) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else { continue };
+        let registry = registry.clone();
+        while connections.try_join_next().is_some() {}
+        connections.spawn(async move {
+            let _permit = permit;
+            let service = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(&registry, &request))));
+            let mut server = hyper::server::conn::http1::Builder::new();
+            // A scraper that breaks off comes again by itself.
+            drop(server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await);
+        });
+    }
+}
+
+fn answer(registry: &Registry, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let (status, type_, body) = match request.uri().path() {
+        "/metrics" => {
+            let mut text = String::new();
+            match encode(&mut text, registry) {
+                Ok(()) => (StatusCode::OK, TYPE, text),
+                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string()),
+            }
+        }
+        "/healthz" => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
+        _ => (StatusCode::NOT_FOUND, "text/plain", "/metrics and /healthz are here\n".to_owned()),
+    };
+    Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, type_)
+        .body(Full::new(body.into()))
+        .expect("status and type are legal")
+}

@@ -1,0 +1,448 @@
+//! All parts of the platform, put together: what is made of what, in which order it starts, and in which it ends.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use jiff::Timestamp;
+use kube::Client;
+use neap_controllers::autoscaler::{self, AlwaysInPath, Autoscaler};
+use neap_controllers::{Clock, Controllers, ServedBoard, SettingsFollower};
+use neap_dataplane::{DataPlane, Door, Gateway, GatewayListener};
+use neap_node::kubelet::{self, ApiAccess, Kubelet, Machine, Surroundings};
+use neap_node::{claims, deployments, dns, endpoints as addresses, gc, namespaces, quota, registry};
+use neap_runtime::image::Images;
+use neap_runtime::pod::PodRuntime;
+use prometheus_client::registry::Registry as Metrics;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::api::Api;
+use super::config::Config;
+use super::data_dir::{self, DataDir};
+use super::endpoints::{Endpoints, dialable};
+use super::ports::{Drains, Resolver, Stats, mirror_ingress_status};
+use super::{bootstrap, logs};
+use crate::args;
+
+/// The cluster's own domain.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+/// This machine as a node.
+const NODE: &str = "neap";
+/// Pods a machine may have: the addresses of the pod network would allow more.
+const PODS: u32 = 1000;
+/// The gateway's port for the inside, where pods have a network of their own: what `http://SERVICE` means.
+const INTERNAL_PORT: u16 = 80;
+const DNS_PORT: u16 = 53;
+/// How long the parts may take until everything serves.
+const START: Duration = Duration::from_secs(60);
+/// How long requests in flight may take at the end: Knative's longest request.
+const DRAIN: Duration = Duration::from_secs(600);
+/// How long pods may take to end when the platform is stopped by hand.
+const POD_GRACE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("signals cannot be handled")]
+    Signals(#[source] io::Error),
+    #[error(transparent)]
+    DataDir(#[from] data_dir::Error),
+    #[error("{what} cannot listen on {address}: give another {flag}, or 0 for a free port")]
+    Listen { what: &'static str, address: SocketAddr, flag: &'static str, source: io::Error },
+    #[error("the store {path} cannot be opened")]
+    Store { path: PathBuf, source: neap_store::Error },
+    #[error("the certificates of this platform cannot be made")]
+    Pki(#[from] neap_apiserver::pki::PkiError),
+    #[error("the kinds of the platform cannot be served")]
+    Kinds(#[from] neap_apiserver::KindError),
+    #[error("images cannot be kept")]
+    Images(#[source] neap_runtime::image::StoreError),
+    #[error("pods cannot be run")]
+    Runtime(#[source] neap_runtime::OpenError),
+    #[error("the platform's own API refused what it needs")]
+    Api(#[from] kube::Error),
+    #[error("the controllers did not start")]
+    Controllers(#[from] neap_controllers::RunError),
+    #[error("not everything was ready within {} s: the messages above say what is missing", START.as_secs())]
+    Slow,
+    #[error("the threads of the gateway cannot be started")]
+    Gateway(#[source] io::Error),
+    #[error("the sample cannot be packed")]
+    Sample(#[source] io::Error),
+    #[error("the sample is not ready: {why}")]
+    Demo { why: String },
+    #[error("{part} ended by itself; this is a fault of neap")]
+    Ended { part: &'static str },
+}
+
+/// What becomes of pods when the platform stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// They end too; their objects stay, and bring them back at the next start.
+    Whole,
+    /// They go on, and the next start takes them over.
+    LeavePods,
+}
+
+pub struct Platform {
+    client: Client,
+    images: Images,
+    pods: Arc<dyn PodRuntime>,
+    endpoints: Endpoints,
+    data: DataDir,
+    store: neap_store::Store,
+    gateway: neap_proxy::Running,
+    /// Stops the gateway: first, while pods still answer.
+    gateway_stop: CancellationToken,
+    /// Stops everything else.
+    stop: CancellationToken,
+    tasks: JoinSet<&'static str>,
+    failures: mpsc::Receiver<Error>,
+}
+
+impl Platform {
+    /// Opens, binds, starts, and waits until everything serves.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let stop = CancellationToken::new();
+        let gateway_stop = CancellationToken::new();
+        let clock = Clock::new(now);
+        let data = DataDir::hold(&config.data_dir)?;
+
+        let sockets = Sockets::bind(&config).await?;
+        let registry_name = dialable(sockets.registry.local_addr().map_err(Error::Gateway)?).to_string();
+        let images = open_images(&data, &registry_name)?;
+        let runtime = neap_runtime::Runtime::open(neap_runtime::Config {
+            data_dir: data.pods(),
+            mode: mode(config.runtime),
+            pod_cidr: config.pod_cidr.clone(),
+            images: images.clone(),
+        })
+        .await
+        .map_err(Error::Runtime)?;
+        // Where pods have a network of their own, they find the platform at its first address.
+        let bridge = runtime.gateway();
+        let pods: Arc<dyn PodRuntime> = runtime.pods();
+
+        let path = data.store();
+        let opened = {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || neap_store::Store::open(&path, neap_store::Options::default()))
+        };
+        let store = opened.await.expect("opening a store does not panic");
+        let store = store.map_err(|source| Error::Store { path, source })?;
+        let api = Api::new(&config, &data, store.clone(), bridge, stop.clone())?;
+        let client = api.client();
+
+        let mut parts = Parts::new(stop.clone());
+        api.serve(&mut parts, sockets.api, bridge).await?;
+
+        let internal = Internal::bind(bridge).await?;
+        let endpoints = Endpoints {
+            api: api.address(),
+            http: sockets.http.local_addr().map_err(Error::Gateway)?,
+            https: sockets.https.local_addr().map_err(Error::Gateway)?,
+            registry: sockets.registry.local_addr().map_err(Error::Gateway)?,
+            metrics: sockets.metrics.local_addr().map_err(Error::Gateway)?,
+        };
+        let facts = bootstrap::Facts {
+            domain: config.domain.clone(),
+            listen: config.listen,
+            http_port: endpoints.http.port(),
+            https_port: endpoints.https.port(),
+            internal: (internal.gateway_address.ip(), internal.gateway_address.port()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        bootstrap::run(&client, &facts).await?;
+
+        // Settings first: everything below reads them.
+        let (follower, settings) = SettingsFollower::new(client.clone(), clock.clone());
+        let settings_read = CancellationToken::new();
+        parts.spawn("settings", follower.run(settings_read.clone(), stop.clone()));
+        within(settings_read.cancelled()).await?;
+        api.follow(settings.clone());
+
+        let mut metrics = Metrics::default();
+        let (plane, wakes) = DataPlane::new(neap_api::keys::networking::NEAP_INGRESS_CLASS);
+        let gateway = Gateway::new(gateway_config(&endpoints), plane.clone(), &mut metrics);
+        parts.spawn("gateway watches", neap_dataplane::watch::run(client.clone(), plane.clone(), stop.clone()));
+        let mut listeners = vec![
+            GatewayListener { socket: blocking(sockets.http)?, door: Door::External, tls: false, trust_forwarded: false },
+            GatewayListener { socket: blocking(sockets.https)?, door: Door::External, tls: true, trust_forwarded: false },
+        ];
+        listeners.push(GatewayListener { socket: blocking(internal.gateway)?, door: Door::Local, tls: false, trust_forwarded: false });
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let gateway = gateway.start(listeners, workers, gateway_stop.clone()).map_err(Error::Gateway)?;
+
+        let board = Arc::new(ServedBoard::default());
+        parts.spawn("ingress status", mirror_ingress_status(plane.ingress_status(), board.clone()));
+        let stats = Arc::new(Stats::new(plane.clone()));
+        parts.spawn("wakes", stats.clone().forward(wakes));
+        let autoscaler = Autoscaler {
+            client: client.clone(),
+            settings: settings.clone(),
+            stats,
+            probe: Arc::new(AlwaysInPath),
+            clock: clock.clone(),
+            metrics: autoscaler::Metrics::register(&mut metrics),
+        };
+        let controllers = Controllers {
+            client: client.clone(),
+            settings,
+            digests: Arc::new(Resolver::new(images.clone())),
+            gateway: board,
+            clock,
+            metrics: neap_controllers::Metrics::register(&mut metrics),
+            autoscaler: Some(autoscaler),
+        };
+        let controllers_ready = CancellationToken::new();
+        parts.spawn_fallible("controllers", controllers.run(controllers_ready.clone(), stop.clone()));
+
+        let drains = Arc::new(Drains::new(plane.clone()));
+        if let Some((server, _)) = internal.dns {
+            parts.spawn("dns", server.run(client.clone(), stop.clone()));
+        }
+        parts.spawn("registry", registry::serve(sockets.registry, images.clone(), stop.clone()));
+        parts.spawn("deployments", deployments::run(client.clone(), drains.clone(), now, stop.clone()));
+        parts.spawn("endpoints", addresses::run(client.clone(), stop.clone()));
+        parts.spawn("namespaces", namespaces::run(client.clone(), api.authority().to_owned(), stop.clone()));
+        parts.spawn("quota", quota::run(client.clone(), stop.clone()));
+        parts.spawn("claims", claims::run(client.clone(), stop.clone()));
+        parts.spawn("garbage collection", gc::run(client.clone(), stop.clone()));
+        let machine = Machine::read(NODE, node_address(bridge, config.listen), PODS, pods.describe());
+        let around = Surroundings {
+            node: machine.facts.clone(),
+            cluster_dns: bridge.map(IpAddr::V4).into_iter().collect(),
+            cluster_domain: CLUSTER_DOMAIN.into(),
+            host_dns: kubelet::read_resolv_conf(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), bridge.is_none()),
+            claims: data.volumes(),
+            api: Some(ApiAccess {
+                host: node_address(bridge, config.listen).to_string(),
+                port: endpoints.api.port(),
+                authority: api.authority().as_bytes().to_vec(),
+            }),
+        };
+        let kubelet = kubelet::Config {
+            machine,
+            around,
+            schedule: true,
+            drain: drains,
+            clock: Arc::new(now),
+            past: data.root().join("past-pods.json"),
+        };
+        let kubelet = Kubelet::new(kubelet, client.clone(), pods.clone(), stop.clone());
+        logs::attach(api.registry(), kubelet.clone());
+        parts.spawn("kubelet", async move { kubelet.run().await });
+        parts.spawn("metrics", super::metrics::serve(sockets.metrics, Arc::new(metrics), stop.clone()));
+
+        within(controllers_ready.cancelled()).await?;
+        data_dir::replace(&data.kubeconfig(), api.kubeconfig(&endpoints.api_url())?.as_bytes(), 0o600)?;
+        data_dir::replace(&data.endpoints(), endpoints.json().as_bytes(), 0o644)?;
+        let Parts { tasks, failures, .. } = parts;
+        Ok(Self { client, images, pods, endpoints, data, store, gateway, gateway_stop, stop, tasks, failures })
+    }
+
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// `host:port` of the registry, as image names spell it.
+    pub fn registry(&self) -> String {
+        dialable(self.endpoints.registry).to_string()
+    }
+
+    /// What a person wants to know first.
+    pub fn banner(&self) -> Vec<String> {
+        vec![
+            format!("runtime    {}", self.pods.describe()),
+            format!("data       {}", self.data.root().display()),
+            format!("api        {}", self.endpoints.api_url()),
+            format!("gateway    {}", self.endpoints.http_url()),
+            format!("registry   {}", self.registry()),
+            format!("kubectl    export KUBECONFIG={}", self.data.kubeconfig().display()),
+        ]
+    }
+
+    /// The one line scripts wait for.
+    pub fn ready_line(&self) -> String {
+        format!("ready: {}", self.endpoints.http_url())
+    }
+
+    /// Resolves when a part that should run for ever has ended.
+    pub async fn failed(&self) -> Error {
+        // The tasks hold the sender; while one runs there may be a failure.
+        let failures = &self.failures;
+        futures::future::poll_fn(|context| {
+            let _ = (failures, &context);
+            std::task::Poll::Pending
+        })
+        .await
+    }
+
+    /// Requests in flight end first, then the controllers, then the API; the store last.
+    pub async fn stop(mut self, ending: Ending) {
+        self.gateway_stop.cancel();
+        if tokio::time::timeout(DRAIN, self.gateway.join()).await.is_err() {
+            tracing::warn!("requests were still in flight after {} s", DRAIN.as_secs());
+        }
+        self.stop.cancel();
+        if tokio::time::timeout(START, async { while self.tasks.join_next().await.is_some() {} }).await.is_err() {
+            tracing::warn!("not every part ended in time");
+        }
+        if ending == Ending::Whole {
+            let ends = self.pods.list().into_iter().map(|pod| {
+                let pods = self.pods.clone();
+                async move { pods.remove(&pod.id, POD_GRACE).await }
+            });
+            for result in futures::future::join_all(ends).await {
+                if let Err(error) = result {
+                    tracing::warn!(%error, "a pod could not be stopped");
+                }
+            }
+        }
+        self.store.close();
+        drop(self.data);
+    }
+}
+
+/// Tasks that run as long as the platform; each has a name for the one sentence about its end.
+pub(super) struct Parts {
+    tasks: JoinSet<&'static str>,
+    failed: mpsc::Sender<Error>,
+    failures: mpsc::Receiver<Error>,
+    stop: CancellationToken,
+}
+
+impl Parts {
+    fn new(stop: CancellationToken) -> Self {
+        let (failed, failures) = mpsc::channel(1);
+        Self { tasks: JoinSet::new(), failed, failures, stop }
+    }
+
+    pub(super) fn spawn(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_fallible(name, part.map(Ok::<(), Error>));
+    }
+
+    pub(super) fn spawn_fallible<E: Into<Error>>(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        let (failed, stop) = (self.failed.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            // A part need not know the stop signal: it is let go then.
+            let result = tokio::select! {
+                result = part => result,
+                () = stop.cancelled() => return name,
+            };
+            if !stop.is_cancelled() {
+                let error = result.err().map_or(Error::Ended { part: name }, Into::into);
+                // The first failure is told; later ones follow from it.
+                drop(failed.try_send(error));
+            }
+            name
+        });
+    }
+}
+
+/// The sockets that flags name.
+struct Sockets {
+    api: TcpListener,
+    http: TcpListener,
+    https: TcpListener,
+    registry: TcpListener,
+    metrics: TcpListener,
+}
+
+impl Sockets {
+    async fn bind(config: &Config) -> Result<Self, Error> {
+        Ok(Self {
+            api: listen("the API", config.listen, config.api_port, "--api-port").await?,
+            http: listen("the gateway", config.listen, config.http_port, "--http-port").await?,
+            https: listen("the gateway", config.listen, config.https_port, "--https-port").await?,
+            registry: listen("the registry", config.listen, config.registry_port, "--registry-port").await?,
+            metrics: listen("metrics", Ipv4Addr::LOCALHOST.into(), 0, "--listen").await?,
+        })
+    }
+}
+
+/// What pods see: the gateway's inner door, and the name server.
+struct Internal {
+    gateway: TcpListener,
+    gateway_address: SocketAddr,
+    dns: Option<(dns::Server, SocketAddr)>,
+}
+
+impl Internal {
+    async fn bind(bridge: Option<Ipv4Addr>) -> Result<Self, Error> {
+        let (ip, port) = bridge.map_or((Ipv4Addr::LOCALHOST, 0), |ip| (ip, INTERNAL_PORT));
+        let gateway = listen("the gateway's inner door", ip.into(), port, "--pod-cidr").await?;
+        let gateway_address = gateway.local_addr().map_err(Error::Gateway)?;
+        let dns = match bridge {
+            None => None,
+            Some(ip) => {
+                let listen = SocketAddr::from((ip, DNS_PORT));
+                let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+                let upstreams = dns::upstreams(&resolv, ip.into());
+                let server = dns::Server::bind(dns::Config { listen, domain: CLUSTER_DOMAIN.into(), upstreams }).await;
+                let server =
+                    server.map_err(|source| Error::Listen { what: "DNS", address: listen, flag: "--pod-cidr", source })?;
+                Some((server, listen))
+            }
+        };
+        Ok(Self { gateway, gateway_address, dns })
+    }
+}
+
+pub(super) async fn listen(what: &'static str, ip: IpAddr, port: u16, flag: &'static str) -> Result<TcpListener, Error> {
+    let address = SocketAddr::new(ip, port);
+    TcpListener::bind(address).await.map_err(|source| Error::Listen { what, address, flag, source })
+}
+
+/// The gateway's threads have runtimes of their own and want plain sockets.
+fn blocking(listener: TcpListener) -> Result<std::net::TcpListener, Error> {
+    listener.into_std().map_err(Error::Gateway)
+}
+
+async fn within(ready: impl Future<Output = ()>) -> Result<(), Error> {
+    tokio::time::timeout(START, ready).await.map_err(|_| Error::Slow)
+}
+
+fn gateway_config(endpoints: &Endpoints) -> neap_dataplane::Config {
+    neap_dataplane::Config { https_port: endpoints.https.port(), ..Default::default() }
+}
+
+fn open_images(data: &DataDir, registry: &str) -> Result<Images, Error> {
+    let port = registry.rsplit_once(':').map_or(registry, |(_, port)| port);
+    let names = [registry.to_owned(), format!("localhost:{port}"), format!("127.0.0.1:{port}")];
+    let images = Images::open(data.images(), neap_runtime::image::Config::default()).map_err(Error::Images)?;
+    images.set_local_registries(&names);
+    Ok(images)
+}
+
+fn mode(flag: args::Runtime) -> neap_runtime::Mode {
+    match flag {
+        args::Runtime::Auto => neap_runtime::Mode::Auto,
+        args::Runtime::Container => neap_runtime::Mode::Container,
+        args::Runtime::Rootless => neap_runtime::Mode::Rootless,
+        args::Runtime::Process => neap_runtime::Mode::Process,
+    }
+}
+
+/// Where pods and users reach this machine.
+fn node_address(bridge: Option<Ipv4Addr>, listen: IpAddr) -> IpAddr {
+    bridge.map_or_else(|| dialable(SocketAddr::new(listen, 0)).ip(), IpAddr::V4)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the roof hands the clock to everyone else")]
+pub(super) fn now() -> Timestamp {
+    Timestamp::now()
+}
