@@ -38,7 +38,6 @@ const LISTS: &[ListRule] = &[
     by("podIPs", "ip", &["ip"]),
     by("hostIPs", "ip", &["ip"]),
     by("addresses", "type", &["type"]),
-    by("secrets", "resourceVersion", &["name"]),
 ];
 
 /// Maps that are replaced whole.

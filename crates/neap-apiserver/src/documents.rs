@@ -4,7 +4,7 @@
 //! controllers, so an idle server holds at most a few compressed hundred kilobytes.
 
 use crate::codec::{self, Body};
-use crate::kind::{Kind, Semantics, Version};
+use crate::kind::{Document, Kind, Semantics, Version};
 use crate::openapi::{self, KindDoc};
 use crate::registry::Kinds;
 use crate::server::Inner;
@@ -12,8 +12,9 @@ use crate::status::{ApiError, Result};
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderValue, Request, Response, StatusCode};
-use serde_json::{Value, json};
-use std::collections::HashMap;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -49,7 +50,7 @@ pub(crate) fn answer(
             cached(server, kinds, "v2".into(), "application/json", request, made)
         }
         ["v3"] => {
-            let made = || bytes(&openapi::v3_index(&borrow(&docs(kinds, |_, _| true))));
+            let made = || bytes(&index(kinds));
             cached(server, kinds, "v3".into(), "application/json", request, made)
         }
         ["v3", "api", version] => group(server, kinds, "", version, request),
@@ -71,6 +72,49 @@ fn group(
     }
     let made = || bytes(&openapi::v3_group_version(&borrow(&docs(kinds, wanted))));
     cached(server, kinds, format!("v3 {group}/{version}"), "application/json", request, made)
+}
+
+/// Where each group's document is. The address carries a hash of what the document is made of, so that clients keep it
+/// until that changes; schemas are hashed packed, since kubectl asks for the index far more often than for a document.
+fn index(kinds: &Kinds) -> Value {
+    let mut hashes: BTreeMap<String, Sha256> = BTreeMap::new();
+    for kind in kinds.all() {
+        for version in kind.versions.iter().filter(|v| v.served) {
+            let path = if kind.group.is_empty() {
+                format!("api/{}", version.name)
+            } else {
+                format!("apis/{}/{}", kind.group, version.name)
+            };
+            let hash = hashes.entry(path).or_default();
+            hash.update(format!(
+                "{} {} {} {} {}\n",
+                kind.kind,
+                kind.plural,
+                kind.namespaced,
+                version.status,
+                version.scale.is_some()
+            ));
+            match kind.document.get(&version.name) {
+                Some(Document::Packed(packed)) => hash.update(packed),
+                Some(Document::Fetch(_)) => {
+                    hash.update(kind.schema_document(&version.name).unwrap_or_default().to_string());
+                }
+                Some(Document::None) | None => {}
+            }
+        }
+    }
+    let paths: Map<String, Value> = hashes
+        .into_iter()
+        .map(|(path, hash)| {
+            let address = format!("/openapi/v3/{path}?hash={}", hex(&hash.finalize()));
+            (path, json!({"serverRelativeURL": address}))
+        })
+        .collect();
+    json!({"paths": paths})
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|b| format!("{b:02X}")).collect()
 }
 
 fn accepts_protobuf(request: &Request<Bytes>) -> bool {
@@ -193,10 +237,7 @@ fn respond(packed: &Bytes, media: &'static str, request: &Request<Bytes>) -> Res
 }
 
 fn etag(packed: &[u8]) -> String {
-    use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(packed);
-    let hex: String = digest.iter().take(16).map(|b| format!("{b:02X}")).collect();
-    format!("\"{hex}\"")
+    format!("\"{}\"", hex(&Sha256::digest(packed)[..16]))
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

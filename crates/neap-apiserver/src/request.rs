@@ -3,6 +3,9 @@
 use crate::status::{ApiError, Result, cause, forbidden};
 use http::Method;
 
+/// Longest field manager, in bytes (Kubernetes: `FieldManagerMaxLength`).
+const MANAGER_LIMIT: usize = 128;
+
 /// What a URL names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -196,7 +199,24 @@ fn set(q: &mut Query, key: &str, value: &str) -> Result<()> {
                 });
             }
         },
-        "fieldManager" if !value.is_empty() => q.field_manager = Some(value.to_owned()),
+        "fieldManager" if !value.is_empty() => {
+            if value.len() > MANAGER_LIMIT || value.chars().any(char::is_control) {
+                return Err(ApiError::Invalid {
+                    group: "meta.k8s.io".into(),
+                    kind: "PatchOptions".into(),
+                    name: String::new(),
+                    causes: vec![cause(
+                        "FieldValueInvalid",
+                        "fieldManager",
+                        format!(
+                            "Invalid value: {value:?}: must be at most {MANAGER_LIMIT} bytes and contain only printable \
+                             characters"
+                        ),
+                    )],
+                });
+            }
+            q.field_manager = Some(value.to_owned());
+        }
         "fieldValidation" => {
             q.field_validation = match value {
                 "" | "Warn" => FieldValidation::Warn,

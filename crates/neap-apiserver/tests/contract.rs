@@ -645,6 +645,7 @@ async fn the_last_finalizer_takes_the_object_in_one_step() {
 }
 
 #[tokio::test(start_paused = true)]
+#[expect(clippy::result_large_err, reason = "the shape of admission functions")]
 async fn admission_changes_warns_and_refuses() {
     use kube::core::Status;
     let c = Cluster::with(|registry| {

@@ -5,6 +5,7 @@
 mod kinds;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use neap_apiserver::pki::{self, Authority};
@@ -21,6 +22,7 @@ async fn a_client_with_a_kubeconfig() {
     let now: Timestamp = "2026-11-01T00:00:00Z".parse().unwrap();
     let clock: neap_apiserver::Now = Arc::new(move || now);
     let registry = Registry::new();
+    registry.register_all(&kinds::kubernetes()).unwrap();
     registry.register(&kinds::widgets()).unwrap();
     let store = Store::open(&dir.path().join("store.redb"), Options::default()).unwrap();
     let config = Config::new(clock, 1);
@@ -44,6 +46,9 @@ async fn a_client_with_a_kubeconfig() {
     let kubeconfig = Kubeconfig::from_yaml(&text).unwrap();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     let client = kube::Client::try_from(config).unwrap();
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
+    namespaces.create(&PostParams::default(), &namespace).await.unwrap();
     let kind = kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk("ex.dev", "v1", "Widget"));
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), "default", &kind);
     let widget = serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {"size": 1}})).unwrap();

@@ -39,8 +39,8 @@ pub(crate) async fn ready(
             // A broken watch is made again, with back-off.
             Ok(Some(Err(_))) => continue,
             Ok(None) | Err(_) => {
-                if let Some((since, why)) = failed.take().filter(|(since, _)| *since + SURE <= tokio::time::Instant::now()) {
-                    drop(since);
+                let stands = failed.take().filter(|(since, _)| *since + SURE <= tokio::time::Instant::now());
+                if let Some((_, why)) = stands {
                     return Err(Error::Failed { name: name.into(), why });
                 }
                 return Err(Error::Late { name: name.into(), seconds: patience.as_secs(), why });

@@ -50,7 +50,11 @@ pub(crate) struct Caches {
 
 impl Caches {
     /// Adds a kind: by what its objects are found, and who is told about them.
-    pub(crate) fn add<K: Cached>(&mut self, terms_of: fn(&K) -> Terms, listener: impl Fn(&Caches, &Step<K>) + Send + Sync + 'static) -> Arc<Store<K>> {
+    pub(crate) fn add<K: Cached>(
+        &mut self,
+        terms_of: fn(&K) -> Terms,
+        listener: impl Fn(&Caches, &Step<K>) + Send + Sync + 'static,
+    ) -> Arc<Store<K>> {
         let store = Arc::new(Store { index: RwLock::new(Index::new(terms_of)), listener: Box::new(listener) });
         let taking = store.clone();
         let take = move |caches: &Caches, value: Value| {
@@ -84,7 +88,8 @@ impl Caches {
 
     /// The keys of objects found by a term.
     pub(crate) fn keys_by<K: Cached>(&self, namespace: &str, term: &'static str, value: &str) -> Vec<Key> {
-        let found = self.store::<K>().map(|store| store.read(|index| index.find(namespace, term, value))).unwrap_or_default();
+        let found =
+            self.store::<K>().map(|store| store.read(|index| index.find(namespace, term, value))).unwrap_or_default();
         found.iter().map(|object| Key::of(object.as_ref())).collect()
     }
 }
@@ -114,12 +119,19 @@ impl Cache for Caches {
 }
 
 impl Caches {
-    fn lookup<K: Cached>(&self, namespace: &str, term: &str, value: &str, holds: fn(&K, &str, &str) -> bool) -> Vec<Arc<K>> {
+    fn lookup<K: Cached>(
+        &self,
+        namespace: &str,
+        term: &str,
+        value: &str,
+        holds: fn(&K, &str, &str) -> bool,
+    ) -> Vec<Arc<K>> {
         let Some(store) = self.store::<K>() else { return Vec::new() };
         store.read(|index| match crate::kinds::INDEXED.iter().find(|indexed| **indexed == term) {
             Some(indexed) => index.find(namespace, indexed, value),
             None => {
-                let mut found: Vec<Arc<K>> = index.in_namespace(namespace).filter(|o| holds(o, term, value)).cloned().collect();
+                let mut found: Vec<Arc<K>> =
+                    index.in_namespace(namespace).filter(|o| holds(o, term, value)).cloned().collect();
                 found.sort_by(|a, b| a.meta().name.cmp(&b.meta().name));
                 found
             }

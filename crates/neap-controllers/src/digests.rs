@@ -113,7 +113,11 @@ impl Digests {
                 revision: key.clone(),
                 uid: uid.clone(),
                 image: image.clone(),
-                service_account: pod.service_account_name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| DEFAULT_SERVICE_ACCOUNT.into()),
+                service_account: pod
+                    .service_account_name
+                    .clone()
+                    .filter(|n| !n.is_empty())
+                    .unwrap_or_else(|| DEFAULT_SERVICE_ACCOUNT.into()),
                 pull_secrets: pod.image_pull_secrets.iter().flatten().map(|s| s.name.clone()).collect(),
                 limit,
             };
@@ -150,7 +154,13 @@ impl Asker {
 }
 
 /// Asks until there is an answer or nobody wants one.
-async fn ask(question: Question, known: Arc<Known>, resolver: Arc<dyn DigestResolver>, client: Client, slots: Arc<Semaphore>) {
+async fn ask(
+    question: Question,
+    known: Arc<Known>,
+    resolver: Arc<dyn DigestResolver>,
+    client: Client,
+    slots: Arc<Semaphore>,
+) {
     let mut delay = RETRY.0;
     loop {
         let answer = {
@@ -172,7 +182,8 @@ async fn ask(question: Question, known: Arc<Known>, resolver: Arc<dyn DigestReso
 }
 
 async fn resolve(question: &Question, resolver: &dyn DigestResolver, client: &Client) -> Result<String, String> {
-    let credentials = credentials(question, client).await.map_err(|error| format!("the pull secrets cannot be read: {error}"))?;
+    let credentials =
+        credentials(question, client).await.map_err(|error| format!("the pull secrets cannot be read: {error}"))?;
     let asked = resolver.resolve(question.image.clone(), credentials);
     match timeout(question.limit, asked).await {
         Ok(answer) => answer,

@@ -177,7 +177,8 @@ impl<K: Cached> Index<K> {
         let written = self.written_during_listing.take().unwrap_or_default();
         let names: BTreeSet<Key> = listed.iter().map(Key::of).collect();
         let mut steps: Vec<Step<K>> = listed.into_iter().filter_map(|object| self.apply(object)).collect();
-        let gone: Vec<Key> = self.objects.keys().filter(|key| !names.contains(key) && !written.contains(key)).cloned().collect();
+        let gone: Vec<Key> =
+            self.objects.keys().filter(|key| !names.contains(key) && !written.contains(key)).cloned().collect();
         steps.extend(gone.iter().filter_map(|key| self.remove(key)));
         steps
     }

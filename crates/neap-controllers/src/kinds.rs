@@ -88,7 +88,10 @@ impl Queues {
 pub(crate) type Watch = BoxFuture<'static, ()>;
 
 /// Adds every kind to the caches and returns the watches that feed them, to be run with the finished caches.
-pub(crate) fn register(caches: &mut Caches, queues: &Arc<Queues>) -> Vec<Box<dyn FnOnce(Client, Arc<Caches>, mpsc::Sender<()>) -> Watch + Send>> {
+pub(crate) fn register(
+    caches: &mut Caches,
+    queues: &Arc<Queues>,
+) -> Vec<Box<dyn FnOnce(Client, Arc<Caches>, mpsc::Sender<()>) -> Watch + Send>> {
     let mut watches: Vec<Box<dyn FnOnce(Client, Arc<Caches>, mpsc::Sender<()>) -> Watch + Send>> = Vec::new();
     macro_rules! kind {
         ($kind:ty, $config:expr, $terms:expr, |$caches:ident, $queues:ident, $step:ident, $key:ident| $tell:expr) => {{
@@ -117,19 +120,24 @@ pub(crate) fn register(caches: &mut Caches, queues: &Arc<Queues>) -> Vec<Box<dyn
         queues.garbage.add(key.clone());
         queues.configuration.add(key);
     });
-    kind!(Revision, all(), |r| {
-        let mut terms = member_terms(&r.metadata);
-        terms.extend(label_term(&r.metadata, serving::CONFIGURATION));
-        terms
-    }, |caches, queues, step, key| {
-        queues.routes_to(caches, &key.namespace, "Revision", &key.name);
-        for owner in owners(step, "Configuration", |o| &o.metadata) {
-            queues.routes_to(caches, &owner.namespace, "Configuration", &owner.name);
-            queues.configuration.add(owner.clone());
-            queues.garbage.add(owner);
+    kind!(
+        Revision,
+        all(),
+        |r| {
+            let mut terms = member_terms(&r.metadata);
+            terms.extend(label_term(&r.metadata, serving::CONFIGURATION));
+            terms
+        },
+        |caches, queues, step, key| {
+            queues.routes_to(caches, &key.namespace, "Revision", &key.name);
+            for owner in owners(step, "Configuration", |o| &o.metadata) {
+                queues.routes_to(caches, &owner.namespace, "Configuration", &owner.name);
+                queues.configuration.add(owner.clone());
+                queues.garbage.add(owner);
+            }
+            queues.revision.add(key);
         }
-        queues.revision.add(key);
-    });
+    );
     kind!(Route, all(), route_terms, |caches, queues, step, key| {
         queues.mappings_to(caches, &key.namespace, "Route", &key.name);
         for owner in owners(step, "Service", |o| &o.metadata) {
@@ -138,10 +146,15 @@ pub(crate) fn register(caches: &mut Caches, queues: &Arc<Queues>) -> Vec<Box<dyn
         queues.labeler.add(key.clone());
         queues.route.add(key);
     });
-    kind!(DomainMapping, all(), |m| {
-        let reference = &m.spec.reference;
-        vec![(REFERENT, format!("{}/{}", reference.kind, reference.name))]
-    }, |_caches, queues, _step, key| queues.domain_mapping.add(key));
+    kind!(
+        DomainMapping,
+        all(),
+        |m| {
+            let reference = &m.spec.reference;
+            vec![(REFERENT, format!("{}/{}", reference.kind, reference.name))]
+        },
+        |_caches, queues, _step, key| queues.domain_mapping.add(key)
+    );
     // Only what is made for Revisions carries the label.
     kind!(Deployment, all().labels(serving::REVISION_UID), no_terms, |_caches, queues, step, _key| {
         for owner in owners(step, "Revision", |o| &o.metadata) {
@@ -162,44 +175,64 @@ pub(crate) fn register(caches: &mut Caches, queues: &Arc<Queues>) -> Vec<Box<dyn
             }
         }
     });
-    kind!(Pod, all().labels(serving::REVISION_UID), |p| label_term(&p.metadata, serving::REVISION_UID).into_iter().collect(), |_caches, queues, step, key| {
-        let pod = step.after.as_ref().or(step.before.as_ref());
-        if let Some((_, revision)) = pod.and_then(|p| label_term(&p.metadata, serving::REVISION)) {
-            queues.revision.add(Key::new(key.namespace, revision));
-        }
-    });
-    kind!(CoreService, all(), |s| label_term(&s.metadata, serving::ROUTE).into_iter().collect(), |caches, queues, step, key| {
-        for owner in owners(step, "Route", |o| &o.metadata) {
-            queues.route.add(owner);
-        }
-        for owner in owners(step, "ServerlessService", |o| &o.metadata) {
-            queues.serverless_service.add(owner);
-        }
-        queues.mappings_to(caches, &key.namespace, "Service", &key.name);
-    });
-    kind!(Endpoints, all(), |e| label_term(&e.metadata, serving::ROUTE).into_iter().collect(), |_caches, queues, step, _key| {
-        for owner in owners(step, "Route", |o| &o.metadata) {
-            queues.route.add(owner);
-        }
-        for owner in owners(step, "ServerlessService", |o| &o.metadata) {
-            queues.serverless_service.add(owner);
-        }
-    });
-    kind!(EndpointSlice, all(), |s| label_term(&s.metadata, SLICE_SERVICE).into_iter().collect(), |caches, queues, step, key| {
-        let slice = step.after.as_ref().or(step.before.as_ref());
-        let Some((_, service)) = slice.and_then(|s| label_term(&s.metadata, SLICE_SERVICE)) else { return };
-        if key.namespace == keys::config::NAMESPACE {
-            // Whoever stands in for pods has changed, which concerns every revision.
-            for sks in caches.keys::<ServerlessService>() {
-                queues.serverless_service.add(sks);
+    kind!(
+        Pod,
+        all().labels(serving::REVISION_UID),
+        |p| label_term(&p.metadata, serving::REVISION_UID).into_iter().collect(),
+        |_caches, queues, step, key| {
+            let pod = step.after.as_ref().or(step.before.as_ref());
+            if let Some((_, revision)) = pod.and_then(|p| label_term(&p.metadata, serving::REVISION)) {
+                queues.revision.add(Key::new(key.namespace, revision));
             }
         }
-        if let Some(service) = caches.get::<CoreService>(&key.namespace, &service) {
-            if let Some(owner) = owner_of(&service.metadata, "ServerlessService") {
-                queues.serverless_service.add(Key::new(key.namespace.as_str(), owner));
+    );
+    kind!(
+        CoreService,
+        all(),
+        |s| label_term(&s.metadata, serving::ROUTE).into_iter().collect(),
+        |caches, queues, step, key| {
+            for owner in owners(step, "Route", |o| &o.metadata) {
+                queues.route.add(owner);
+            }
+            for owner in owners(step, "ServerlessService", |o| &o.metadata) {
+                queues.serverless_service.add(owner);
+            }
+            queues.mappings_to(caches, &key.namespace, "Service", &key.name);
+        }
+    );
+    kind!(
+        Endpoints,
+        all(),
+        |e| label_term(&e.metadata, serving::ROUTE).into_iter().collect(),
+        |_caches, queues, step, _key| {
+            for owner in owners(step, "Route", |o| &o.metadata) {
+                queues.route.add(owner);
+            }
+            for owner in owners(step, "ServerlessService", |o| &o.metadata) {
+                queues.serverless_service.add(owner);
             }
         }
-    });
+    );
+    kind!(
+        EndpointSlice,
+        all(),
+        |s| label_term(&s.metadata, SLICE_SERVICE).into_iter().collect(),
+        |caches, queues, step, key| {
+            let slice = step.after.as_ref().or(step.before.as_ref());
+            let Some((_, service)) = slice.and_then(|s| label_term(&s.metadata, SLICE_SERVICE)) else { return };
+            if key.namespace == keys::config::NAMESPACE {
+                // Whoever stands in for pods has changed, which concerns every revision.
+                for sks in caches.keys::<ServerlessService>() {
+                    queues.serverless_service.add(sks);
+                }
+            }
+            if let Some(service) = caches.get::<CoreService>(&key.namespace, &service) {
+                if let Some(owner) = owner_of(&service.metadata, "ServerlessService") {
+                    queues.serverless_service.add(Key::new(key.namespace.as_str(), owner));
+                }
+            }
+        }
+    );
     kind!(ServerlessService, all(), no_terms, |_caches, queues, _step, key| queues.serverless_service.add(key));
     kind!(Ingress, all(), no_terms, |_caches, queues, step, key| {
         for owner in owners(step, "Route", |o| &o.metadata) {
@@ -210,14 +243,19 @@ pub(crate) fn register(caches: &mut Caches, queues: &Arc<Queues>) -> Vec<Box<dyn
         }
         queues.ingress.add(key);
     });
-    kind!(Certificate, all(), |c| label_term(&c.metadata, serving::ROUTE).into_iter().collect(), |_caches, queues, step, _key| {
-        for owner in owners(step, "Route", |o| &o.metadata) {
-            queues.route.add(owner);
+    kind!(
+        Certificate,
+        all(),
+        |c| label_term(&c.metadata, serving::ROUTE).into_iter().collect(),
+        |_caches, queues, step, _key| {
+            for owner in owners(step, "Route", |o| &o.metadata) {
+                queues.route.add(owner);
+            }
+            for owner in owners(step, "DomainMapping", |o| &o.metadata) {
+                queues.domain_mapping.add(owner);
+            }
         }
-        for owner in owners(step, "DomainMapping", |o| &o.metadata) {
-            queues.domain_mapping.add(owner);
-        }
-    });
+    );
     kind!(ClusterDomainClaim, all(), no_terms, |caches, queues, _step, key| {
         // Mappings of that host, whatever namespace they are in.
         for mapping in caches.keys::<DomainMapping>().into_iter().filter(|mapping| mapping.name == key.name) {
@@ -271,7 +309,13 @@ fn owners<K: Cached>(step: &Step<K>, kind: &str, meta: fn(&K) -> &ObjectMeta) ->
 }
 
 /// Keeps one index in step with the API.
-async fn feed<K: Cached + Debug>(client: Client, config: watcher::Config, store: Arc<Store<K>>, caches: Arc<Caches>, listed: mpsc::Sender<()>) {
+async fn feed<K: Cached + Debug>(
+    client: Client,
+    config: watcher::Config,
+    store: Arc<Store<K>>,
+    caches: Arc<Caches>,
+    listed: mpsc::Sender<()>,
+) {
     let mut listed = Some(listed);
     let mut events = pin!(watcher(Api::<K>::all(client), config).default_backoff());
     let mut listing = Vec::new();
@@ -315,4 +359,3 @@ pub(crate) fn activators(caches: &Caches, local_gateway: &Key) -> Vec<String> {
     let activators = of(keys::config::NAMESPACE, ACTIVATOR);
     if activators.is_empty() { of(&local_gateway.namespace, &local_gateway.name) } else { activators }
 }
-

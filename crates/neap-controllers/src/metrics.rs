@@ -46,7 +46,12 @@ impl Metrics {
         let this = Self::unregistered();
         let registry = registry.sub_registry_with_prefix("neap_controller");
         registry.register("looks", "Looks at objects, by how they ended", this.looks.clone());
-        registry.register_with_unit("look_duration", "Time a look took, writes included", Unit::Seconds, this.duration.clone());
+        registry.register_with_unit(
+            "look_duration",
+            "Time a look took, writes included",
+            Unit::Seconds,
+            this.duration.clone(),
+        );
         registry.register("queue_depth", "Objects that wait for a look or are being looked at", this.depth.clone());
         this
     }

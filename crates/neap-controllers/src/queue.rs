@@ -112,10 +112,8 @@ impl Queue {
         state.running.remove(key);
         if state.again.remove(key) {
             state.add(key.clone());
-            drop(state);
+            self.changed.notify_one();
         }
-        // Also for those that were added while this one held a place.
-        self.changed.notify_one();
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use neap_api::serving::Revision;
 use neap_logic::plan::cache::Cache;
 use neap_logic::plan::{
-    Context, Object, Plan, configuration, domainmapping, garbage, ingress, labeler, revision, route, serverlessservice, service,
+    Context, Object, Plan, configuration, domainmapping, garbage, ingress, labeler, revision, route, serverlessservice,
+    service,
 };
 
 use crate::caches::Caches;

@@ -18,7 +18,9 @@ use crate::events;
 use crate::kinds::{self, Queues};
 use crate::metrics::Metrics;
 use crate::ports::{DigestResolver, GatewayStatus};
-use crate::reconcilers::{Configurations, DomainMappings, Garbage, Ingresses, Labeler, Revisions, Routes, ServerlessServices, Services};
+use crate::reconcilers::{
+    Configurations, DomainMappings, Garbage, Ingresses, Labeler, Revisions, Routes, ServerlessServices, Services,
+};
 use crate::shell::{self, Shared};
 
 /// How often everything is looked at again without being told to. Changes come by watch; this is for the one
@@ -51,7 +53,9 @@ pub struct Controllers {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// Some kind could not be listed.
-    #[error("the API server did not list every kind within {seconds} s: see the warnings about watches, and whether all kinds are installed")]
+    #[error(
+        "the API server did not list every kind within {seconds} s: see the warnings about watches, and whether all kinds are installed"
+    )]
     NotListed {
         /// How long was waited.
         seconds: u64,

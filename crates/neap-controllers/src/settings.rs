@@ -71,7 +71,11 @@ impl SettingsFollower {
                 for mistake in mistakes.iter().filter(|m| !told.contains(m)) {
                     warn!(%mistake, "a setting cannot be used; the last good settings stay in force");
                     if let Some(map) = maps.get(&mistake.map) {
-                        let event = Event { severity: Severity::Warning, reason: "InvalidSetting".into(), message: mistake.to_string() };
+                        let event = Event {
+                            severity: Severity::Warning,
+                            reason: "InvalidSetting".into(),
+                            message: mistake.to_string(),
+                        };
                         recorder.record(REPORTER, &Object::of(map), vec![event], clock.now());
                     }
                 }

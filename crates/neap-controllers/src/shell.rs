@@ -93,7 +93,12 @@ enum Written {
 }
 
 /// Works the queue until `stop`; what is under way then is finished.
-pub(crate) async fn work<R: Reconciler>(reconciler: R, queue: Arc<Queue>, shared: Arc<Shared>, stop: CancellationToken) {
+pub(crate) async fn work<R: Reconciler>(
+    reconciler: R,
+    queue: Arc<Queue>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) {
     let reconciler = Arc::new(reconciler);
     let mut jobs = JoinSet::new();
     loop {
@@ -229,7 +234,9 @@ async fn apply(shared: &Shared, write: Write) -> Result<Written, CallError> {
     let target = write.target();
     let (verb, request) = match write {
         Write::Create(object) => ("create", base(&target).create(&PostParams::default(), body(&object.value))),
-        Write::Update(object) => ("update", base(&target).replace(&target.name, &PostParams::default(), body(&object.value))),
+        Write::Update(object) => {
+            ("update", base(&target).replace(&target.name, &PostParams::default(), body(&object.value)))
+        }
         Write::Patch(Patch { subresource, merge, .. }) => {
             let (params, merge) = (PatchParams::default(), kube::api::Patch::Merge(&merge));
             let request = match subresource {
@@ -245,7 +252,8 @@ async fn apply(shared: &Shared, write: Write) -> Result<Written, CallError> {
 
 async fn put_status(shared: &Shared, subject: &Object) -> Result<Written, CallError> {
     let target = subject.reference();
-    let request = base(&target).replace_subresource("status", &target.name, &PostParams::default(), body(&subject.value));
+    let request =
+        base(&target).replace_subresource("status", &target.name, &PostParams::default(), body(&subject.value));
     call(shared, "write the status of", &target, request).await
 }
 
@@ -271,7 +279,9 @@ async fn call(
                 debug!(%target, verb, error = status.message, "the caches are behind");
                 Ok(Written::Stale)
             }
-            400 | 403 | 405 | 422 => Ok(Written::Refused(Refusal { target: target.clone(), message: status.message.clone() })),
+            400 | 403 | 405 | 422 => {
+                Ok(Written::Refused(Refusal { target: target.clone(), message: status.message.clone() }))
+            }
             _ => Err(CallError::Api { verb, target: target.to_string(), source: kube::Error::Api(status) }),
         },
         Err(source) => Err(CallError::Api { verb, target: target.to_string(), source }),

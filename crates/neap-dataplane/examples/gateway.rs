@@ -54,9 +54,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut registry = prometheus_client::registry::Registry::default();
     let socket = std::net::TcpListener::bind(listen)?;
     let listener = GatewayListener { socket, door: Door::External, tls: false, trust_forwarded: false };
-    let running =
-        Gateway::new(Config::default(), plane, &mut registry).start(vec![listener], workers, CancellationToken::new())?;
+    let running = Gateway::new(Config::default(), plane, &mut registry).start(
+        vec![listener],
+        workers,
+        CancellationToken::new(),
+    )?;
     println!("serving {origin} on {:?}", running.addresses());
-    running.join();
+    running.join_blocking();
     Ok(())
 }

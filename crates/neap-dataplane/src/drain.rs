@@ -1,4 +1,4 @@
-//! Tells who stops instances when one of them is done.
+//! Tells who stops instances which of them are busy, and when one is done.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,5 +15,10 @@ impl DataPlane {
         for gate in self.gates() {
             gate.drained(&is).await;
         }
+    }
+
+    /// Requests an instance has now, for whoever has to choose which one to stop.
+    pub fn in_flight(&self, addr: SocketAddr) -> usize {
+        self.gates().iter().map(|gate| gate.in_flight_of(&addr) as usize).sum()
     }
 }

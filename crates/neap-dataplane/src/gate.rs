@@ -223,13 +223,18 @@ impl Gate {
     }
 
     /// Whether an instance may get requests, or still has some.
-    pub(crate) fn is_busy(&self, is: &dyn Fn(&SocketAddr) -> bool) -> bool {
+    pub(crate) fn is_busy(&self, is: &(dyn Fn(&SocketAddr) -> bool + Sync)) -> bool {
         let live = self.lock();
         live.wanted.iter().any(is) || live.throttle.leaving().any(|(addr, n)| n > 0 && is(addr))
     }
 
+    /// Requests one instance has.
+    pub(crate) fn in_flight_of(&self, addr: &SocketAddr) -> u32 {
+        self.lock().throttle.in_flight_of(addr)
+    }
+
     /// Resolves when [`Self::is_busy`] is no longer true.
-    pub(crate) async fn drained(&self, is: &dyn Fn(&SocketAddr) -> bool) {
+    pub(crate) async fn drained(&self, is: &(dyn Fn(&SocketAddr) -> bool + Sync)) {
         loop {
             let left = self.left.notified();
             tokio::pin!(left);

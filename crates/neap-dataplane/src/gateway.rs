@@ -171,8 +171,11 @@ impl Front {
                     if let Some(answer) = probe::answer(request, way.legs.hash(), &way.gate.name) {
                         return answer;
                     }
-                    let origin =
-                        headers::Origin { peer: connection.peer.ip(), tls: connection.tls, trusted: entrance.trusted };
+                    let origin = headers::Origin {
+                        peer: &connection.peer_value,
+                        tls: connection.tls,
+                        trusted: entrance.trusted,
+                    };
                     edit(request, &way, origin);
                     break way.gate.clone();
                 }
@@ -218,12 +221,13 @@ impl Front {
         secure: bool,
     ) -> Result<Route<'s>, ProxyError> {
         let path = request.uri().path();
-        let header = |name: &str| request.headers().get(name)?.to_str().ok();
-        let mut host = header("host").ok_or(ProxyError::BadRequest { why: "host is not text" })?;
+        let matched = |name: &str| request.headers().get(name)?.to_str().ok();
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+        let mut host = host.ok_or(ProxyError::BadRequest { why: "host is not text" })?;
         let mut door = door;
         let mut legs = Legs::default();
         for leg in 0..MAX_LEGS {
-            let found = match snapshot.routes.find(door, secure, host, path, header) {
+            let found = match snapshot.routes.find(door, secure, host, path, matched) {
                 Lookup::Found(found) => found,
                 Lookup::Redirect(_) => return Ok(Route::Redirect),
                 Lookup::NoHost if leg == 0 && door == Door::Local => {
@@ -291,7 +295,7 @@ fn serves(routes: &Table, host: &str) -> bool {
     routes.host(host).is_some()
 }
 
-fn edit(request: &mut Request, way: &Way<'_>, origin: headers::Origin) {
+fn edit(request: &mut Request, way: &Way<'_>, origin: headers::Origin<'_>) {
     let to_revision = matches!(way.gate.name, GateName::Revision(_));
     let headers = request.headers_mut();
     let probing = request::take_platform(headers);

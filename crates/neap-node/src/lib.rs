@@ -10,6 +10,7 @@ pub mod deployments;
 pub mod dns;
 pub mod endpoints;
 pub mod gc;
+pub mod kubelet;
 pub mod namespaces;
 pub mod ports;
 pub mod quota;

@@ -20,7 +20,7 @@ impl Handler for Bare {
         if let Err(error) = headers::canonical(&mut request) {
             return error.respond(false);
         }
-        let origin = headers::Origin { peer: connection.peer.ip(), tls: connection.tls, trusted: false };
+        let origin = headers::Origin { peer: &connection.peer_value, tls: connection.tls, trusted: false };
         headers::set_forwarded(request.headers_mut(), origin);
         let limits = Limits { total: Some(std::time::Duration::from_secs(300)), ..Limits::default() };
         let arrived = tokio::time::Instant::now();
@@ -70,6 +70,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Bare { upstream, target }
     })?;
     println!("serving {} on {:?}", origin, running.addresses());
-    running.join();
+    running.join_blocking();
     Ok(())
 }

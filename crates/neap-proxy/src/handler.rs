@@ -4,6 +4,8 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 use crate::body::Body;
 
 /// A request as handlers see it.
@@ -24,6 +26,18 @@ pub struct Connection {
     pub tls: bool,
     /// The server name the client asked for in the TLS handshake.
     pub server_name: Option<Arc<str>>,
+    /// The other end's address as a header value, made once for all requests of the connection.
+    pub peer_value: HeaderValue,
+}
+
+impl Connection {
+    /// A connection in the clear.
+    pub fn plain(peer: SocketAddr, local: SocketAddr, listener: usize) -> Self {
+        // An IPv4 client on a dual-stack socket is an IPv4 client.
+        let address = peer.ip().to_canonical().to_string();
+        let peer_value = HeaderValue::try_from(address).expect("addresses are plain text");
+        Self { peer, local, listener, tls: false, server_name: None, peer_value }
+    }
 }
 
 /// Serves requests. One value exists per worker and never leaves its thread, so it may hold `Rc` and `RefCell`.

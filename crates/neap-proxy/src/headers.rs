@@ -3,9 +3,6 @@
 //! The sections cited are those of RFC 9110 (semantics), 9112 (HTTP/1.1) and 9113 (h2). Only rules of the
 //! protocol live here; what a platform adds or takes away is the handler's business.
 
-use std::fmt::Write;
-use std::net::IpAddr;
-
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
@@ -159,9 +156,9 @@ fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 
 /// Where a request came from, for the `X-Forwarded-` fields.
 #[derive(Debug, Clone, Copy)]
-pub struct Origin {
+pub struct Origin<'a> {
     /// The other end of the connection.
-    pub peer: IpAddr,
+    pub peer: &'a HeaderValue,
     /// Whether TLS was spoken on it.
     pub tls: bool,
     /// Whether the peer is a proxy of ours whose word is taken.
@@ -170,21 +167,23 @@ pub struct Origin {
 
 /// Sets `X-Forwarded-For`, `-Proto` and `-Host`. What an untrusted peer said of scheme and host is replaced; its
 /// address is always added at the end of the list, where it can be relied on.
-pub fn set_forwarded(headers: &mut HeaderMap, origin: Origin) {
-    let mut addresses = String::with_capacity(48);
-    for value in headers.get_all(X_FORWARDED_FOR) {
-        if let Ok(value) = value.to_str()
-            && !value.trim().is_empty()
-        {
-            addresses.push_str(value.trim());
-            addresses.push_str(", ");
+pub fn set_forwarded(headers: &mut HeaderMap, origin: Origin<'_>) {
+    let addresses = match headers.get(X_FORWARDED_FOR) {
+        None => origin.peer.clone(),
+        Some(_) => {
+            let mut all = Vec::with_capacity(64);
+            for value in headers.get_all(X_FORWARDED_FOR) {
+                let value = value.as_bytes().trim_ascii();
+                if !value.is_empty() {
+                    all.extend_from_slice(value);
+                    all.extend_from_slice(b", ");
+                }
+            }
+            all.extend_from_slice(origin.peer.as_bytes());
+            HeaderValue::from_maybe_shared(bytes::Bytes::from(all)).expect("made of header values")
         }
-    }
-    // An IPv4 client on a dual-stack socket is an IPv4 client.
-    write!(addresses, "{}", origin.peer.to_canonical()).expect("writing to a string succeeds");
-    if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(addresses)) {
-        headers.insert(X_FORWARDED_FOR, value);
-    }
+    };
+    headers.insert(X_FORWARDED_FOR, addresses);
     if !(origin.trusted && headers.contains_key(X_FORWARDED_PROTO)) {
         let scheme = if origin.tls { "https" } else { "http" };
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
@@ -301,7 +300,7 @@ mod tests {
     fn forwarded_fields() {
         let check = |given: &[(&str, &str)], tls: bool, trusted: bool, want: &[(&str, &str)]| {
             let mut headers = map(given);
-            set_forwarded(&mut headers, Origin { peer: "::ffff:10.0.0.9".parse().expect("an address"), tls, trusted });
+            set_forwarded(&mut headers, Origin { peer: &HeaderValue::from_static("10.0.0.9"), tls, trusted });
             assert_eq!(list(&headers), list(&map(want)), "{given:?}");
         };
         check(

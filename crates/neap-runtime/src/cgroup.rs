@@ -220,6 +220,11 @@ impl Group {
         for pid in self.pids() {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
         }
+        self.remove_if_empty()
+    }
+
+    /// Returns whether it is gone.
+    pub(crate) fn remove_if_empty(&self) -> bool {
         self.dirs().fold(true, |gone, dir| match fs::remove_dir(&dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => false,
             _ => gone,
@@ -309,3 +314,5 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 
 
 
+#[cfg(test)]
+mod tests;

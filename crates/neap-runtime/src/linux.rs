@@ -16,6 +16,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cgroup::{Group, Tree};
@@ -38,12 +39,16 @@ const QUIET: Duration = Duration::from_millis(250);
 const POOL_RETRY: Duration = Duration::from_secs(5);
 /// A state of the freezer is reached within a few tries, a millisecond apart, or something is wrong.
 const FREEZE_TRIES: u32 = 1000;
+/// Where the spawner and the keepers live: not in the group of whoever started neap, or a service manager would end
+/// them with it.
+const SPAWNER_GROUP: &str = "keepers";
 /// Most that is kept of a command's output.
 const MAX_OUTPUT: usize = 16 * 1024;
 
 pub(crate) struct LinuxMachine {
     shared: Arc<Shared>,
-    _refill: AbortOnDropHandle<()>,
+    refill: Mutex<Option<AbortOnDropHandle<()>>>,
+    closing: CancellationToken,
 }
 
 struct Shared {
@@ -74,7 +79,7 @@ impl LinuxMachine {
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             isolation,
-            spawner: Spawner::default(),
+            spawner: Spawner::new(tree.as_ref().map(|tree| tree.group(SPAWNER_GROUP))),
             tree,
             network,
             run_dir,
@@ -84,18 +89,21 @@ impl LinuxMachine {
             prober: Prober::new(),
         });
         shared.spawner.check().await?;
-        let refill = refill(shared.clone());
-        #[allow(clippy::disallowed_methods, reason = "owned by the machine, aborted with it")]
-        let refill = AbortOnDropHandle::new(tokio::spawn(refill));
-        Ok(Self { shared, _refill: refill })
+        Ok(Self { shared, refill: Mutex::default(), closing: CancellationToken::new() })
     }
 
     pub(crate) fn network(&self) -> Option<&Network> {
         self.shared.network.as_ref()
     }
 
-    /// Takes away what earlier runs left and nobody owns: namespaces, cables and groups without a pod.
-    pub(crate) fn sweep(&self, sandboxes: &[Sandbox], groups: &[String]) {
+    /// Keeps what pods of an earlier run own, takes away what nobody owns (namespaces, cables, groups), and only then
+    /// begins to make anything new.
+    pub(crate) fn begin(&self, sandboxes: &[Sandbox], groups: &[String]) {
+        if let Some(network) = &self.shared.network {
+            for sandbox in sandboxes {
+                network.keep(sandbox.address);
+            }
+        }
         let entries = fs::read_dir(self.shared.run_dir.join("ns")).into_iter().flatten().flatten();
         for dir in entries.map(|e| e.path()).filter(|d| sandboxes.iter().all(|s| s.dir.as_ref() != Some(d))) {
             unpin(&dir);
@@ -110,28 +118,43 @@ impl LinuxMachine {
             }
         }
         if let Some(tree) = &self.shared.tree {
-            for name in tree.groups().into_iter().filter(|name| !groups.contains(name)) {
+            for name in tree.groups().into_iter().filter(|name| name != SPAWNER_GROUP && !groups.contains(name)) {
                 // A keeper of an earlier run may be about to remove it itself.
                 tree.group(&name).remove();
             }
         }
+        let refill = refill(self.shared.clone(), self.closing.clone());
+        #[allow(clippy::disallowed_methods, reason = "owned by the machine, aborted with it")]
+        let refill = AbortOnDropHandle::new(tokio::spawn(refill));
+        *lock(&self.refill) = Some(refill);
     }
 
-    /// Leaves nothing of this neap behind. To be called only when no pod is left.
-    pub(crate) async fn close(&self) {
+    /// Lets go of what waits for use; and when no pod is left, of everything.
+    pub(crate) async fn close(&self, empty: bool) {
+        self.closing.cancel();
+        let refill = lock(&self.refill).take();
+        if let Some(refill) = refill {
+            // It ends after what it is making now.
+            let _ = refill.await;
+        }
         let sandboxes = std::mem::take(&mut *lock(&self.shared.sandboxes));
         for sandbox in sandboxes {
             let _ = self.close_sandbox(&sandbox).await;
         }
         // Keepers without an order end when their socket closes, and take their groups with them.
         drop(std::mem::take(&mut *lock(&self.shared.keepers)));
+        if !empty {
+            return;
+        }
         if let Some(network) = &self.shared.network
             && let Err(error) = network.close()
         {
             tracing::warn!(%error, "cannot remove the pod network");
         }
+        self.shared.spawner.stop().await;
         if let Some(tree) = &self.shared.tree {
             for _ in 0..100 {
+                tree.group(SPAWNER_GROUP).remove_if_empty();
                 tree.remove_if_empty();
                 if tree.groups().is_empty() {
                     break;
@@ -170,40 +193,54 @@ impl Shared {
         }
     }
 
-    fn pooled(&self) -> bool {
-        lock(&self.keepers).len() < POOL || (self.network.is_some() && lock(&self.sandboxes).len() < POOL)
+    fn pools_are_full(&self) -> bool {
+        lock(&self.keepers).len() >= POOL && !self.wants_sandbox()
+    }
+
+    fn wants_sandbox(&self) -> bool {
+        self.network.is_some() && lock(&self.sandboxes).len() < POOL
+    }
+
+    /// One more of each that is short.
+    async fn add_to_pools(&self) -> io::Result<()> {
+        if self.wants_sandbox() {
+            let sandbox = self.make_sandbox().await?;
+            lock(&self.sandboxes).push_back(sandbox);
+        }
+        if lock(&self.keepers).len() < POOL {
+            let keeper = self.make_keeper(None).await?;
+            lock(&self.keepers).push_back(keeper);
+        }
+        Ok(())
     }
 }
 
-async fn refill(shared: Arc<Shared>) {
-    loop {
-        while shared.pooled() {
-            let missing_sandbox = shared.network.is_some() && lock(&shared.sandboxes).len() < POOL;
-            let made = async {
-                if missing_sandbox {
-                    let sandbox = shared.make_sandbox().await?;
-                    lock(&shared.sandboxes).push_back(sandbox);
-                }
-                if lock(&shared.keepers).len() < POOL {
-                    let keeper = shared.make_keeper(None).await?;
-                    lock(&shared.keepers).push_back(keeper);
-                }
-                Ok::<(), io::Error>(())
-            };
-            if let Err(error) = made.await {
-                tracing::debug!(%error, "cannot make a sandbox ahead of need");
-                tokio::time::sleep(POOL_RETRY).await;
-            }
-            tokio::task::yield_now().await;
+async fn refill(shared: Arc<Shared>, closing: CancellationToken) {
+    while !closing.is_cancelled() {
+        if let Err(error) = shared.add_to_pools().await {
+            tracing::debug!(%error, "cannot make a sandbox ahead of need");
+            let _ = tokio::time::timeout(POOL_RETRY, closing.cancelled()).await;
+            continue;
         }
-        shared.taken.notified().await;
-        while tokio::time::timeout(QUIET, shared.taken.notified()).await.is_ok() {}
+        if shared.pools_are_full() {
+            let quiet = async {
+                shared.taken.notified().await;
+                while tokio::time::timeout(QUIET, shared.taken.notified()).await.is_ok() {}
+            };
+            tokio::select! {
+                () = quiet => {}
+                () = closing.cancelled() => {}
+            }
+        }
     }
 }
 
 impl Machine for LinuxMachine {
-    fn open_sandbox(&self) -> BoxFuture<'_, io::Result<Sandbox>> {
-        Box::pin(async {
+    fn open_sandbox(&self, host_network: bool) -> BoxFuture<'_, io::Result<Sandbox>> {
+        Box::pin(async move {
+            if host_network {
+                return Ok(Sandbox { dir: None, address: Ipv4Addr::LOCALHOST, cable: None });
+            }
             let ready = lock(&self.shared.sandboxes).pop_front();
             self.shared.taken.notify_one();
             match ready {
@@ -230,10 +267,15 @@ impl Machine for LinuxMachine {
             (Some(dir), Some(network)) => {
                 let pinned = NAMESPACES.iter().all(|name| is_namespace(&dir.join(name)));
                 let wired = sandbox.cable.as_ref().is_some_and(|c| Path::new("/sys/class/net").join(c).exists());
-                pinned && wired && network.keep(sandbox.address)
+                let stands = pinned && wired && network.owns(sandbox.address);
+                if !stands {
+                    let _ = remove_sandbox(network, sandbox);
+                }
+                stands
             }
-            (None, None) => true,
-            _ => false,
+            // It lives in the machine's own.
+            (None, _) => true,
+            (Some(_), None) => false,
         }
     }
 

@@ -39,11 +39,11 @@ pub(crate) struct Handle {
 
 /// The machine under the pods.
 pub(crate) trait Machine: Send + Sync + 'static {
-    /// Namespaces and an address for a new pod.
-    fn open_sandbox(&self) -> BoxFuture<'_, io::Result<Sandbox>>;
+    /// Namespaces and an address for a new pod; on the machine's own network if it so wishes.
+    fn open_sandbox(&self, host_network: bool) -> BoxFuture<'_, io::Result<Sandbox>>;
     /// Takes a sandbox away; nothing runs in it any more. Succeeds when it is gone.
     fn close_sandbox<'a>(&'a self, sandbox: &'a Sandbox) -> BoxFuture<'a, io::Result<()>>;
-    /// Whether a sandbox of an earlier run still stands.
+    /// Whether a sandbox of an earlier run still stands. What is left of one that does not is taken away.
     fn adopt_sandbox(&self, sandbox: &Sandbox) -> bool;
     /// Starts a container. `launch` is completed with the control group and written into `dir`.
     fn start<'a>(

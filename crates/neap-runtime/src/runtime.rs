@@ -93,6 +93,9 @@ impl Runtime {
         let choice = mode::choose(config.mode)?;
         let run_dir = made(&data_dir.join("run"))?;
         let pods_dir = made(&data_dir.join("pods"))?;
+        // Environments and volumes hold secrets.
+        fs::set_permissions(&pods_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .map_err(|source| OpenError::Disk { what: "close to others the directory", path: pods_dir.clone(), source })?;
         let logs_dir = made(&data_dir.join("logs"))?;
         let tree = choice.tree(&data_dir);
         let network = match choice.isolation {
@@ -146,9 +149,8 @@ impl Runtime {
         self.shutdown.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        if self.pods().is_empty() {
-            self.machine.close().await;
-        }
+        let empty = self.pods().is_empty();
+        self.machine.close(empty).await;
     }
 
     fn adopt(&self) {
@@ -166,7 +168,7 @@ impl Runtime {
         }
         let sandboxes: Vec<_> = cells.iter().filter_map(|c| c.read(|s| s.record.sandbox.clone())).collect();
         let groups: Vec<String> = cells.iter().flat_map(|c| live_groups(c)).collect();
-        self.machine.sweep(&sandboxes, &groups);
+        self.machine.begin(&sandboxes, &groups);
         for cell in cells {
             self.start(cell);
         }

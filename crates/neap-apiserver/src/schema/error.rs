@@ -120,17 +120,17 @@ impl FieldError {
         Self {
             path: path.into(),
             kind: FieldErrorKind::TooMany,
-            detail: format!("must have at most {most} items"),
+            detail: format!("must have at most {most} item{}", plural(most)),
             value: Some(actual.into()),
         }
     }
 
-    /// A text longer than `most` characters.
+    /// A text longer than `most` characters. The message says bytes, as Kubernetes' does.
     pub fn too_long(path: impl Into<String>, most: u64) -> Self {
         Self {
             path: path.into(),
             kind: FieldErrorKind::TooLong,
-            detail: format!("may not be more than {most} bytes"),
+            detail: format!("may not be more than {most} byte{}", plural(most)),
             value: None,
         }
     }
@@ -188,6 +188,10 @@ pub fn invalid_status(group: &str, kind: &str, name: &str, errors: &[FieldError]
             retry_after_seconds: 0,
         }),
     }
+}
+
+fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }
 
 /// Several problems as one text: alone as it is, several in brackets, repetitions once.

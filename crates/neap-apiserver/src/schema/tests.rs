@@ -101,7 +101,7 @@ fn complaints_that_go_together() {
     check_validate(
         field(json!({"type": "string", "maxLength": 1, "pattern": "^a$"})),
         json!({"f": "bb"}),
-        &["spec.f: Too long: may not be more than 1 bytes"],
+        &["spec.f: Too long: may not be more than 1 byte"],
     );
 }
 

@@ -75,11 +75,12 @@ pub(super) async fn scale(client: Client, pa: &PodAutoscaler, to: u32) -> Result
         .header(http::header::ACCEPT, "application/json")
         .header(http::header::CONTENT_TYPE, "application/json-patch+json")
         .body(patch.to_string().into_bytes())
-        .map_err(|source| CallError::Build { target: target.clone(), source: kube::core::request::Error::BuildRequest(source) })?;
-    let scale: Scale = client
-        .request(request)
-        .await
-        .map_err(|source| CallError::Api { verb: "scale", target, source })?;
+        .map_err(|source| CallError::Build {
+            target: target.clone(),
+            source: kube::core::request::Error::BuildRequest(source),
+        })?;
+    let scale: Scale =
+        client.request(request).await.map_err(|source| CallError::Api { verb: "scale", target, source })?;
     let replicas = scale.spec.and_then(|spec| spec.replicas).and_then(|n| u32::try_from(n).ok()).unwrap_or(to);
     let key = RevisionKey::new(namespace.unwrap_or_default(), &reference.name);
     Ok(Target { key, replicas })
@@ -119,9 +120,7 @@ async fn call(
 
 fn request(write: Write) -> (&'static str, Result<http::Request<Vec<u8>>, kube::core::request::Error>) {
     match write {
-        Write::Create(object) => {
-            ("create", base(&object.reference()).create(&PostParams::default(), body(&object)))
-        }
+        Write::Create(object) => ("create", base(&object.reference()).create(&PostParams::default(), body(&object))),
         Write::Update(object) => {
             ("update", base(&object.reference()).replace(&object.name, &PostParams::default(), body(&object)))
         }

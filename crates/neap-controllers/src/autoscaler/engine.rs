@@ -59,7 +59,7 @@ enum Input {
     Stop,
     Woken(Vec<Wake>),
     Job(Result<Done, JoinError>),
-    Change(Option<Change>),
+    Change(Option<Box<Change>>),
     Samples(Samples),
     Alarm,
     Settings(bool),
@@ -89,6 +89,8 @@ struct Collect {
     /// When the running one was due.
     began: Instant,
     running: Option<BoxFuture<'static, Samples>>,
+    /// The next one only sets the counters back: after an idle pace its averages would reach too far into the past.
+    baseline: bool,
     count: u64,
 }
 
@@ -116,7 +118,7 @@ impl Engine {
             timers: Timers::default(),
             jobs: JoinSet::new(),
             early: BTreeMap::new(),
-            collect: Collect { due: now, began: now, running: None, count: 0 },
+            collect: Collect { due: now, began: now, running: None, baseline: false, count: 0 },
         }
     }
 
@@ -130,7 +132,7 @@ impl Engine {
                 () = stop.cancelled() => Input::Stop,
                 wakes = stats.woken() => Input::Woken(wakes),
                 Some(done) = self.jobs.join_next() => Input::Job(done),
-                change = changes.next() => Input::Change(change),
+                change = changes.next() => Input::Change(change.map(Box::new)),
                 samples = running(&mut self.collect.running) => Input::Samples(samples),
                 () = sleep_until(alarm) => Input::Alarm,
                 changed = self.settings.changed() => Input::Settings(changed.is_ok()),
@@ -141,7 +143,7 @@ impl Engine {
                 Input::Woken(wakes) => wakes.into_iter().for_each(|wake| self.wake(wake)),
                 Input::Job(done) => self.finish(done),
                 Input::Change(Some(change)) => {
-                    self.take(change);
+                    self.take(*change);
                     for _ in 1..BATCH {
                         let Some(change) = changes.try_next() else { break };
                         self.take(change);
@@ -322,8 +324,11 @@ impl Engine {
         let now = Instant::now();
         let Some(scaler) = self.scalers.get_mut(key) else { return };
         scaler.unpark(ready, self.clock.steady(now));
-        // From the idle pace to the quick one.
-        self.collect.due = self.collect.due.min(now + BUCKET);
+        if self.collect.due > now + BUCKET {
+            // From the idle pace to the quick one.
+            self.collect.due = now;
+            self.collect.baseline = true;
+        }
     }
 
     /// A request waits at a Revision without instances: it is scaled now, not at the next tick.
@@ -339,8 +344,8 @@ impl Engine {
         self.configure(&key, &pa);
         let replicas = self.world.replicas(&pa);
         let Some(scaler) = self.scalers.get(&key) else { return };
-        let on_its_way = replicas.is_some_and(|replicas| replicas > 0)
-            && scaler.decided.is_some_and(|decided| decided.desired > 0);
+        let on_its_way =
+            replicas.is_some_and(|replicas| replicas > 0) && scaler.decided.is_some_and(|decided| decided.desired > 0);
         if scaler.class != Class::Kpa || on_its_way {
             return;
         }
@@ -366,6 +371,10 @@ impl Engine {
 
     fn measured(&mut self, samples: Samples) {
         self.collect.running = None;
+        if std::mem::take(&mut self.collect.baseline) {
+            self.collect.due = self.collect.began + BUCKET;
+            return;
+        }
         self.collect.count += 1;
         let at = self.clock.steady(self.collect.began);
         let mut samples: HashMap<RevisionKey, Sample> = samples.into_iter().collect();
@@ -469,7 +478,8 @@ impl Engine {
             let own = plan.status.clone().map(|status| with_status(Object::of(&**pa), status));
             let statuses = own.into_iter().chain(metric_status).collect();
             let (client, key, plan) = (self.client.clone(), key.clone(), plan.clone());
-            self.jobs.spawn(async move { Done::Written { outcome: api::carry_out(client, plan, statuses).await, key } });
+            self.jobs
+                .spawn(async move { Done::Written { outcome: api::carry_out(client, plan, statuses).await, key } });
         }
         let again = plan.again.map(|again| now + again);
         let lanes = [&scaler.scale_calls, &scaler.write_calls];

@@ -71,7 +71,11 @@ impl Metrics {
         whole("kn_revision_pods_terminating_count", "Instances on their way out", &this.terminating);
         whole("kn_revision_panic_mode", "1 while the Revision panics", &this.panic);
         let mut real = |name: &str, help: &str, family: &Real| registry.register(name, help, family.clone());
-        real("kn_revision_capacity_excess", "Requests that would find room beyond the burst to keep free", &this.excess);
+        real(
+            "kn_revision_capacity_excess",
+            "Requests that would find room beyond the burst to keep free",
+            &this.excess,
+        );
         real("kn_revision_concurrency_stable", "Requests in flight over the stable window", &this.stable_concurrency);
         real("kn_revision_concurrency_panic", "Requests in flight over the panic window", &this.panic_concurrency);
         real("kn_revision_concurrency_target", "Requests in flight aimed at per instance", &this.target_concurrency);

@@ -203,9 +203,9 @@ impl Lane {
         self.busy = false;
         (self.failures, self.in_a_row) = if failed { (self.failures + 1, 0) } else { (0, self.in_a_row + 1) };
         let pauses = self.failures.max(self.in_a_row.saturating_sub(CALLS_WITHOUT_PAUSE));
-        self.not_before = pauses.checked_sub(1).map(|doublings| {
-            now + FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(LONGEST_PAUSE)
-        });
+        self.not_before = pauses
+            .checked_sub(1)
+            .map(|doublings| now + FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(LONGEST_PAUSE));
     }
 }
 

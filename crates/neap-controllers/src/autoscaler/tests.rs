@@ -61,7 +61,8 @@ impl Api {
     fn put(&mut self, path: &str, mut value: Value) -> Value {
         self.version += 1;
         value["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        let uid = self.objects.get(path).map_or_else(|| json!(format!("uid-{path}")), |old| old["metadata"]["uid"].clone());
+        let uid =
+            self.objects.get(path).map_or_else(|| json!(format!("uid-{path}")), |old| old["metadata"]["uid"].clone());
         value["metadata"]["uid"] = uid;
         self.objects.insert(path.to_owned(), value.clone());
         value
@@ -71,18 +72,26 @@ impl Api {
         let short = path.rsplit_once("/namespaces/n/").map_or(path, |(_, short)| short).to_owned();
         if self.failing {
             self.said.push(format!("{method} {short} failed"));
-            return (500, json!({"kind": "Status", "status": "Failure", "message": "no", "reason": "InternalError", "code": 500}));
+            return (
+                500,
+                json!({"kind": "Status", "status": "Failure", "message": "no", "reason": "InternalError", "code": 500}),
+            );
         }
         if let Some(path) = path.strip_suffix("/scale") {
             let replicas = body[0]["value"].clone();
             self.said.push(format!("{short} {replicas}"));
             self.objects.insert(path.to_owned(), json!({"replicas": replicas}));
-            return (200, json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": {}, "spec": {"replicas": replicas}}));
+            return (
+                200,
+                json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": {}, "spec": {"replicas": replicas}}),
+            );
         }
         let say = match (method, body["kind"].as_str()) {
             ("POST", Some(kind)) => format!("create {kind}"),
             (_, Some(kind)) if path.ends_with("/status") => format!("status {kind}"),
-            (_, Some("ServerlessService")) => format!("update ServerlessService {}", body["spec"]["mode"].as_str().unwrap()),
+            (_, Some("ServerlessService")) => {
+                format!("update ServerlessService {}", body["spec"]["mode"].as_str().unwrap())
+            }
             (_, kind) => format!("update {}", kind.unwrap_or(path)),
         };
         self.said.push(say);
@@ -126,9 +135,7 @@ fn typed<K: serde::de::DeserializeOwned>(value: Value) -> K {
 
 /// A PodAutoscaler, asleep for long or not yet looked at.
 fn pa(name: &str, annotations: Value, asleep: bool) -> Value {
-    let condition = |kind: &str, status: &str, reason: &str| {
-        json!({"type": kind, "status": status, "reason": reason, "lastTransitionTime": "2026-01-01T00:00:00Z"})
-    };
+    let condition = |kind: &str, status: &str, reason: &str| json!({"type": kind, "status": status, "reason": reason, "lastTransitionTime": "2026-01-01T00:00:00Z"});
     let conditions = json!([
         condition("Active", "False", "NoTraffic"),
         condition("Ready", "False", "NoTraffic"),
@@ -177,21 +184,16 @@ impl Rig {
         let (settings, latest_settings) = latest::channel(Arc::new(Settings::default()));
         let counters = Arc::new(Counters::default());
         let clock = Clock::starting_at("2026-02-01T00:00:00Z".parse::<Timestamp>().unwrap());
-        let engine = Engine::new(
-            Client::new(service, "n"),
-            latest_settings,
-            counters.clone(),
-            probe,
-            clock,
-            Metrics::default(),
-        );
+        let engine =
+            Engine::new(Client::new(service, "n"), latest_settings, counters.clone(), probe, clock, Metrics::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { engine.run(&mut Changes::of(receiver), CancellationToken::new()).await });
         Self { api, counters, settings, changes, _engine: tasks }
     }
 
     async fn list(&self, pas: &[(Value, i32)]) {
-        let pa_path = |name: &str| format!("/apis/autoscaling.internal.knative.dev/v1alpha1/namespaces/n/podautoscalers/{name}");
+        let pa_path =
+            |name: &str| format!("/apis/autoscaling.internal.knative.dev/v1alpha1/namespaces/n/podautoscalers/{name}");
         let (mut listed, mut targets) = (Vec::new(), Vec::new());
         for (pa, replicas) in pas {
             let name = pa["metadata"]["name"].as_str().unwrap();

@@ -47,7 +47,8 @@ pub(super) fn no_autoscaling(annotations: &Value) -> Errors {
     let mut errors = Errors::none();
     for (key, _) in pairs(annotations).filter(|(key, _)| key.starts_with(keys::GROUP)) {
         errors.add(
-            Errors::invalid_key(key, "").details("autoscaling annotations must be put under \"spec.template.metadata.annotations\" to work"),
+            Errors::invalid_key(key, "")
+                .details("autoscaling annotations must be put under \"spec.template.metadata.annotations\" to work"),
         );
     }
     errors
@@ -55,13 +56,16 @@ pub(super) fn no_autoscaling(annotations: &Value) -> Errors {
 
 /// The duration of a gradual rollout.
 pub(super) fn rollout(annotations: &Value) -> Errors {
-    let Some((key, value)) = get(annotations, &[serving::ROLLOUT_DURATION, serving::ROLLOUT_DURATION_ALT]).filter(|(_, v)| !v.is_empty())
+    let Some((key, value)) =
+        get(annotations, &[serving::ROLLOUT_DURATION, serving::ROLLOUT_DURATION_ALT]).filter(|(_, v)| !v.is_empty())
     else {
         return Errors::none();
     };
     match parse_duration(value) {
         None => Errors::invalid(value, key),
-        Some(d) if !d.is_whole_seconds() => Errors::of(format!("rollout-duration={value} is not at second precision"), &[key]),
+        Some(d) if !d.is_whole_seconds() => {
+            Errors::of(format!("rollout-duration={value} is not at second precision"), &[key])
+        }
         Some(d) if d.nanos < 0 => Errors::of(format!("rollout-duration={value} must be positive"), &[key]),
         Some(_) => Errors::none(),
     }
@@ -72,7 +76,9 @@ pub(super) fn progress_deadline(annotations: &Value) -> Errors {
     let Some((key, value)) = get(annotations, &[serving::PROGRESS_DEADLINE]) else { return Errors::none() };
     match parse_duration(value) {
         None => Errors::invalid(value, key),
-        Some(d) if !d.is_whole_seconds() => Errors::of(format!("progress-deadline={value} is not at second precision"), &[key]),
+        Some(d) if !d.is_whole_seconds() => {
+            Errors::of(format!("progress-deadline={value} is not at second precision"), &[key])
+        }
         Some(d) if d.nanos < 0 => Errors::of(format!("progress-deadline={value} must be positive"), &[key]),
         Some(_) => Errors::none(),
     }
@@ -118,7 +124,9 @@ pub(super) fn autoscaling(annotations: &Value, settings: &Autoscaler) -> Errors 
 
 fn class(annotations: &Value) -> Errors {
     match get(annotations, &[keys::CLASS]) {
-        Some((key, v)) if v.ends_with(OWN_CLASS_SUFFIX) && v != keys::CLASS_KPA && v != keys::CLASS_HPA => Errors::invalid(v, key),
+        Some((key, v)) if v.ends_with(OWN_CLASS_SUFFIX) && v != keys::CLASS_KPA && v != keys::CLASS_HPA => {
+            Errors::invalid(v, key)
+        }
         _ => Errors::none(),
     }
 }
@@ -141,9 +149,14 @@ fn scales(annotations: &Value, settings: &Autoscaler) -> Errors {
     let (max, wrong) = count(annotations, &[keys::MAX_SCALE, keys::MAX_SCALE_ALT]);
     errors.add(wrong);
     if max != 0 && max < min {
-        errors.add(Errors::of(format!("max-scale={max} is less than min-scale={min}"), &[keys::MAX_SCALE, keys::MIN_SCALE]));
+        errors.add(Errors::of(
+            format!("max-scale={max} is less than min-scale={min}"),
+            &[keys::MAX_SCALE, keys::MIN_SCALE],
+        ));
     }
-    if let Some((key, _)) = get(annotations, &[keys::MAX_SCALE, keys::MAX_SCALE_ALT]).filter(|_| settings.max_scale_limit != 0) {
+    if let Some((key, _)) =
+        get(annotations, &[keys::MAX_SCALE, keys::MAX_SCALE_ALT]).filter(|_| settings.max_scale_limit != 0)
+    {
         let limit = settings.max_scale_limit;
         if max > limit {
             errors.add(Errors::out_of_bounds(max, 1, limit, key));
@@ -156,7 +169,9 @@ fn scales(annotations: &Value, settings: &Autoscaler) -> Errors {
         errors.add(match value.parse::<i32>() {
             Err(_) => Errors::invalid(value, key),
             Ok(n) if min > n => Errors::of(format!("min-scale={min} is greater than activation-scale={n}"), &[key]),
-            Ok(n) if max != 0 && max < n => Errors::of(format!("max-scale={max} is less than activation-scale={n}"), &[key]),
+            Ok(n) if max != 0 && max < n => {
+                Errors::of(format!("max-scale={max} is less than activation-scale={n}"), &[key])
+            }
             Ok(n) if n < 2 => Errors::of(format!("activation-scale={n} must be greater than 1"), &[key]),
             Ok(_) => Errors::none(),
         });
@@ -241,17 +256,23 @@ fn algorithm(annotations: &Value) -> Errors {
         return Errors::none();
     }
     match get(annotations, &[keys::AGGREGATION, keys::AGGREGATION_ALT]) {
-        Some((key, v)) if !matches!(v, "" | "linear" | "weighted-exponential" | "weightedExponential") => Errors::invalid(v, key),
+        Some((key, v)) if !matches!(v, "" | "linear" | "weighted-exponential" | "weightedExponential") => {
+            Errors::invalid(v, key)
+        }
         _ => Errors::none(),
     }
 }
 
 fn initial_scale(annotations: &Value, settings: &Autoscaler) -> Errors {
-    let Some((key, value)) = get(annotations, &[keys::INITIAL_SCALE, keys::INITIAL_SCALE_ALT]) else { return Errors::none() };
+    let Some((key, value)) = get(annotations, &[keys::INITIAL_SCALE, keys::INITIAL_SCALE_ALT]) else {
+        return Errors::none();
+    };
     match value.parse::<i64>() {
         Err(_) => Errors::invalid(value, key),
         Ok(n) if n < 0 => Errors::invalid(value, &format!("{key} must be greater than 0")),
-        Ok(0) if !settings.allow_zero_initial_scale => Errors::invalid(value, &format!("{key}=0 not allowed by cluster")),
+        Ok(0) if !settings.allow_zero_initial_scale => {
+            Errors::invalid(value, &format!("{key}=0 not allowed by cluster"))
+        }
         Ok(_) => Errors::none(),
     }
 }
@@ -259,7 +280,8 @@ fn initial_scale(annotations: &Value, settings: &Autoscaler) -> Errors {
 /// Fills in class and metric of a PodAutoscaler.
 pub(super) fn default_autoscaling(value: &mut Value, settings: &Settings) {
     let annotations = object(&mut value["metadata"], "annotations");
-    let class = annotations.entry(keys::CLASS).or_insert_with(|| settings.autoscaler.pod_autoscaler_class.clone().into());
+    let class =
+        annotations.entry(keys::CLASS).or_insert_with(|| settings.autoscaler.pod_autoscaler_class.clone().into());
     let metric = class.as_str().and_then(crate::plan::revision::default_metric);
     if let Some(metric) = metric {
         annotations.entry(keys::METRIC).or_insert_with(|| metric.into());

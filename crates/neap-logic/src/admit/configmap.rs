@@ -9,7 +9,8 @@ use crate::config::{Data, EXAMPLE_CHECKSUM, EXAMPLE_KEY, Settings, checksum};
 
 /// Whether a config-map is one of the platform's.
 pub(super) fn is_ours(value: &Value) -> bool {
-    text(&value["metadata"], "namespace") == config::NAMESPACE && text(&value["metadata"], "name").starts_with("config-")
+    text(&value["metadata"], "namespace") == config::NAMESPACE
+        && text(&value["metadata"], "name").starts_with("config-")
 }
 
 pub(super) fn validate(value: &Value) -> Errors {

@@ -24,8 +24,23 @@ pub(super) enum Role {
 }
 
 const FIELDS: [&str; 17] = [
-    "name", "args", "command", "env", "workingDir", "envFrom", "image", "imagePullPolicy", "livenessProbe", "ports", "readinessProbe",
-    "resources", "securityContext", "startupProbe", "terminationMessagePath", "terminationMessagePolicy", "volumeMounts",
+    "name",
+    "args",
+    "command",
+    "env",
+    "workingDir",
+    "envFrom",
+    "image",
+    "imagePullPolicy",
+    "livenessProbe",
+    "ports",
+    "readinessProbe",
+    "resources",
+    "securityContext",
+    "startupProbe",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "volumeMounts",
 ];
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
 const RESERVED_NAMES: [&str; 1] = [crate::plan::sidecar::NAME];
@@ -79,7 +94,9 @@ pub(super) fn validate(container: &Value, role: Role, pod: &Pod<'_>) -> Errors {
     errors.add(image(container));
     errors.add(ports(container).via_field("ports"));
     if items(&container["ports"]).len() > 1 {
-        errors.add(Errors::of("More than one container port is set", &["ports"]).details("Only a single port is allowed"));
+        errors.add(
+            Errors::of("More than one container port is set", &["ports"]).details("Only a single port is allowed"),
+        );
     }
     errors.add(only(&container["resources"], &["limits", "requests"]).via_field("resources"));
     errors.add(security(&container["securityContext"], pod.settings).via_field("securityContext"));
@@ -150,9 +167,10 @@ fn ports(container: &Value) -> Errors {
         }
         let number = port["containerPort"].as_i64().unwrap_or_default();
         if RESERVED_PORTS.contains(&number) {
-            errors.add(Errors::of(format!("{number} is a reserved port"), &["containerPort"]).details(
-                "8012, 8013, 8022, 9090, 9091 and 8008 are used by the platform",
-            ));
+            errors.add(
+                Errors::of(format!("{number} is a reserved port"), &["containerPort"])
+                    .details("8012, 8013, 8022, 9090, 9091 and 8008 are used by the platform"),
+            );
         } else if !(0..=65535).contains(&number) {
             errors.add(Errors::out_of_bounds(number, 0, 65535, "containerPort"));
         }
@@ -217,7 +235,9 @@ pub(super) fn warn_insecure(container: &Value, pod_context: &Value, settings: &S
     }
     match (&own["seccompProfile"], &pod_context["seccompProfile"]) {
         (Value::Null, Value::Null) => errors.add(warn("seccompProfile")),
-        (own, pod) if text(own, "type").is_empty() && text(pod, "type").is_empty() => errors.add(warn("seccompProfile.type")),
+        (own, pod) if text(own, "type").is_empty() && text(pod, "type").is_empty() => {
+            errors.add(warn("seccompProfile.type"))
+        }
         _ => {}
     }
     match (&own["capabilities"], items(&own["capabilities"]["drop"])) {
@@ -259,7 +279,8 @@ fn mounts(container: &Value, pod: &Pod<'_>) -> Errors {
         } else if !seen.insert(clean) {
             wrong.add(Errors::of(format!("{path:?} must be unique"), &["mountPath"]));
         }
-        let writable = volume.is_some_and(|v| ["emptyDir", "persistentVolumeClaim", "ephemeral"].iter().any(|kind| !v[*kind].is_null()));
+        let writable = volume
+            .is_some_and(|v| ["emptyDir", "persistentVolumeClaim", "ephemeral"].iter().any(|kind| !v[*kind].is_null()));
         if volume.is_some() && !writable && mount["readOnly"] != true {
             wrong.add(Errors::of("volume mount should be readOnly for this type of volume", &["readOnly"]));
         }
@@ -333,7 +354,10 @@ fn timings(probe: &Value, is_readiness: bool) -> Errors {
     if of("periodSeconds") == 0 && is_readiness {
         for field in ["failureThreshold", "timeoutSeconds"] {
             if of(field) != 0 {
-                errors.add(Errors::disallowed(&[field]).details(format!("{field} can only be set when periodSeconds is non-zero")));
+                errors.add(
+                    Errors::disallowed(&[field])
+                        .details(format!("{field} can only be set when periodSeconds is non-zero")),
+                );
             }
         }
     }
@@ -344,4 +368,3 @@ fn timings(probe: &Value, is_readiness: bool) -> Errors {
     }
     errors
 }
-

@@ -53,9 +53,10 @@ fn timeouts(spec: &mut Value, d: &Defaults) {
         spec["timeoutSeconds"] = d.timeout_seconds.into();
     }
     let total = spec["timeoutSeconds"].as_i64().unwrap_or(d.timeout_seconds);
-    for (field, default) in
-        [("responseStartTimeoutSeconds", d.response_start_timeout_seconds), ("idleTimeoutSeconds", d.idle_timeout_seconds)]
-    {
+    for (field, default) in [
+        ("responseStartTimeoutSeconds", d.response_start_timeout_seconds),
+        ("idleTimeoutSeconds", d.idle_timeout_seconds),
+    ] {
         if spec[field].is_null() && default != 0 && default < total {
             spec[field] = default.into();
         }
@@ -63,7 +64,9 @@ fn timeouts(spec: &mut Value, d: &Defaults) {
 }
 
 fn names(spec: &mut Value, parent: &Value, d: &Defaults) {
-    let of = |spec: &Value, field: &str| items(&spec[field]).iter().map(|c| text(c, "name").to_owned()).filter(|n| !n.is_empty()).collect::<Vec<_>>();
+    let of = |spec: &Value, field: &str| {
+        items(&spec[field]).iter().map(|c| text(c, "name").to_owned()).filter(|n| !n.is_empty()).collect::<Vec<_>>()
+    };
     let mut taken: BTreeSet<String> = of(spec, "containers").into_iter().chain(of(spec, "initContainers")).collect();
     // Go's template sees the parent's metadata with capitalised fields.
     let context = json!({
@@ -76,7 +79,8 @@ fn names(spec: &mut Value, parent: &Value, d: &Defaults) {
         ("containers", &d.container_name, crate::config::defaults::CONTAINER_NAME),
         ("initContainers", &d.init_container_name, crate::config::defaults::INIT_CONTAINER_NAME),
     ] {
-        let base = template.render(&context).ok().filter(|name| !name.is_empty()).unwrap_or_else(|| fallback.to_owned());
+        let base =
+            template.render(&context).ok().filter(|name| !name.is_empty()).unwrap_or_else(|| fallback.to_owned());
         let containers = list_mut(spec, field);
         let several = containers.len() > 1;
         let mut suffix = 0;
@@ -122,7 +126,8 @@ fn readiness(container: &mut Value) {
     if !["httpGet", "tcpSocket", "exec", "grpc"].iter().any(|handler| has(probe, handler)) {
         probe.insert("tcpSocket".into(), json!({"port": 0}));
     }
-    let number = |probe: &serde_json::Map<String, Value>, key: &str| probe.get(key).and_then(Value::as_i64).unwrap_or(0);
+    let number =
+        |probe: &serde_json::Map<String, Value>, key: &str| probe.get(key).and_then(Value::as_i64).unwrap_or(0);
     if number(probe, "successThreshold") == 0 {
         probe.insert("successThreshold".into(), 1.into());
     }
@@ -153,7 +158,10 @@ fn secure_container(container: &mut Value, pod_context: &Value, secure: SecurePo
     if secure == SecurePodDefaults::Disabled || !container.is_object() {
         return;
     }
-    let low_port = items(&container["ports"]).first().and_then(|p| p["containerPort"].as_i64()).is_some_and(|p| p > 0 && p < FIRST_FREE_PORT);
+    let low_port = items(&container["ports"])
+        .first()
+        .and_then(|p| p["containerPort"].as_i64())
+        .is_some_and(|p| p > 0 && p < FIRST_FREE_PORT);
     let context = object(container, "securityContext");
     context.entry("allowPrivilegeEscalation").or_insert(false.into());
     if pod_context["seccompProfile"].is_null() {

@@ -56,7 +56,12 @@ impl Errors {
     }
 
     /// A value outside its bounds.
-    pub fn out_of_bounds(value: impl fmt::Display, low: impl fmt::Display, high: impl fmt::Display, path: &str) -> Self {
+    pub fn out_of_bounds(
+        value: impl fmt::Display,
+        low: impl fmt::Display,
+        high: impl fmt::Display,
+        path: &str,
+    ) -> Self {
         Self::of(format!("expected {low} <= {value} <= {high}"), &[path])
     }
 
@@ -167,7 +172,10 @@ mod tests {
             .and(Errors::invalid("x", "").via_field("tag").details("why"))
             .and(Errors::of("careful", &["a"]).warning())
             .via_field("spec");
-        assert_eq!(errors.refusals(), "invalid value: x: spec.tag\nwhy\nmissing field(s): spec.containers[0].image, spec.env[1].name");
+        assert_eq!(
+            errors.refusals(),
+            "invalid value: x: spec.tag\nwhy\nmissing field(s): spec.containers[0].image, spec.env[1].name"
+        );
         assert_eq!(errors.warnings(), ["careful: spec.a"]);
         assert!(!errors.is_ok());
     }

@@ -31,7 +31,10 @@ use serving::Incoming;
 
 /// Fills in defaults and checks one write. The result is the object to store and warnings for the writer, or
 /// the refusal. A deletion and a write to a subresource pass as they are, as does a kind without rules.
-pub fn admit(request: &AdmissionRequest<DynamicObject>, settings: &Settings) -> Result<(DynamicObject, Vec<String>), Status> {
+pub fn admit(
+    request: &AdmissionRequest<DynamicObject>,
+    settings: &Settings,
+) -> Result<(DynamicObject, Vec<String>), Status> {
     let Some(object) = request.object.as_ref().or(request.old_object.as_ref()) else {
         return Err(refusal("the request holds no object to admit".into()));
     };
@@ -101,7 +104,14 @@ fn judge(group: &str, kind: &str, x: &mut Incoming<'_>) -> Errors {
 
 /// The refusal as upstream's webhook words it.
 fn refusal(message: String) -> Status {
-    Status { status: Some(StatusSummary::Failure), code: 400, message, metadata: None, reason: "BadRequest".into(), details: None }
+    Status {
+        status: Some(StatusSummary::Failure),
+        code: 400,
+        message,
+        metadata: None,
+        reason: "BadRequest".into(),
+        details: None,
+    }
 }
 
 /// A revision template with this platform's defaults, as a Service or Configuration of that metadata would

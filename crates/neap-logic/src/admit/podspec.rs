@@ -11,7 +11,14 @@ use crate::config::features::SecurePodDefaults;
 use crate::config::{Features, Flag, Settings, quantity};
 use crate::names;
 
-const ALWAYS: [&str; 6] = ["serviceAccountName", "containers", "volumes", "imagePullSecrets", "enableServiceLinks", "automountServiceAccountToken"];
+const ALWAYS: [&str; 6] = [
+    "serviceAccountName",
+    "containers",
+    "volumes",
+    "imagePullSecrets",
+    "enableServiceLinks",
+    "automountServiceAccountToken",
+];
 
 fn flagged(features: &Features) -> [(&'static str, Flag); 16] {
     [
@@ -62,7 +69,11 @@ pub(super) fn validate(spec: &Value, own_fields: &[&str], settings: &Settings) -
     let init_containers = items(&spec["initContainers"]);
     for (field, list) in [("containers", containers), ("initContainers", init_containers)] {
         for (i, container) in list.iter().enumerate() {
-            errors.add(container::warn_insecure(container, &spec["securityContext"], settings).via_field("securityContext").via_field_index(field, i));
+            errors.add(
+                container::warn_insecure(container, &spec["securityContext"], settings)
+                    .via_field("securityContext")
+                    .via_field_index(field, i),
+            );
         }
     }
     let volumes = items(&spec["volumes"]);
@@ -99,8 +110,18 @@ fn mounted<'a>(containers: &'a [Value], init_containers: &'a [Value]) -> BTreeSe
 }
 
 fn security(context: &Value) -> Errors {
-    let mut errors =
-        only(context, &["runAsUser", "runAsGroup", "runAsNonRoot", "fsGroup", "supplementalGroups", "fsGroupChangePolicy", "seccompProfile"]);
+    let mut errors = only(
+        context,
+        &[
+            "runAsUser",
+            "runAsGroup",
+            "runAsNonRoot",
+            "fsGroup",
+            "supplementalGroups",
+            "fsGroupChangePolicy",
+            "seccompProfile",
+        ],
+    );
     for field in ["runAsUser", "runAsGroup", "fsGroup"] {
         errors.add(container::id(&context[field], field));
     }
@@ -116,7 +137,8 @@ fn init(init_containers: &[Value], containers: &[Value], pod: &Pod<'_>) -> Error
         return errors;
     }
     if pod.settings.features.podspec_init_containers != Flag::Enabled {
-        let message = format!("pod spec support for init-containers is off, but found {} init containers", init_containers.len());
+        let message =
+            format!("pod spec support for init-containers is off, but found {} init containers", init_containers.len());
         return Errors::of(message, &["initContainers"]);
     }
     let mut seen: BTreeSet<&str> = containers.iter().map(|c| text(c, "name")).collect();
@@ -136,7 +158,10 @@ fn duplicate(container: &Value) -> Errors {
 
 fn many(containers: &[Value], pod: &mut Pod<'_>) -> Errors {
     if pod.settings.features.multi_container != Flag::Enabled {
-        return Errors::of(format!("multi-container is off, but found {} containers", containers.len()), &["containers"]);
+        return Errors::of(
+            format!("multi-container is off, but found {} containers", containers.len()),
+            &["containers"],
+        );
     }
     let mut errors = Errors::none();
     match containers.iter().map(|c| items(&c["ports"]).len()).sum::<usize>() {
@@ -203,12 +228,18 @@ fn source(volume: &Value, settings: &Settings) -> Errors {
     let open = |flag: &Option<Flag>| flag.is_none_or(|flag| flag == Flag::Enabled);
     let mut errors = Errors::none();
     let mut specified = Vec::new();
-    for (field, held) in volume.as_object().into_iter().flatten().filter(|(field, held)| *field != "name" && !held.is_null()) {
+    for (field, held) in
+        volume.as_object().into_iter().flatten().filter(|(field, held)| *field != "name" && !held.is_null())
+    {
         match kinds.iter().find(|(kind, _)| kind == field) {
             None if is_set(held) => errors.add(Errors::disallowed(&[field])),
             None => {}
             Some((_, flag)) if !open(flag) => {
-                let message = format!("{} volume support is disabled, but found {field} volume {}", label(field), text(volume, "name"));
+                let message = format!(
+                    "{} volume support is disabled, but found {field} volume {}",
+                    label(field),
+                    text(volume, "name")
+                );
                 errors.add(Errors::of(message, &[field]));
                 specified.push(field.as_str());
             }
@@ -259,9 +290,13 @@ fn source_fields(kind: &str, held: &Value, settings: &Settings) -> Errors {
                 errors.add(Errors::invalid(text(held, "sizeLimit"), "emptyDir.sizeLimit"));
             }
         }
-        "persistentVolumeClaim" if held["readOnly"] != true && settings.features.podspec_persistent_volume_write != Flag::Enabled => {
-            let message =
-                format!("Persistent volume write support is disabled, but found persistent volume claim {} that is not read-only", text(held, "claimName"));
+        "persistentVolumeClaim"
+            if held["readOnly"] != true && settings.features.podspec_persistent_volume_write != Flag::Enabled =>
+        {
+            let message = format!(
+                "Persistent volume write support is disabled, but found persistent volume claim {} that is not read-only",
+                text(held, "claimName")
+            );
             errors.add(Errors::of(message, &["persistentVolumeClaim"]));
         }
         _ => {}
@@ -316,7 +351,9 @@ fn downward(held: &Value) -> Errors {
         let mut wrong = only(item, &["path", "fieldRef", "resourceFieldRef", "mode"]);
         match (is_set(&item["fieldRef"]), is_set(&item["resourceFieldRef"])) {
             (false, false) => wrong.add(Errors::neither(&["fieldRef", "resourceFieldRef"])),
-            (true, true) => wrong.add(Errors::of("Within a single item, cannot set both", &["resourceFieldRef", "fieldRef"])),
+            (true, true) => {
+                wrong.add(Errors::of("Within a single item, cannot set both", &["resourceFieldRef", "fieldRef"]))
+            }
             _ => {}
         }
         if text(item, "path").is_empty() {

@@ -43,7 +43,9 @@ pub(super) fn service(x: &mut Incoming<'_>) -> Errors {
     errors.add(traffic(&value["spec"]["traffic"], true).via_field("spec"));
     if let Some(old) = x.old {
         errors.add(annotations::user_unchanged(value, old));
-        errors.add(template::name_change(&value["spec"]["template"], &old["spec"]["template"]).via_field("spec.template"));
+        errors.add(
+            template::name_change(&value["spec"]["template"], &old["spec"]["template"]).via_field("spec.template"),
+        );
     }
     errors
 }
@@ -66,7 +68,9 @@ pub(super) fn configuration(x: &mut Incoming<'_>) -> Errors {
         if !owned {
             errors.add(annotations::user_unchanged(value, old));
         }
-        errors.add(template::name_change(&value["spec"]["template"], &old["spec"]["template"]).via_field("spec.template"));
+        errors.add(
+            template::name_change(&value["spec"]["template"], &old["spec"]["template"]).via_field("spec.template"),
+        );
     }
     errors
 }
@@ -94,7 +98,10 @@ pub(super) fn revision(x: &mut Incoming<'_>) -> Errors {
     };
     let value = &x.value;
     let mut errors = annotations::name(&value["metadata"])
-        .and(annotations::autoscaling(&value["metadata"]["annotations"], &x.settings.autoscaler).via_field("annotations"))
+        .and(
+            annotations::autoscaling(&value["metadata"]["annotations"], &x.settings.autoscaler)
+                .via_field("annotations"),
+        )
         .and(owner_label(&value["metadata"], keys::CONFIGURATION, "Configuration").via_field("labels"))
         .via_field("metadata");
     if value["spec"] != old["spec"] {
@@ -222,9 +229,13 @@ pub(super) fn domain_mapping(x: &mut Incoming<'_>) -> Errors {
     let name = text(meta, "name");
     let cluster_domain = &x.settings.neap.cluster_domain;
     if !is_fqdn(name) {
-        errors.add(Errors::of(format!("invalid name {name:?}: must be a fully qualified domain name"), &["metadata.name"]));
+        errors.add(Errors::of(
+            format!("invalid name {name:?}: must be a fully qualified domain name"),
+            &["metadata.name"],
+        ));
     } else if name.ends_with(&format!(".{cluster_domain}")) {
-        let message = format!("invalid name {name:?}: must not be a subdomain of cluster local domain {cluster_domain:?}");
+        let message =
+            format!("invalid name {name:?}: must not be a subdomain of cluster local domain {cluster_domain:?}");
         errors.add(Errors::of(message, &["metadata.name"]));
     }
     errors.add(self::reference(&value["spec"]["ref"], text(meta, "namespace")).via_field("ref").via_field("spec"));
@@ -252,7 +263,8 @@ fn reference(reference: &Value, own_namespace: &str) -> Errors {
     let namespace = text(reference, "namespace");
     if !namespace.is_empty() && namespace != own_namespace {
         errors.add(
-            Errors::of("mismatched namespaces", &["namespace"]).details(format!("parent namespace: {own_namespace:?} does not match ref: {namespace:?}")),
+            Errors::of("mismatched namespaces", &["namespace"])
+                .details(format!("parent namespace: {own_namespace:?} does not match ref: {namespace:?}")),
         );
     }
     errors

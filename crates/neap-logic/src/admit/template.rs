@@ -11,7 +11,8 @@ use crate::config::Settings;
 use crate::names::is_dns1035_label;
 
 /// The fields a revision has beside its pod's.
-const OWN_FIELDS: [&str; 4] = ["containerConcurrency", "timeoutSeconds", "responseStartTimeoutSeconds", "idleTimeoutSeconds"];
+const OWN_FIELDS: [&str; 4] =
+    ["containerConcurrency", "timeoutSeconds", "responseStartTimeoutSeconds", "idleTimeoutSeconds"];
 
 /// Fills in the template of a Service or a Configuration. A template whose name the user chose and kept is
 /// left as it is, since what it made cannot change any more.
@@ -41,7 +42,10 @@ pub(super) fn validate(template: &Value, parent: &Value, settings: &Settings) ->
         .and(annotations::sidecar(given))
         .and(annotations::progress_deadline(given))
         .via_field("metadata.annotations");
-    revision_spec(&template["spec"], settings).via_field("spec").and(notes).and(revision_name(&template["metadata"], parent))
+    revision_spec(&template["spec"], settings)
+        .via_field("spec")
+        .and(notes)
+        .and(revision_name(&template["metadata"], parent))
 }
 
 fn revision_name(meta: &Value, parent: &Value) -> Errors {
@@ -78,7 +82,8 @@ pub(super) fn name_change(template: &Value, old: &Value) -> Errors {
     if name.is_empty() || name != text(&old["metadata"], "name") || template == old {
         return Errors::none();
     }
-    Errors::of("Saw the following changes without a name change (-old +new)", &["metadata.name"]).details(difference(old, template))
+    Errors::of("Saw the following changes without a name change (-old +new)", &["metadata.name"])
+        .details(difference(old, template))
 }
 
 /// Checks a revision's spec.

@@ -88,7 +88,10 @@ fn a_service_is_filled_in() {
             "traffic": [{"latestRevision": true, "percent": 100}],
         })
     );
-    assert_eq!(got["metadata"]["annotations"], json!({"serving.knative.dev/creator": "ann", "serving.knative.dev/lastModifier": "ann"}));
+    assert_eq!(
+        got["metadata"]["annotations"],
+        json!({"serving.knative.dev/creator": "ann", "serving.knative.dev/lastModifier": "ann"})
+    );
 }
 
 #[test]
@@ -117,7 +120,12 @@ fn details_are_filled_in_where_they_are_missing() {
     custom.defaults.requests.insert("cpu".into(), "400m".into());
     custom.defaults.idle_timeout_seconds = 10;
     custom.defaults.container_name = "{{.Name}}-app".parse().expect("a template");
-    check(&custom, json!({"containers": [{"image": "a"}]}), "/containers/0/resources", json!({"requests": {"cpu": "400m"}}));
+    check(
+        &custom,
+        json!({"containers": [{"image": "a"}]}),
+        "/containers/0/resources",
+        json!({"requests": {"cpu": "400m"}}),
+    );
     check(&custom, json!({"containers": [{"image": "a"}]}), "/idleTimeoutSeconds", json!(10));
     check(&custom, json!({"containers": [{"image": "a"}]}), "/containers/0/name", json!("hello-app"));
 
@@ -143,20 +151,50 @@ fn what_a_service_may_not_say() {
         "Failed to parse image reference: spec.template.spec.containers[0].image\nimage: \"A b\", error: could not parse reference: A b",
     );
     check(with_pod(json!({"timeoutSeconds": 700})), "expected 0 <= 700 <= 600: spec.template.spec.timeoutSeconds");
-    check(with_pod(json!({"containerConcurrency": 1001})), "expected 0 <= 1001 <= 1000: spec.template.spec.containerConcurrency");
-    check(with_pod(json!({"timeoutSeconds": 10, "idleTimeoutSeconds": 11})), "expected 0 <= 11 <= 10: spec.template.spec.idleTimeoutSeconds");
+    check(
+        with_pod(json!({"containerConcurrency": 1001})),
+        "expected 0 <= 1001 <= 1000: spec.template.spec.containerConcurrency",
+    );
+    check(
+        with_pod(json!({"timeoutSeconds": 10, "idleTimeoutSeconds": 11})),
+        "expected 0 <= 11 <= 10: spec.template.spec.idleTimeoutSeconds",
+    );
     check(with_pod(json!({"restartPolicy": "Never"})), "must not set the field(s): spec.template.spec.restartPolicy");
     check(with_pod(json!({"nodeSelector": {"a": "b"}})), "must not set the field(s): spec.template.spec.nodeSelector");
-    check(with_pod(json!({"automountServiceAccountToken": true})), "must not set the field(s): spec.template.spec.automountServiceAccountToken");
+    check(
+        with_pod(json!({"automountServiceAccountToken": true})),
+        "must not set the field(s): spec.template.spec.automountServiceAccountToken",
+    );
     let error = run(&with_pod(json!({"serviceAccountName": "foo@bar.baz"})), None, &s).expect_err("refused");
     assert!(error.contains("serviceAccountName\na lowercase RFC 1123 subdomain"), "{error}");
-    check(with_container(json!({"stdin": true, "tty": true})), "must not set the field(s): spec.template.spec.containers[0].stdin, spec.template.spec.containers[0].tty");
-    check(with_container(json!({"lifecycle": {"preStop": {}}})), "must not set the field(s): spec.template.spec.containers[0].lifecycle");
-    check(with_container(json!({"name": "queue-proxy"})), "\"queue-proxy\" is a reserved container name: spec.template.spec.containers[0].name");
-    check(with_container(json!({"env": [{"name": "PORT", "value": "1"}]})), "\"PORT\" is a reserved environment variable: spec.template.spec.containers[0].env[0].name");
-    check(with_container(json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]})), "must not set the field(s): spec.template.spec.containers[0].env[0].valueFrom.fieldRef");
-    check(with_container(json!({"envFrom": [{}]})), "expected exactly one, got neither: spec.template.spec.containers[0].envFrom[0].configMapRef, spec.template.spec.containers[0].envFrom[0].secretRef");
-    check(with_container(json!({"ports": [{"containerPort": 80, "hostPort": 80}]})), "must not set the field(s): spec.template.spec.containers[0].ports.hostPort");
+    check(
+        with_container(json!({"stdin": true, "tty": true})),
+        "must not set the field(s): spec.template.spec.containers[0].stdin, spec.template.spec.containers[0].tty",
+    );
+    check(
+        with_container(json!({"lifecycle": {"preStop": {}}})),
+        "must not set the field(s): spec.template.spec.containers[0].lifecycle",
+    );
+    check(
+        with_container(json!({"name": "queue-proxy"})),
+        "\"queue-proxy\" is a reserved container name: spec.template.spec.containers[0].name",
+    );
+    check(
+        with_container(json!({"env": [{"name": "PORT", "value": "1"}]})),
+        "\"PORT\" is a reserved environment variable: spec.template.spec.containers[0].env[0].name",
+    );
+    check(
+        with_container(json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]})),
+        "must not set the field(s): spec.template.spec.containers[0].env[0].valueFrom.fieldRef",
+    );
+    check(
+        with_container(json!({"envFrom": [{}]})),
+        "expected exactly one, got neither: spec.template.spec.containers[0].envFrom[0].configMapRef, spec.template.spec.containers[0].envFrom[0].secretRef",
+    );
+    check(
+        with_container(json!({"ports": [{"containerPort": 80, "hostPort": 80}]})),
+        "must not set the field(s): spec.template.spec.containers[0].ports.hostPort",
+    );
     check(
         with_container(json!({"ports": [{"containerPort": 80, "name": "web"}]})),
         "Port name web is not allowed: spec.template.spec.containers[0].ports.name\nName must be empty, or one of: 'h2c', 'http1'",
@@ -165,10 +203,22 @@ fn what_a_service_may_not_say() {
         with_container(json!({"ports": [{"containerPort": 80}, {"containerPort": 81}]})),
         "More than one container port is set: spec.template.spec.containers[0].ports\nOnly a single port is allowed",
     );
-    check(with_container(json!({"securityContext": {"runAsUser": -10}})), "expected 0 <= -10 <= 2147483647: spec.template.spec.containers[0].securityContext.runAsUser");
-    check(with_container(json!({"securityContext": {"capabilities": {"add": ["X"]}}})), "must not set the field(s): spec.template.spec.containers[0].securityContext.capabilities.add");
-    check(with_container(json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]})), "volumeMount has no matching volume: spec.template.spec.containers[0].volumeMounts[0].name");
-    check(with_pod(json!({"volumes": [{"name": "v", "secret": {}}]})), "volume with name \"v\" not mounted: spec.template.spec.volumes[0].name");
+    check(
+        with_container(json!({"securityContext": {"runAsUser": -10}})),
+        "expected 0 <= -10 <= 2147483647: spec.template.spec.containers[0].securityContext.runAsUser",
+    );
+    check(
+        with_container(json!({"securityContext": {"capabilities": {"add": ["X"]}}})),
+        "must not set the field(s): spec.template.spec.containers[0].securityContext.capabilities.add",
+    );
+    check(
+        with_container(json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]})),
+        "volumeMount has no matching volume: spec.template.spec.containers[0].volumeMounts[0].name",
+    );
+    check(
+        with_pod(json!({"volumes": [{"name": "v", "secret": {}}]})),
+        "volume with name \"v\" not mounted: spec.template.spec.volumes[0].name",
+    );
     check(
         with_container(json!({"readinessProbe": {"httpGet": {"path": "/"}, "failureThreshold": 2}})),
         "must not set the field(s): spec.template.spec.containers[0].readinessProbe.failureThreshold\nfailureThreshold can only be set when periodSeconds is non-zero",
@@ -187,7 +237,12 @@ fn what_a_service_may_not_say() {
 fn names_must_fit() {
     let s = Settings::default();
     let named = |name: &str| service(json!({"metadata": {"name": name}, "spec": {"containers": [{"image": "app"}]}}));
-    refused(&named("other-1"), None, &s, r#"invalid value: "other-1" must have prefix "hello-": spec.template.metadata.name"#);
+    refused(
+        &named("other-1"),
+        None,
+        &s,
+        r#"invalid value: "other-1" must have prefix "hello-": spec.template.metadata.name"#,
+    );
     let mut generated = named("hello-1");
     generated["metadata"] = json!({"generateName": "hello-", "namespace": "ns"});
     refused(&generated, None, &s, "must not set the field(s): spec.template.metadata.name");
@@ -212,18 +267,47 @@ fn names_must_fit() {
 fn annotations_must_fit() {
     let s = Settings::default();
     let at = "spec.template.metadata.annotations.";
-    let check = |key: &str, value: &str, want: &str| refused(&with_annotation(key, value), None, &s, &want.replace("@", at));
-    check("autoscaling.knative.dev/min-scale", "-1", "expected 0 <= -1 <= 2147483647: @autoscaling.knative.dev/min-scale");
+    let check =
+        |key: &str, value: &str, want: &str| refused(&with_annotation(key, value), None, &s, &want.replace("@", at));
+    check(
+        "autoscaling.knative.dev/min-scale",
+        "-1",
+        "expected 0 <= -1 <= 2147483647: @autoscaling.knative.dev/min-scale",
+    );
     check("autoscaling.knative.dev/minScale", "x", "invalid value: x: @autoscaling.knative.dev/minScale");
-    check("autoscaling.knative.dev/class", "x.knative.dev", "invalid value: x.knative.dev: @autoscaling.knative.dev/class");
+    check(
+        "autoscaling.knative.dev/class",
+        "x.knative.dev",
+        "invalid value: x.knative.dev: @autoscaling.knative.dev/class",
+    );
     check("autoscaling.knative.dev/window", "5s", "expected 6s <= 5s <= 1h0m0s: @autoscaling.knative.dev/window");
-    check("autoscaling.knative.dev/window", "6500ms", "must be specified with at most second precision: @autoscaling.knative.dev/window");
+    check(
+        "autoscaling.knative.dev/window",
+        "6500ms",
+        "must be specified with at most second precision: @autoscaling.knative.dev/window",
+    );
     check("autoscaling.knative.dev/metric", "cpu", "invalid value: cpu: @autoscaling.knative.dev/metric");
     check("autoscaling.knative.dev/target", "0", "target 0 should be at least 0.01: @autoscaling.knative.dev/target");
-    check("autoscaling.knative.dev/initial-scale", "0", "invalid value: 0: @autoscaling.knative.dev/initial-scale=0 not allowed by cluster");
-    check("autoscaling.knative.dev/activation-scale", "1", "activation-scale=1 must be greater than 1: @autoscaling.knative.dev/activation-scale");
-    check("serving.knative.dev/progress-deadline", "1.5s", "progress-deadline=1.5s is not at second precision: @serving.knative.dev/progress-deadline");
-    check("queue.sidecar.serving.knative.dev/cpu-resource-limit", "x", "invalid value: x: @queue.sidecar.serving.knative.dev/cpu-resource-limit");
+    check(
+        "autoscaling.knative.dev/initial-scale",
+        "0",
+        "invalid value: 0: @autoscaling.knative.dev/initial-scale=0 not allowed by cluster",
+    );
+    check(
+        "autoscaling.knative.dev/activation-scale",
+        "1",
+        "activation-scale=1 must be greater than 1: @autoscaling.knative.dev/activation-scale",
+    );
+    check(
+        "serving.knative.dev/progress-deadline",
+        "1.5s",
+        "progress-deadline=1.5s is not at second precision: @serving.knative.dev/progress-deadline",
+    );
+    check(
+        "queue.sidecar.serving.knative.dev/cpu-resource-limit",
+        "x",
+        "invalid value: x: @queue.sidecar.serving.knative.dev/cpu-resource-limit",
+    );
 
     let mut service = with_container(json!({}));
     service["metadata"]["annotations"] = json!({"autoscaling.knative.dev/min-scale": "1"});
@@ -234,7 +318,12 @@ fn annotations_must_fit() {
         "invalid key name \"autoscaling.knative.dev/min-scale\": metadata.annotations\nautoscaling annotations must be put under \"spec.template.metadata.annotations\" to work",
     );
     service["metadata"]["annotations"] = json!({"serving.knative.dev/rollout-duration": "1.5s"});
-    refused(&service, None, &s, "rollout-duration=1.5s is not at second precision: metadata.annotations.serving.knative.dev/rollout-duration");
+    refused(
+        &service,
+        None,
+        &s,
+        "rollout-duration=1.5s is not at second precision: metadata.annotations.serving.knative.dev/rollout-duration",
+    );
     let old = admitted(&with_container(json!({})), &s);
     let mut other = old.clone();
     other["metadata"]["annotations"]["serving.knative.dev/creator"] = json!("bob");
@@ -250,13 +339,30 @@ fn traffic_must_add_up() {
         refused(&value, None, &s, want);
     };
     check(json!([{"percent": 90}]), "Traffic targets sum to 90, want 100: spec.traffic");
-    check(json!([{"percent": 100, "configurationName": "x"}]), "must not set the field(s): spec.traffic[0].configurationName");
-    check(json!([{"percent": 100, "revisionName": "x", "latestRevision": true}]), "may not set revisionName \"x\" when latestRevision is true: spec.traffic[0].latestRevision");
-    check(json!([{"percent": 50, "tag": "a"}, {"percent": 50, "tag": "a"}]), "Multiple definitions for \"a\": spec.traffic[0].tag, spec.traffic[1].tag");
+    check(
+        json!([{"percent": 100, "configurationName": "x"}]),
+        "must not set the field(s): spec.traffic[0].configurationName",
+    );
+    check(
+        json!([{"percent": 100, "revisionName": "x", "latestRevision": true}]),
+        "may not set revisionName \"x\" when latestRevision is true: spec.traffic[0].latestRevision",
+    );
+    check(
+        json!([{"percent": 50, "tag": "a"}, {"percent": 50, "tag": "a"}]),
+        "Multiple definitions for \"a\": spec.traffic[0].tag, spec.traffic[1].tag",
+    );
     check(json!([{"percent": 100, "url": "x"}]), "must not set the field(s): spec.traffic[0].url");
-    check(json!([{"percent": 101}, {"percent": -1}]), "expected 0 <= -1 <= 100: spec.traffic[1].percent\nexpected 0 <= 101 <= 100: spec.traffic[0].percent");
+    check(
+        json!([{"percent": 101}, {"percent": -1}]),
+        "expected 0 <= -1 <= 100: spec.traffic[1].percent\nexpected 0 <= 101 <= 100: spec.traffic[0].percent",
+    );
     let route = json!({"apiVersion": "serving.knative.dev/v1", "kind": "Route", "metadata": {"name": "r"}, "spec": {"traffic": [{"percent": 100}]}});
-    refused(&route, None, &s, "expected exactly one, got neither: spec.traffic[0].configurationName, spec.traffic[0].revisionName");
+    refused(
+        &route,
+        None,
+        &s,
+        "expected exactly one, got neither: spec.traffic[0].configurationName, spec.traffic[0].revisionName",
+    );
 }
 
 #[test]
@@ -266,7 +372,12 @@ fn revisions_never_change() {
     let old = admitted(&revision, &s);
     let mut changed = old.clone();
     changed["spec"]["timeoutSeconds"] = json!(10);
-    refused(&changed, Some(&old), &s, "Immutable fields changed (-old +new): spec\n-timeoutSeconds: 300\n+timeoutSeconds: 10");
+    refused(
+        &changed,
+        Some(&old),
+        &s,
+        "Immutable fields changed (-old +new): spec\n-timeoutSeconds: 300\n+timeoutSeconds: 10",
+    );
     let mut orphan = revision;
     orphan["metadata"]["labels"] = json!({"serving.knative.dev/configuration": "c"});
     refused(&orphan, None, &s, "missing field(s): metadata.labels.serving.knative.dev/configuration");
@@ -280,7 +391,12 @@ fn mappings_need_a_domain_of_their_own() {
             "spec": {"ref": {"name": "hello", "kind": "Service", "apiVersion": "serving.knative.dev/v1"}}})
     };
     assert_eq!(admitted(&mapping("a.example.org"), &s)["spec"]["ref"]["namespace"], "ns");
-    refused(&mapping("a.svc.cluster.local"), None, &s, "invalid name \"a.svc.cluster.local\": must not be a subdomain of cluster local domain \"cluster.local\": metadata.name");
+    refused(
+        &mapping("a.svc.cluster.local"),
+        None,
+        &s,
+        "invalid name \"a.svc.cluster.local\": must not be a subdomain of cluster local domain \"cluster.local\": metadata.name",
+    );
     let mut incomplete = mapping("a.example.org");
     incomplete["spec"]["ref"] = json!({"name": "x"});
     refused(&incomplete, None, &s, "missing field(s): spec.ref.apiVersion, spec.ref.kind");
@@ -291,25 +407,50 @@ fn internal_kinds_are_checked() {
     let s = Settings::default();
     let pa = json!({"apiVersion": "autoscaling.internal.knative.dev/v1alpha1", "kind": "PodAutoscaler", "metadata": {"name": "r"},
         "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}, "protocolType": "http1"}});
-    assert_eq!(admitted(&pa, &s)["metadata"]["annotations"], json!({"autoscaling.knative.dev/class": "kpa.autoscaling.knative.dev", "autoscaling.knative.dev/metric": "concurrency"}));
-    let ingress = |splits: Value| json!({"apiVersion": "networking.internal.knative.dev/v1alpha1", "kind": "Ingress", "metadata": {"name": "i", "namespace": "ns"},
-        "spec": {"rules": [{"hosts": ["a"], "http": {"paths": [{"splits": splits}]}}]}});
+    assert_eq!(
+        admitted(&pa, &s)["metadata"]["annotations"],
+        json!({"autoscaling.knative.dev/class": "kpa.autoscaling.knative.dev", "autoscaling.knative.dev/metric": "concurrency"})
+    );
+    let ingress = |splits: Value| {
+        json!({"apiVersion": "networking.internal.knative.dev/v1alpha1", "kind": "Ingress", "metadata": {"name": "i", "namespace": "ns"},
+        "spec": {"rules": [{"hosts": ["a"], "http": {"paths": [{"splits": splits}]}}]}})
+    };
     let one = json!([{"serviceName": "s", "serviceNamespace": "ns", "servicePort": 80}]);
-    assert_eq!(admitted(&ingress(one.clone()), &s)["spec"]["rules"][0]["http"]["paths"][0]["splits"][0]["percent"], 100);
+    assert_eq!(
+        admitted(&ingress(one.clone()), &s)["spec"]["rules"][0]["http"]["paths"][0]["splits"][0]["percent"],
+        100
+    );
     let mut half = one.clone();
     half[0]["percent"] = json!(50);
-    refused(&ingress(half), None, &s, "traffic split percentage must total to 100, but was 50: spec.rules[0].http.paths[0].splits");
+    refused(
+        &ingress(half),
+        None,
+        &s,
+        "traffic split percentage must total to 100, but was 50: spec.rules[0].http.paths[0].splits",
+    );
     let mut foreign = one;
     foreign[0]["serviceNamespace"] = json!("other");
-    refused(&ingress(foreign), None, &s, "invalid value: service namespace must match ingress namespace: spec.rules[0].http.paths[0].splits[0].serviceNamespace");
+    refused(
+        &ingress(foreign),
+        None,
+        &s,
+        "invalid value: service namespace must match ingress namespace: spec.rules[0].http.paths[0].splits[0].serviceNamespace",
+    );
 }
 
 #[test]
 fn config_maps_are_checked() {
     let s = Settings::default();
-    let map = |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "config-features", "namespace": "knative-serving",
-        "annotations": {"knative.dev/example-checksum": "00000000"}}, "data": data});
-    refused(&map(json!({"multi-container": "maybe"})), None, &s, "\"maybe\" is not enabled, allowed or disabled: data.multi-container");
+    let map = |data: Value| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "config-features", "namespace": "knative-serving",
+        "annotations": {"knative.dev/example-checksum": "00000000"}}, "data": data})
+    };
+    refused(
+        &map(json!({"multi-container": "maybe"})),
+        None,
+        &s,
+        "\"maybe\" is not enabled, allowed or disabled: data.multi-container",
+    );
     assert!(run(&map(json!({"_example": "x"})), None, &s).expect_err("refused").contains("probably not what you want"));
     let mut foreign = map(json!({"multi-container": "maybe"}));
     foreign["metadata"]["namespace"] = json!("ns");
@@ -321,7 +462,12 @@ fn features_open_fields() {
     let mut s = Settings::default();
     s.features.podspec_node_selector = Flag::Allowed;
     s.features.podspec_init_containers = Flag::Enabled;
-    admitted(&with_pod(json!({"nodeSelector": {"a": "b"}, "initContainers": [{"image": "i", "env": [{"name": "PORT", "value": "1"}]}]})), &s);
+    admitted(
+        &with_pod(
+            json!({"nodeSelector": {"a": "b"}, "initContainers": [{"image": "i", "env": [{"name": "PORT", "value": "1"}]}]}),
+        ),
+        &s,
+    );
     refused(
         &with_pod(json!({"initContainers": [{"image": "i", "readinessProbe": {}}]})),
         None,

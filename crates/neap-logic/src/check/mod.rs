@@ -118,7 +118,8 @@ fn splits(ingress: &Value, at: &str, faults: &mut Vec<String>) {
             faults.push(format!("{at} has a rule without hosts"));
         }
         for path in rule["http"]["paths"].as_array().into_iter().flatten() {
-            let sum: i64 = path["splits"].as_array().into_iter().flatten().map(|s| s["percent"].as_i64().unwrap_or(0)).sum();
+            let sum: i64 =
+                path["splits"].as_array().into_iter().flatten().map(|s| s["percent"].as_i64().unwrap_or(0)).sum();
             if sum != 100 {
                 faults.push(format!("{at} splits {sum} percent of the requests to {}", rule["hosts"]));
             }
@@ -174,7 +175,17 @@ mod tests {
             ..Plan::default()
         };
         let faults = lint(&plan).join("\n");
-        for want in ["written twice", "metadata.uid", "0 controllers", "x=\"no good\"", "without hosts", "90 percent", "no time", "without a reason", "no generation"] {
+        for want in [
+            "written twice",
+            "metadata.uid",
+            "0 controllers",
+            "x=\"no good\"",
+            "without hosts",
+            "90 percent",
+            "no time",
+            "without a reason",
+            "no generation",
+        ] {
             assert!(faults.contains(want), "{want} not in\n{faults}");
         }
         assert_eq!(lint(&Plan::default()), Vec::<String>::new());

@@ -21,7 +21,8 @@ pub const CONFIGURATION: ConditionSet = ConditionSet { dependents: &[] };
 /// Revision (A4.28); `Active` informs only.
 pub const REVISION: ConditionSet = ConditionSet { dependents: &["ResourcesAvailable", "ContainerHealthy"] };
 /// Route (A5.4).
-pub const ROUTE: ConditionSet = ConditionSet { dependents: &["AllTrafficAssigned", "IngressReady", "CertificateProvisioned"] };
+pub const ROUTE: ConditionSet =
+    ConditionSet { dependents: &["AllTrafficAssigned", "IngressReady", "CertificateProvisioned"] };
 /// DomainMapping (A6.1).
 pub const DOMAIN_MAPPING: ConditionSet =
     ConditionSet { dependents: &["DomainClaimed", "ReferenceResolved", "IngressReady", "CertificateProvisioned"] };
@@ -44,18 +45,20 @@ const INFO: &str = "Info";
 pub struct Conditions {
     set: ConditionSet,
     list: Vec<Condition>,
+    observed: Vec<Condition>,
     now: Timestamp,
 }
 
 impl Conditions {
     /// Starts from what was last written, and adds what is missing: unknown, or true while `Ready` is.
     pub fn new(set: ConditionSet, observed: &[Condition], now: Timestamp) -> Self {
-        let mut this = Self { set, list: observed.to_vec(), now };
+        let mut this = Self { set, list: observed.to_vec(), observed: observed.to_vec(), now };
         let ready = this.get(READY).map(|c| c.status);
         if ready.is_none() {
             this.set(READY, ConditionStatus::Unknown, "", "");
         }
-        let status = if ready == Some(ConditionStatus::True) { ConditionStatus::True } else { ConditionStatus::Unknown };
+        let status =
+            if ready == Some(ConditionStatus::True) { ConditionStatus::True } else { ConditionStatus::Unknown };
         for dependent in set.dependents {
             if this.get(dependent).is_none() {
                 this.set(dependent, status, "", "");
@@ -105,7 +108,13 @@ impl Conditions {
     /// It is not known yet; neither is `Ready`, unless another dependent is known not to hold.
     pub fn mark_unknown(&mut self, type_: &str, reason: &str, message: &str) {
         self.set(type_, ConditionStatus::Unknown, reason, message);
-        let failed = self.set.dependents.iter().filter_map(|d| self.get(d)).find(|c| c.status == ConditionStatus::False).cloned();
+        let failed = self
+            .set
+            .dependents
+            .iter()
+            .filter_map(|d| self.get(d))
+            .find(|c| c.status == ConditionStatus::False)
+            .cloned();
         match failed {
             // A failure outweighs doubt.
             Some(failed) if self.status(READY) != ConditionStatus::False => {
@@ -133,8 +142,14 @@ impl Conditions {
         }
     }
 
-    /// The list to write, sorted by type.
-    pub fn into_vec(self) -> Vec<Condition> {
+    /// The list to write, sorted by type. What went away and came back on the way here did not change.
+    pub fn into_vec(mut self) -> Vec<Condition> {
+        for condition in &mut self.list {
+            let before = find(&self.observed, &condition.type_).filter(|before| same(before, condition));
+            if let Some(before) = before {
+                condition.last_transition_time.clone_from(&before.last_transition_time);
+            }
+        }
         self.list
     }
 
@@ -163,18 +178,22 @@ impl Conditions {
         match self.list.binary_search_by(|c| c.type_.as_str().cmp(type_)) {
             Ok(at) => {
                 let old = &mut self.list[at];
-                let same = old.status == fresh.status
-                    && old.severity == fresh.severity
-                    && old.reason == fresh.reason
-                    && old.message == fresh.message
-                    && old.last_transition_time.is_some();
-                if !same {
+                if !same(old, &fresh) {
                     *old = fresh;
                 }
             }
             Err(at) => self.list.insert(at, fresh),
         }
     }
+}
+
+/// Whether two conditions say the same, whenever they began to.
+fn same(old: &Condition, new: &Condition) -> bool {
+    old.last_transition_time.is_some()
+        && old.status == new.status
+        && old.severity == new.severity
+        && old.reason == new.reason
+        && old.message == new.message
 }
 
 /// `Ready` of an object whose status speaks of its present spec.
@@ -248,6 +267,10 @@ mod tests {
         let mut second = Conditions::new(CONFIGURATION, &first.into_vec(), at(9));
         second.mark_true(READY);
         assert_eq!(second.get(READY).and_then(|c| c.last_transition_time.clone()), Some(Time(at(1))));
+        let mut there_and_back = second.clone();
+        there_and_back.mark_unknown(READY, "Why", "");
+        there_and_back.mark_true(READY);
+        assert_eq!(there_and_back.into_vec()[0].last_transition_time, Some(Time(at(1))));
         second.mark_false(READY, "R", "m");
         assert_eq!(second.get(READY).and_then(|c| c.last_transition_time.clone()), Some(Time(at(9))));
     }

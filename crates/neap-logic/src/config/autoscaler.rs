@@ -149,11 +149,17 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Autoscaler {
 
 fn bounds(a: &Autoscaler, r: &mut Reader<'_>) {
     let pct = a.target_utilization * 100.0;
-    r.require(pct > 0.0 && pct <= 100.0, "container-concurrency-target-percentage", || format!("{pct} must be in (0, 100]"));
-    r.require(a.concurrency_target * a.target_utilization >= TARGET_MIN, "container-concurrency-target-default", || {
-        format!("{} times the target percentage must be at least {TARGET_MIN}", a.concurrency_target)
+    r.require(pct > 0.0 && pct <= 100.0, "container-concurrency-target-percentage", || {
+        format!("{pct} must be in (0, 100]")
     });
-    r.require(a.rps_target >= TARGET_MIN, "requests-per-second-target-default", || format!("{} must be at least {TARGET_MIN}", a.rps_target));
+    r.require(
+        a.concurrency_target * a.target_utilization >= TARGET_MIN,
+        "container-concurrency-target-default",
+        || format!("{} times the target percentage must be at least {TARGET_MIN}", a.concurrency_target),
+    );
+    r.require(a.rps_target >= TARGET_MIN, "requests-per-second-target-default", || {
+        format!("{} must be at least {TARGET_MIN}", a.rps_target)
+    });
     let burst = a.target_burst_capacity;
     r.require(burst >= 0.0 || burst == -1.0, "target-burst-capacity", || format!("{burst} must be -1 or not negative"));
     let whole = |d: Duration| d.subsec_nanos() == 0;
@@ -165,19 +171,29 @@ fn bounds(a: &Autoscaler, r: &mut Reader<'_>) {
     r.require((1.0..=100.0).contains(&a.panic_window_percentage), "panic-window-percentage", || {
         format!("{} must be in [1, 100]", a.panic_window_percentage)
     });
-    r.require(a.max_scale_up_rate > 1.0, "max-scale-up-rate", || format!("{} must be greater than 1", a.max_scale_up_rate));
-    r.require(a.max_scale_down_rate > 1.0, "max-scale-down-rate", || format!("{} must be greater than 1", a.max_scale_down_rate));
-    r.require(!a.scale_to_zero_grace_period.is_zero(), "scale-to-zero-grace-period", || "must be longer than nothing".into());
-    r.require(a.activator_capacity >= 1.0, "activator-capacity", || format!("{} must be at least 1", a.activator_capacity));
+    r.require(a.max_scale_up_rate > 1.0, "max-scale-up-rate", || {
+        format!("{} must be greater than 1", a.max_scale_up_rate)
+    });
+    r.require(a.max_scale_down_rate > 1.0, "max-scale-down-rate", || {
+        format!("{} must be greater than 1", a.max_scale_down_rate)
+    });
+    r.require(!a.scale_to_zero_grace_period.is_zero(), "scale-to-zero-grace-period", || {
+        "must be longer than nothing".into()
+    });
+    r.require(a.activator_capacity >= 1.0, "activator-capacity", || {
+        format!("{} must be at least 1", a.activator_capacity)
+    });
     r.require(a.initial_scale > 0 || a.initial_scale == 0 && a.allow_zero_initial_scale, "initial-scale", || {
         format!("{} must be at least 1 (or 0 with allow-zero-initial-scale)", a.initial_scale)
     });
     r.require(a.min_scale >= 0, "min-scale", || format!("{} must not be negative", a.min_scale));
     r.require(a.max_scale_limit >= 0, "max-scale-limit", || format!("{} must not be negative", a.max_scale_limit));
     let limited = a.max_scale_limit > 0;
-    r.require(a.max_scale >= 0 && (!limited || (1..=a.max_scale_limit).contains(&a.max_scale)), "max-scale", || match limited {
-        true => format!("{} must be in [1, max-scale-limit {}]", a.max_scale, a.max_scale_limit),
-        false => format!("{} must not be negative", a.max_scale),
+    r.require(a.max_scale >= 0 && (!limited || (1..=a.max_scale_limit).contains(&a.max_scale)), "max-scale", || {
+        match limited {
+            true => format!("{} must be in [1, max-scale-limit {}]", a.max_scale, a.max_scale_limit),
+            false => format!("{} must not be negative", a.max_scale),
+        }
     });
     r.require(a.max_scale == 0 || a.min_scale <= a.max_scale, "min-scale", || {
         format!("{} must not exceed max-scale {}", a.min_scale, a.max_scale)

@@ -87,20 +87,29 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Defaults {
     d.idle_timeout_seconds = r.parse(&["revision-idle-timeout-seconds"], 0, whole);
     for (resource, request, limit) in RESOURCES {
         for (key, into) in [(request, &mut d.requests), (limit, &mut d.limits)] {
-            let value = r.with(&[key], None, "a quantity such as 500m or 64Mi", |v| quantity::parse(v).map(|_| Some(v.to_owned())));
+            let value = r.with(&[key], None, "a quantity such as 500m or 64Mi", |v| {
+                quantity::parse(v).map(|_| Some(v.to_owned()))
+            });
             into.extend(value.map(|value| (resource.to_owned(), value)));
         }
     }
-    d.container_name = r.with(&["container-name-template"], d.container_name, "a template this platform can fill in", |v| v.parse().ok());
+    d.container_name =
+        r.with(&["container-name-template"], d.container_name, "a template this platform can fill in", |v| {
+            v.parse().ok()
+        });
     d.init_container_name =
-        r.with(&["init-container-name-template"], d.init_container_name, "a template this platform can fill in", |v| v.parse().ok());
+        r.with(&["init-container-name-template"], d.init_container_name, "a template this platform can fill in", |v| {
+            v.parse().ok()
+        });
     d.container_concurrency = r.parse(&["container-concurrency"], d.container_concurrency, whole);
-    d.container_concurrency_max_limit = r.parse(&["container-concurrency-max-limit"], d.container_concurrency_max_limit, whole);
+    d.container_concurrency_max_limit =
+        r.parse(&["container-concurrency-max-limit"], d.container_concurrency_max_limit, whole);
     d.allow_container_concurrency_zero = r.boolean(&["allow-container-concurrency-zero"], true);
-    d.enable_service_links = r.with(&["enable-service-links"], d.enable_service_links, "true, false or default", |v| match v {
-        "default" => Some(None),
-        other => super::go::parse_bool(other).map(Some),
-    });
+    d.enable_service_links =
+        r.with(&["enable-service-links"], d.enable_service_links, "true, false or default", |v| match v {
+            "default" => Some(None),
+            other => super::go::parse_bool(other).map(Some),
+        });
     bounds(&d, &mut r);
     d
 }
@@ -121,7 +130,14 @@ fn bounds(d: &Defaults, r: &mut Reader<'_>) {
     r.require(d.container_concurrency_max_limit >= 1, "container-concurrency-max-limit", || {
         format!("{} must be at least 1", d.container_concurrency_max_limit)
     });
-    r.require((0..=d.container_concurrency_max_limit).contains(&d.container_concurrency), "container-concurrency", || {
-        format!("{} must be between 0 and container-concurrency-max-limit {}", d.container_concurrency, d.container_concurrency_max_limit)
-    });
+    r.require(
+        (0..=d.container_concurrency_max_limit).contains(&d.container_concurrency),
+        "container-concurrency",
+        || {
+            format!(
+                "{} must be between 0 and container-concurrency-max-limit {}",
+                d.container_concurrency, d.container_concurrency_max_limit
+            )
+        },
+    );
 }

@@ -72,7 +72,10 @@ impl Default for Deployment {
             registries_skipping_tag_resolving: comma_set(SKIPPED_REGISTRIES),
             digest_resolution_timeout: DIGEST_RESOLUTION_TIMEOUT,
             progress_deadline: PROGRESS_DEADLINE,
-            sidecar: Sidecar { requests: BTreeMap::from([("cpu".into(), SIDECAR_CPU_REQUEST.into())]), ..Sidecar::default() },
+            sidecar: Sidecar {
+                requests: BTreeMap::from([("cpu".into(), SIDECAR_CPU_REQUEST.into())]),
+                ..Sidecar::default()
+            },
             default_affinity: Affinity::PreferSpreadRevisionOverNodes,
             runtime_classes: BTreeMap::new(),
             pod_is_always_schedulable: false,
@@ -98,7 +101,8 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Deployment {
     let mut r = Reader::new(MAP, data, mistakes);
     let d = Deployment::default();
     let parsed = Deployment {
-        queue_sidecar_image: Some(r.text(&["queue-sidecar-image", "queueSidecarImage"], "")).filter(|image| !image.trim().is_empty()),
+        queue_sidecar_image: Some(r.text(&["queue-sidecar-image", "queueSidecarImage"], ""))
+            .filter(|image| !image.trim().is_empty()),
         registries_skipping_tag_resolving: comma_set(
             &r.text(&["registries-skipping-tag-resolving", "registriesSkippingTagResolving"], SKIPPED_REGISTRIES),
         ),
@@ -116,13 +120,22 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Deployment {
                 _ => None,
             },
         ),
-        runtime_classes: r.with(&["runtime-class-name"], BTreeMap::new(), "a YAML map of runtime class to `selector`", runtime_classes),
+        runtime_classes: r.with(
+            &["runtime-class-name"],
+            BTreeMap::new(),
+            "a YAML map of runtime class to `selector`",
+            runtime_classes,
+        ),
         pod_is_always_schedulable: r.boolean(&["pod-is-always-schedulable"], false),
     };
-    r.require(!parsed.progress_deadline.is_zero() && parsed.progress_deadline.subsec_nanos() == 0, "progress-deadline", || {
-        "must be whole seconds and longer than nothing".into()
+    r.require(
+        !parsed.progress_deadline.is_zero() && parsed.progress_deadline.subsec_nanos() == 0,
+        "progress-deadline",
+        || "must be whole seconds and longer than nothing".into(),
+    );
+    r.require(!parsed.digest_resolution_timeout.is_zero(), "digest-resolution-timeout", || {
+        "must be longer than nothing".into()
     });
-    r.require(!parsed.digest_resolution_timeout.is_zero(), "digest-resolution-timeout", || "must be longer than nothing".into());
     parsed
 }
 
@@ -132,10 +145,13 @@ fn sidecar(r: &mut Reader<'_>) -> Sidecar {
         ("memory", "queue-sidecar-memory-request", "queue-sidecar-memory-limit"),
         ("ephemeral-storage", "queue-sidecar-ephemeral-storage-request", "queue-sidecar-ephemeral-storage-limit"),
     ];
-    let mut sidecar = Sidecar { requests: BTreeMap::from([("cpu".into(), SIDECAR_CPU_REQUEST.into())]), ..Sidecar::default() };
+    let mut sidecar =
+        Sidecar { requests: BTreeMap::from([("cpu".into(), SIDECAR_CPU_REQUEST.into())]), ..Sidecar::default() };
     for (resource, request, limit) in KEYS {
         for (key, into) in [(request, &mut sidecar.requests), (limit, &mut sidecar.limits)] {
-            let value = r.with(&[key], None, "a quantity such as 500m or 64Mi", |v| quantity::parse(v).map(|_| Some(v.to_owned())));
+            let value = r.with(&[key], None, "a quantity such as 500m or 64Mi", |v| {
+                quantity::parse(v).map(|_| Some(v.to_owned()))
+            });
             into.extend(value.map(|value| (resource.to_owned(), value)));
         }
     }

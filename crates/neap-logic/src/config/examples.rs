@@ -8,7 +8,10 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use neap_api::keys;
 
-use super::{EXAMPLE_CHECKSUM, EXAMPLE_KEY, autoscaler, checksum, defaults, deployment, domain, features, gc, leader_election, logging, neap, network, observability};
+use super::{
+    EXAMPLE_CHECKSUM, EXAMPLE_KEY, autoscaler, checksum, defaults, deployment, domain, features, gc, leader_election,
+    logging, neap, network, observability,
+};
 use crate::config::features::Flag;
 
 /// One documented key: name, value it has when unset, what it means.
@@ -50,7 +53,9 @@ pub fn examples(default_domain: &str) -> Vec<ConfigMap> {
 }
 
 fn config_map(name: &str, component: &str, rows: &[Row]) -> ConfigMap {
-    let mut example = String::from("# Every key with the value it has when it is absent. To change one,\n# write it beside this block, not in it.\n");
+    let mut example = String::from(
+        "# Every key with the value it has when it is absent. To change one,\n# write it beside this block, not in it.\n",
+    );
     for (key, value, meaning) in rows {
         if !meaning.is_empty() {
             let _ = writeln!(example, "\n# {meaning}");
@@ -76,7 +81,11 @@ fn config_map(name: &str, component: &str, rows: &[Row]) -> ConfigMap {
 
 const AUTOSCALER: &[Row] = &[
     ("container-concurrency-target-percentage", "70", "Share of an instance's concurrency target to aim at."),
-    ("container-concurrency-target-default", "100", "Requests in flight per instance where the revision sets no limit."),
+    (
+        "container-concurrency-target-default",
+        "100",
+        "Requests in flight per instance where the revision sets no limit.",
+    ),
     ("requests-per-second-target-default", "200", "Requests per second per instance, for the metric rps."),
     ("target-burst-capacity", "211", "Requests that must find room at once; -1 always buffers, 0 only at zero."),
     ("stable-window", "60s", "Averaging window outside panic, 6s to 1h."),
@@ -118,7 +127,11 @@ const DEFAULTS: &[Row] = &[
 
 const DEPLOYMENT: &[Row] = &[
     ("queue-sidecar-image", "", "Image of the request sidecar; empty runs the containers alone behind Neap's gateway."),
-    ("registries-skipping-tag-resolving", "kind.local,ko.local,dev.local", "Registries whose tags are used as they are."),
+    (
+        "registries-skipping-tag-resolving",
+        "kind.local,ko.local,dev.local",
+        "Registries whose tags are used as they are.",
+    ),
     ("digest-resolution-timeout", "10s", "Longest wait for an image digest."),
     ("progress-deadline", "600s", "How long a revision may take to become available."),
     ("queue-sidecar-cpu-request", "25m", "Resources of the sidecar."),
@@ -130,7 +143,8 @@ const DEPLOYMENT: &[Row] = &[
     ("pod-is-always-schedulable", "false", "Whether an unschedulable pod is only a matter of time."),
 ];
 
-const DOMAIN: &[Row] = &[("example.com", "", "A domain for every route; `selector: {app: shop}` restricts it to routes with that label.")];
+const DOMAIN: &[Row] =
+    &[("example.com", "", "A domain for every route; `selector: {app: shop}` restricts it to routes with that label.")];
 
 const GC: &[Row] = &[
     ("retain-since-create-time", "48h", "Younger revisions stay; or disabled."),
@@ -156,7 +170,11 @@ const LOGGING: &[Row] = &[
 
 const NETWORK: &[Row] = &[
     ("ingress-class", "neap.ingress.networking.knative.dev", "Who carries routes that name nobody."),
-    ("certificate-class", "cert-manager.certificate.networking.knative.dev", "Who makes certificates for routes that name nobody."),
+    (
+        "certificate-class",
+        "cert-manager.certificate.networking.knative.dev",
+        "Who makes certificates for routes that name nobody.",
+    ),
     ("domain-template", "{{.Name}}.{{.Namespace}}.{{.Domain}}", "Host of a route."),
     ("tag-template", "{{.Tag}}-{{.Name}}", "First label of a tag's host."),
     ("external-domain-tls", "disabled", "Certificates for public hosts."),

@@ -50,13 +50,24 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Gc {
         other => go::parse_duration(other)?.positive().map(Some),
     };
     let parsed = Gc {
-        retain_since_create: r.with(&["retain-since-create-time"], d.retain_since_create, "a duration or disabled", duration),
-        retain_since_last_active: r
-            .with(&["retain-since-last-active-time"], d.retain_since_last_active, "a duration or disabled", duration),
+        retain_since_create: r.with(
+            &["retain-since-create-time"],
+            d.retain_since_create,
+            "a duration or disabled",
+            duration,
+        ),
+        retain_since_last_active: r.with(
+            &["retain-since-last-active-time"],
+            d.retain_since_last_active,
+            "a duration or disabled",
+            duration,
+        ),
         min_non_active: r.parse(&["min-non-active-revisions"], d.min_non_active, "a whole number that is not negative"),
-        max_non_active: r.with(&["max-non-active-revisions"], d.max_non_active, "a whole number or disabled", |v| match v {
-            DISABLED => Some(None),
-            other => other.parse().ok().map(Some),
+        max_non_active: r.with(&["max-non-active-revisions"], d.max_non_active, "a whole number or disabled", |v| {
+            match v {
+                DISABLED => Some(None),
+                other => other.parse().ok().map(Some),
+            }
         }),
     };
     r.require(parsed.max_non_active.is_none_or(|max| parsed.min_non_active <= max), "min-non-active-revisions", || {

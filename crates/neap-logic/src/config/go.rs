@@ -59,7 +59,8 @@ pub fn parse_duration(text: &str) -> Option<GoDuration> {
         let number = &rest[..end];
         rest = &rest[end..];
         let (unit, scale) = UNITS.iter().find(|(unit, _)| {
-            rest.strip_prefix(unit).is_some_and(|after| after.is_empty() || after.starts_with(|c: char| c.is_ascii_digit() || c == '.'))
+            rest.strip_prefix(unit)
+                .is_some_and(|after| after.is_empty() || after.starts_with(|c: char| c.is_ascii_digit() || c == '.'))
         })?;
         rest = &rest[unit.len()..];
         total = total.checked_add(scaled(number, *scale)?)?;

@@ -44,7 +44,9 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> LeaderElection 
         retry_period: r.duration(&["retry-period"], d.retry_period),
         buckets: r.parse(&["buckets"], d.buckets, "a whole number"),
     };
-    r.require((1..=MAX_BUCKETS).contains(&parsed.buckets), "buckets", || format!("{} must be in [1, {MAX_BUCKETS}]", parsed.buckets));
+    r.require((1..=MAX_BUCKETS).contains(&parsed.buckets), "buckets", || {
+        format!("{} must be in [1, {MAX_BUCKETS}]", parsed.buckets)
+    });
     r.require(
         parsed.retry_period < parsed.renew_deadline && parsed.renew_deadline < parsed.lease_duration,
         "renew-deadline",

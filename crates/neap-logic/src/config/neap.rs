@@ -62,7 +62,12 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Neap {
         cluster_domain: r.with(&["cluster-domain"], d.cluster_domain, "a domain name", |text| {
             crate::names::is_dns1123_subdomain(text).then(|| text.to_owned())
         }),
-        external_gateway: r.with(&["external-gateway"], d.external_gateway, "namespace/name of a Service", service_name),
+        external_gateway: r.with(
+            &["external-gateway"],
+            d.external_gateway,
+            "namespace/name of a Service",
+            service_name,
+        ),
         local_gateway: r.with(&["local-gateway"], d.local_gateway, "namespace/name of a Service", service_name),
     }
 }

@@ -111,30 +111,47 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Network {
         cluster_local_domain_tls: enabled(&mut r, &["cluster-local-domain-tls"]),
         system_internal_tls: enabled(&mut r, &["system-internal-tls"])
             || r.boolean(&["internal-encryption"], false) && r.raw(&["system-internal-tls"]).is_none(),
-        http_protocol: r.with(&["http-protocol", "httpProtocol"], d.http_protocol, "enabled, redirected or disabled", |v| {
-            match v.to_ascii_lowercase().as_str() {
+        http_protocol: r.with(
+            &["http-protocol", "httpProtocol"],
+            d.http_protocol,
+            "enabled, redirected or disabled",
+            |v| match v.to_ascii_lowercase().as_str() {
                 "" | "enabled" => Some(HttpProtocol::Enabled),
                 "redirected" => Some(HttpProtocol::Redirected),
                 "disabled" => Some(HttpProtocol::Disabled),
                 _ => None,
-            }
-        }),
-        namespace_wildcard_cert_selector: r.with(&["namespace-wildcard-cert-selector"], None, "a label selector in YAML", |v| match v {
-            "" => Some(None),
-            text => serde_yaml::from_str(text).ok(),
-        }),
-        rollout_duration: Duration::from_secs(r.parse(&["rollout-duration", "rolloutDuration"], 0, "seconds, not negative")),
-        autocreate_cluster_domain_claims: r
-            .boolean(&["autocreate-cluster-domain-claims", "autocreateClusterDomainClaims"], d.autocreate_cluster_domain_claims),
+            },
+        ),
+        namespace_wildcard_cert_selector: r.with(
+            &["namespace-wildcard-cert-selector"],
+            None,
+            "a label selector in YAML",
+            |v| match v {
+                "" => Some(None),
+                text => serde_yaml::from_str(text).ok(),
+            },
+        ),
+        rollout_duration: Duration::from_secs(r.parse(
+            &["rollout-duration", "rolloutDuration"],
+            0,
+            "seconds, not negative",
+        )),
+        autocreate_cluster_domain_claims: r.boolean(
+            &["autocreate-cluster-domain-claims", "autocreateClusterDomainClaims"],
+            d.autocreate_cluster_domain_claims,
+        ),
         enable_mesh_pod_addressability: r.boolean(&["enable-mesh-pod-addressability"], false),
-        mesh_compatibility: r.with(&["mesh-compatibility-mode"], d.mesh_compatibility, "auto, enabled or disabled", |v| {
-            match v.to_ascii_lowercase().as_str() {
+        mesh_compatibility: r.with(
+            &["mesh-compatibility-mode"],
+            d.mesh_compatibility,
+            "auto, enabled or disabled",
+            |v| match v.to_ascii_lowercase().as_str() {
                 "auto" => Some(MeshCompatibility::Auto),
                 "enabled" => Some(MeshCompatibility::Enabled),
                 "disabled" => Some(MeshCompatibility::Disabled),
                 _ => None,
-            }
-        }),
+            },
+        ),
         default_external_scheme: r.with(
             &["default-external-scheme", "defaultExternalScheme"],
             d.default_external_scheme,

@@ -63,7 +63,13 @@ impl<'a> Reader<'a> {
     }
 
     /// A value read by `read`; on refusal the default stands in and the mistake says what was expected.
-    pub(super) fn with<T>(&mut self, keys: &[&'static str], default: T, expected: &str, read: impl FnOnce(&str) -> Option<T>) -> T {
+    pub(super) fn with<T>(
+        &mut self,
+        keys: &[&'static str],
+        default: T,
+        expected: &str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> T {
         let Some((key, value)) = self.raw(keys) else { return default };
         match read(value.trim()) {
             Some(read) => read,
@@ -87,7 +93,9 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn duration(&mut self, keys: &[&'static str], default: Duration) -> Duration {
-        self.with(keys, default, "a duration such as 60s or 1m30s that is not negative", |value| go::parse_duration(value)?.positive())
+        self.with(keys, default, "a duration such as 60s or 1m30s that is not negative", |value| {
+            go::parse_duration(value)?.positive()
+        })
     }
 
     /// Reports `problem` against `key` unless `holds`.

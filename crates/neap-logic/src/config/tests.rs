@@ -9,7 +9,8 @@ fn data(pairs: &[(&str, &str)]) -> Data {
 }
 
 fn parse(map: &str, pairs: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
-    Settings::parse(&Maps::from([(map.to_owned(), data(pairs))])).map_err(|m| m.iter().map(ToString::to_string).collect())
+    Settings::parse(&Maps::from([(map.to_owned(), data(pairs))]))
+        .map_err(|m| m.iter().map(ToString::to_string).collect())
 }
 
 #[test]
@@ -19,10 +20,14 @@ fn nothing_set_is_the_default() {
 
 #[test]
 fn examples_change_nothing_but_the_domain() {
-    let maps: Maps =
-        examples("localhost").into_iter().map(|m| (m.metadata.name.expect("named"), m.data.unwrap_or_default())).collect();
+    let maps: Maps = examples("localhost")
+        .into_iter()
+        .map(|m| (m.metadata.name.expect("named"), m.data.unwrap_or_default()))
+        .collect();
     let mut want = Settings::default();
-    want.domain.domains.insert("localhost".into(), domain::DomainRule { kind: "wildcard".into(), ..Default::default() });
+    want.domain
+        .domains
+        .insert("localhost".into(), domain::DomainRule { kind: "wildcard".into(), ..Default::default() });
     assert_eq!(Settings::parse(&maps), Ok(want));
 }
 
@@ -43,10 +48,14 @@ fn every_mistake_is_reported() {
             assert!(got.contains(want), "{got:?} does not mention {want:?}");
         }
     };
-    check("config-autoscaler", &[("stable-window", "1s"), ("max-scale-up-rate", "1")], &["stable-window", "max-scale-up-rate"]);
+    check(
+        "config-autoscaler",
+        &[("stable-window", "1s"), ("max-scale-up-rate", "1")],
+        &["stable-window", "max-scale-up-rate"],
+    );
     check("config-autoscaler", &[("initial-scale", "0")], &["initial-scale"]);
     check("config-autoscaler", &[("max-scale-limit", "5"), ("max-scale", "6")], &["max-scale-limit 5"]);
-    check("config-defaults", &[("revision-timeout-seconds", "1000")], &["exceeds max-revision-timeout-seconds 600", ]);
+    check("config-defaults", &[("revision-timeout-seconds", "1000")], &["exceeds max-revision-timeout-seconds 600"]);
     check("config-defaults", &[("revision-cpu-limit", "lots")], &["quantity"]);
     check("config-features", &[("multi-container", "maybe")], &["enabled, allowed or disabled"]);
     check("config-gc", &[("min-non-active-revisions", "20"), ("max-non-active-revisions", "10")], &["exceeds"]);
@@ -62,20 +71,29 @@ fn every_mistake_is_reported() {
 
 #[test]
 fn old_spellings_and_odd_forms_are_read() {
-    let s = parse("config-network", &[("autoTLS", "Enabled"), ("ingress.class", "x"), ("rolloutDuration", "90")]).expect("fine");
+    let s = parse("config-network", &[("autoTLS", "Enabled"), ("ingress.class", "x"), ("rolloutDuration", "90")])
+        .expect("fine");
     assert!(s.network.external_domain_tls);
     assert_eq!(s.network.ingress_class, "x");
     assert_eq!(s.network.rollout_duration, Duration::from_secs(90));
     let s = parse("config-autoscaler", &[("container-concurrency-target-percentage", "0.5")]).expect("fine");
     assert_eq!(s.autoscaler.target_utilization, 0.5);
-    let s = parse("config-gc", &[("max-non-active-revisions", "disabled"), ("retain-since-create-time", "disabled")]).expect("fine");
+    let s = parse("config-gc", &[("max-non-active-revisions", "disabled"), ("retain-since-create-time", "disabled")])
+        .expect("fine");
     assert_eq!((s.gc.max_non_active, s.gc.retain_since_create), (None, None));
-    assert_eq!(parse("config-defaults", &[("enable-service-links", "default")]).expect("fine").defaults.enable_service_links, None);
+    assert_eq!(
+        parse("config-defaults", &[("enable-service-links", "default")]).expect("fine").defaults.enable_service_links,
+        None
+    );
 }
 
 #[test]
 fn the_most_specific_domain_wins() {
-    let s = parse("config-domain", &[("b.com", ""), ("a.com", ""), ("shop.com", "selector:\n  app: shop"), ("_example", "x")]).expect("fine");
+    let s = parse(
+        "config-domain",
+        &[("b.com", ""), ("a.com", ""), ("shop.com", "selector:\n  app: shop"), ("_example", "x")],
+    )
+    .expect("fine");
     let labels = |pairs: &[(&str, &str)]| data(pairs);
     let check = |pairs: &[(&str, &str)], want: &str| assert_eq!(s.domain.lookup(&labels(pairs), "cluster.local"), want);
     check(&[], "a.com");

@@ -56,7 +56,8 @@ fn is_stale(candidate: &Candidate, settings: &Gc, now: Timestamp) -> bool {
     if settings.retain_since_create.is_none() && settings.retain_since_last_active.is_none() {
         return false;
     }
-    older(candidate.created, settings.retain_since_create) && older(candidate.last_active, settings.retain_since_last_active)
+    older(candidate.created, settings.retain_since_create)
+        && older(candidate.last_active, settings.retain_since_last_active)
 }
 
 #[cfg(test)]
@@ -88,7 +89,13 @@ mod tests {
 
     #[test]
     fn old_and_unused_revisions_go() {
-        let all = [("a", 100, 90, false), ("b", 80, 70, false), ("c", 60, 50, true), ("d", 50, 10, false), ("e", 1, 1, false)];
+        let all = [
+            ("a", 100, 90, false),
+            ("b", 80, 70, false),
+            ("c", 60, 50, true),
+            ("d", 50, 10, false),
+            ("e", 1, 1, false),
+        ];
         check(&all, 0, None, &["a", "b"]);
         check(&all, 3, None, &["a"]);
         check(&all, 4, None, &[]);

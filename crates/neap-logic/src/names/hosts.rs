@@ -133,7 +133,10 @@ mod tests {
         check("", false, "hello.ns.localhost", "http://hello.ns.localhost:8080");
         check("v2", false, "v2-hello.ns.localhost", "http://v2-hello.ns.localhost:8080");
         check("", true, "hello.ns.svc.cluster.local", "http://hello.ns.svc.cluster.local");
-        assert_eq!(local_names("hello.ns.svc.cluster.local", &s), ["hello.ns", "hello.ns.svc", "hello.ns.svc.cluster.local"]);
+        assert_eq!(
+            local_names("hello.ns.svc.cluster.local", &s),
+            ["hello.ns", "hello.ns.svc", "hello.ns.svc.cluster.local"]
+        );
         assert!(!is_local("a.localhost", &s));
     }
 }

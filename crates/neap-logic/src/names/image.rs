@@ -66,13 +66,16 @@ fn is_registry(registry: &str) -> bool {
         Some((host, port)) => (host, Some(port)),
         None => (registry, None),
     };
-    let host_fits = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '[' | ']' | ':'));
+    let host_fits = !host.is_empty()
+        && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '[' | ']' | ':'));
     host_fits && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
 fn is_tag(tag: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    (1..=MAX_TAG).contains(&tag.len()) && tag.starts_with(word) && tag.chars().all(|c| word(c) || matches!(c, '-' | '.'))
+    (1..=MAX_TAG).contains(&tag.len())
+        && tag.starts_with(word)
+        && tag.chars().all(|c| word(c) || matches!(c, '-' | '.'))
 }
 
 fn is_digest(digest: &str) -> bool {

@@ -306,7 +306,11 @@ fn argument(word: Word) -> Result<Argument, TemplateError> {
             if let Some(path) = text.strip_prefix('.') {
                 let fields: Vec<String> = path.split('.').filter(|part| !part.is_empty()).map(str::to_owned).collect();
                 let plain = fields.iter().all(|f| f.chars().all(|c| c.is_alphanumeric() || c == '_'));
-                return if plain { Ok(Argument::Field(fields)) } else { Err(TemplateError::Unsupported { what: text }) };
+                return if plain {
+                    Ok(Argument::Field(fields))
+                } else {
+                    Err(TemplateError::Unsupported { what: text })
+                };
             }
             match serde_json::from_str(&text) {
                 Ok(literal @ (Value::Number(_) | Value::Bool(_))) => Ok(Argument::Literal(literal)),
@@ -400,7 +404,11 @@ fn printf(words: &[String]) -> Result<String, TemplateError> {
             Some('q') => {
                 let _ = write!(out, "{:?}", arguments.next().map_or("", String::as_str));
             }
-            other => return Err(TemplateError::Unsupported { what: format!("%{}", other.map(String::from).unwrap_or_default()) }),
+            other => {
+                return Err(TemplateError::Unsupported {
+                    what: format!("%{}", other.map(String::from).unwrap_or_default()),
+                });
+            }
         }
     }
     Ok(out)

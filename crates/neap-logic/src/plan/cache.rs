@@ -12,9 +12,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// A kind that can be looked up.
-pub trait Cached: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static {}
+pub trait Cached:
+    Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+}
 
-impl<K> Cached for K where K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static {}
+impl<K> Cached for K where
+    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+}
 
 /// Objects as they were last seen.
 pub trait Cache {

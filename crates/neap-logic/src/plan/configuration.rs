@@ -65,7 +65,9 @@ pub fn observe<C: Cache>(cache: &C, namespace: &str, name: &str, context: Contex
 pub fn revision_name(configuration: &Configuration) -> String {
     match template_name(configuration) {
         Some(name) => name.to_owned(),
-        None => names::revision(meta::name(&configuration.metadata), configuration.metadata.generation.unwrap_or_default()),
+        None => {
+            names::revision(meta::name(&configuration.metadata), configuration.metadata.generation.unwrap_or_default())
+        }
     }
 }
 
@@ -107,7 +109,9 @@ pub fn plan(o: &Observed) -> Plan {
         None => create(o, &mut plan, &mut c, &mut status),
         Some(revision) if NameClaim::of(revision, configuration) == NameClaim::Taken => {
             let name = meta::name(&revision.metadata);
-            let message = format!("Revision creation failed with message: revisions.serving.knative.dev {name:?} already exists.");
+            let message = format!(
+                "Revision creation failed with message: revisions.serving.knative.dev {name:?} already exists."
+            );
             c.mark_false(READY, "RevisionFailed", &message);
         }
         Some(revision) => {
@@ -171,7 +175,12 @@ fn judge_newest(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &Conf
 fn find_latest_ready(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut ConfigurationStatus) {
     let known = o.revisions.iter().find(|r| meta::name(&r.metadata) == status.latest_ready_revision_name);
     let from = known.and_then(|r| generation_of(r)).unwrap_or(0);
-    let mut candidates: Vec<&Arc<Revision>> = o.revisions.iter().chain(&o.named_revision).filter(|r| is_controlled_by(&r.metadata, o.configuration.as_ref())).collect();
+    let mut candidates: Vec<&Arc<Revision>> = o
+        .revisions
+        .iter()
+        .chain(&o.named_revision)
+        .filter(|r| is_controlled_by(&r.metadata, o.configuration.as_ref()))
+        .collect();
     let created = status.latest_created_revision_name.clone();
     // The revision named by the template counts as the newest, whatever generation it was first made at.
     candidates.sort_by_key(|r| Reverse((meta::name(&r.metadata) == created, generation_of(r))));
@@ -210,7 +219,9 @@ fn make_revision(configuration: &Configuration, now: Timestamp) -> Revision {
         (keys::SERVICE, inherited(keys::SERVICE)),
         (keys::SERVICE_UID, inherited(keys::SERVICE_UID)),
     ];
-    labels.extend(stamped.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.filter(|v| !v.is_empty())?))));
+    labels.extend(
+        stamped.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.filter(|v| !v.is_empty())?))),
+    );
     let state = match meta::annotation(own, keys::ROUTES).filter(|routes| !routes.is_empty()) {
         Some(routes) => {
             annotations.insert(keys::ROUTES.into(), routes.to_owned());

@@ -73,7 +73,10 @@ fn a_generation_becomes_a_revision() {
     mark(&mut world, "hello-00001", "True", "");
     let plan = run(&mut world);
     assert_eq!(ready(&world), "True - - created=hello-00001 ready=hello-00001");
-    assert_eq!(plan.events.iter().map(|e| e.reason.as_str()).collect::<Vec<_>>(), ["ConfigurationReady", "LatestReadyUpdate"]);
+    assert_eq!(
+        plan.events.iter().map(|e| e.reason.as_str()).collect::<Vec<_>>(),
+        ["ConfigurationReady", "LatestReadyUpdate"]
+    );
 }
 
 #[test]
@@ -123,6 +126,9 @@ fn a_refused_revision_is_explained() {
     let refusals = vec![super::super::Refusal { target: first.writes[0].target(), message: "quota exceeded".into() }];
     let second = plan(&observe(&world, "ns", "hello", Context { refusals, ..context }).expect("there"));
     assert!(second.writes.is_empty());
-    assert_eq!(second.status.expect("a status")["conditions"][0]["message"], "Revision creation failed with message: quota exceeded.");
+    assert_eq!(
+        second.status.expect("a status")["conditions"][0]["message"],
+        "Revision creation failed with message: quota exceeded."
+    );
     assert_eq!(second.events[0].reason, "CreationFailed");
 }

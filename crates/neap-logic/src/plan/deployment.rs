@@ -73,7 +73,9 @@ pub fn user_port(pod: &PodSpec) -> i32 {
 
 /// How long the Revision may take to become available, in seconds.
 pub fn progress_deadline(revision: &Revision, settings: &Settings) -> i32 {
-    let own = meta::annotation(&revision.metadata, keys::PROGRESS_DEADLINE).and_then(parse_duration).and_then(|d| d.positive());
+    let own = meta::annotation(&revision.metadata, keys::PROGRESS_DEADLINE)
+        .and_then(parse_duration)
+        .and_then(|d| d.positive());
     let deadline = own.unwrap_or(settings.deployment.progress_deadline);
     i32::try_from(deadline.as_secs()).unwrap_or(i32::MAX)
 }
@@ -81,7 +83,9 @@ pub fn progress_deadline(revision: &Revision, settings: &Settings) -> i32 {
 /// The instances a new Deployment begins with.
 fn initial_scale(revision: &Revision, settings: &Settings) -> i32 {
     let asked = meta::annotation_of(&revision.metadata, &[autoscaling::INITIAL_SCALE, autoscaling::INITIAL_SCALE_ALT]);
-    let asked = asked.and_then(|text| text.parse::<i32>().ok()).filter(|n| *n > 0 || *n == 0 && settings.autoscaler.allow_zero_initial_scale);
+    let asked = asked
+        .and_then(|text| text.parse::<i32>().ok())
+        .filter(|n| *n > 0 || *n == 0 && settings.autoscaler.allow_zero_initial_scale);
     asked.unwrap_or(settings.autoscaler.initial_scale)
 }
 
@@ -146,7 +150,8 @@ pub fn update(observed: &Deployment, wanted: &Deployment) -> Option<Write> {
     }
     let held = next.spec.take().unwrap_or_default();
     // The number of instances is the autoscaler's, and a selector cannot change.
-    next.spec = wanted.spec.clone().map(|spec| DeploymentSpec { replicas: held.replicas, selector: held.selector, ..spec });
+    next.spec =
+        wanted.spec.clone().map(|spec| DeploymentSpec { replicas: held.replicas, selector: held.selector, ..spec });
     Some(Write::Update(Object::of(&next)))
 }
 
@@ -194,7 +199,8 @@ fn pod_spec(revision: &Revision, images: &Images<'_>, settings: &Settings) -> Po
         pod.affinity = Some(spread(meta::name(&revision.metadata)));
     }
     if pod.runtime_class_name.is_none() {
-        pod.runtime_class_name = settings.deployment.runtime_class(&meta::labels(&revision.metadata)).map(str::to_owned);
+        pod.runtime_class_name =
+            settings.deployment.runtime_class(&meta::labels(&revision.metadata)).map(str::to_owned);
     }
     if let Some(image) = &settings.deployment.queue_sidecar_image {
         sidecar::add(&mut pod, revision, image, settings);
@@ -215,7 +221,10 @@ fn user_container(container: &mut Container, revision: &Revision, serves: Option
     });
     if let Some(port) = serves {
         container.env.get_or_insert_default().push(env("PORT", &port.to_string()));
-        for probe in [&mut container.readiness_probe, &mut container.liveness_probe, &mut container.startup_probe].into_iter().flatten() {
+        for probe in [&mut container.readiness_probe, &mut container.liveness_probe, &mut container.startup_probe]
+            .into_iter()
+            .flatten()
+        {
             fill_port(probe, port);
         }
     }

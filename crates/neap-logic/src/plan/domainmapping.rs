@@ -94,7 +94,10 @@ fn referent<C: Cache>(cache: &C, namespace: &str, mapping: &DomainMapping, conte
             None => Referent::Missing,
         },
         ("v1", "Service") => match cache.get::<k8s_openapi::api::core::v1::Service>(namespace, &reference.name) {
-            Some(_) => Referent::Address(format!("http://{}", hosts::service_host(&reference.name, namespace, &context.settings))),
+            Some(_) => Referent::Address(format!(
+                "http://{}",
+                hosts::service_host(&reference.name, namespace, &context.settings)
+            )),
             None => Referent::Missing,
         },
         _ => Referent::UnknownKind,
@@ -174,7 +177,11 @@ fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Vec<
         secret_namespace: namespace.to_owned(),
     };
     if let Some(tls) = &mapping.spec.tls {
-        c.mark_true_because(CERTIFICATE_PROVISIONED, "CertificateExternallyProvided", "TLS certificate was provided externally");
+        c.mark_true_because(
+            CERTIFICATE_PROVISIONED,
+            "CertificateExternallyProvided",
+            "TLS certificate was provided externally",
+        );
         return Some(vec![entry(&tls.secret_name)]);
     }
     let spellings = [networking::DISABLE_TLS, networking::DISABLE_AUTO_TLS, networking::DISABLE_AUTO_TLS_ALT];
@@ -187,11 +194,18 @@ fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Vec<
     let name = meta::name(&wanted.metadata).to_owned();
     let held = o.certificate.as_deref();
     if held.is_some_and(|held| !is_controlled_by(&held.metadata, mapping)) {
-        c.mark_false(CERTIFICATE_PROVISIONED, "CertificateNotOwned", &format!("There is an existing Certificate {name:?} that we do not own."));
+        c.mark_false(
+            CERTIFICATE_PROVISIONED,
+            "CertificateNotOwned",
+            &format!("There is an existing Certificate {name:?} that we do not own."),
+        );
         return None;
     }
     plan.write(ensure(held, &wanted, Match::Exact));
-    let ready = held.filter(|held| held.spec == wanted.spec).and_then(|held| held.status.as_ref()).and_then(|s| find(&s.conditions, READY));
+    let ready = held
+        .filter(|held| held.spec == wanted.spec)
+        .and_then(|held| held.status.as_ref())
+        .and_then(|s| find(&s.conditions, READY));
     match ready.map(|r| r.status) {
         Some(ConditionStatus::True) => {
             c.mark_true(CERTIFICATE_PROVISIONED);
@@ -203,11 +217,19 @@ fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Vec<
             Some(Vec::new())
         }
         Some(ConditionStatus::False) => {
-            c.mark_false(CERTIFICATE_PROVISIONED, "CertificateProvisionFailed", &format!("Certificate {name} fails to be provisioned."));
+            c.mark_false(
+                CERTIFICATE_PROVISIONED,
+                "CertificateProvisionFailed",
+                &format!("Certificate {name} fails to be provisioned."),
+            );
             None
         }
         _ => {
-            c.mark_unknown(CERTIFICATE_PROVISIONED, "CertificateNotReady", &format!("Certificate {name} is not ready."));
+            c.mark_unknown(
+                CERTIFICATE_PROVISIONED,
+                "CertificateNotReady",
+                &format!("Certificate {name} is not ready."),
+            );
             None
         }
     }
@@ -217,7 +239,8 @@ fn make_certificate(o: &Observed) -> Certificate {
     let own = &o.mapping.metadata;
     let host = meta::name(own);
     let spellings = [networking::CERTIFICATE_CLASS, networking::CERTIFICATE_CLASS_ALT];
-    let class = meta::annotation_of(own, &spellings).unwrap_or(&o.context.settings.network.certificate_class).to_owned();
+    let class =
+        meta::annotation_of(own, &spellings).unwrap_or(&o.context.settings.network.certificate_class).to_owned();
     let mut annotations = meta::annotations(own, &spellings);
     annotations.insert(networking::CERTIFICATE_CLASS.into(), class);
     let name = names::child_name(host, "");
@@ -248,7 +271,11 @@ fn claim(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> bool {
             true
         }
         Some(_) => {
-            c.mark_false(DOMAIN_CLAIMED, "DomainAlreadyClaimed", "The domain name is already in use by another DomainMapping");
+            c.mark_false(
+                DOMAIN_CLAIMED,
+                "DomainAlreadyClaimed",
+                "The domain name is already in use by another DomainMapping",
+            );
             false
         }
         None if o.context.settings.network.autocreate_cluster_domain_claims => {
@@ -290,7 +317,10 @@ fn resolve(o: &Observed, c: &mut Conditions) -> Option<(String, String)> {
             return failed(c, format!("{plural} {:?} not found", reference.name));
         }
         Referent::UnknownKind => {
-            return failed(c, format!("{} {} has no address a domain can be mapped to", reference.api_version, reference.kind));
+            return failed(
+                c,
+                format!("{} {} has no address a domain can be mapped to", reference.api_version, reference.kind),
+            );
         }
     };
     let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
@@ -314,7 +344,9 @@ fn make_ingress(o: &Observed, target_host: &str, backend: &str, tls: Vec<Ingress
     labels.insert(keys::DOMAIN_MAPPING_UID.into(), own.uid.clone().unwrap_or_default());
     labels.insert(keys::DOMAIN_MAPPING_NAMESPACE.into(), meta::namespace(own).into());
     let spellings = [networking::INGRESS_CLASS, networking::INGRESS_CLASS_ALT];
-    let class = meta::annotation_of(own, &spellings).filter(|class| !class.is_empty()).unwrap_or(&settings.network.ingress_class);
+    let class = meta::annotation_of(own, &spellings)
+        .filter(|class| !class.is_empty())
+        .unwrap_or(&settings.network.ingress_class);
     let mut annotations = meta::annotations(own, &spellings);
     annotations.insert(networking::INGRESS_CLASS.into(), class.to_owned());
     let redirected = match meta::annotation_of(own, &[networking::HTTP_PROTOCOL, networking::HTTP_OPTION]) {

@@ -24,7 +24,8 @@ fn run(world: &mut World, autocreate: bool) -> Plan {
     settings.network.autocreate_cluster_domain_claims = autocreate;
     let context = Context { now: now(), settings: Arc::new(settings), refusals: Vec::new() };
     let mapping: DomainMapping =
-        serde_json::from_value(world.value("DomainMapping", "ns", "shop.example.org").expect("there").clone()).expect("a mapping");
+        serde_json::from_value(world.value("DomainMapping", "ns", "shop.example.org").expect("there").clone())
+            .expect("a mapping");
     world.settle(&ObjectRef::of(&mapping), |w| observe(w, "ns", "shop.example.org", context.clone()), plan)
 }
 
@@ -45,11 +46,21 @@ fn a_mapping_leads_to_the_service() {
     assert_eq!(path["rewriteHost"], "shop.ns.svc.cluster.local");
     assert_eq!(path["appendHeaders"], json!({"K-Original-Host": "shop.example.org"}));
     assert_eq!(path["splits"][0]["serviceName"], "shop");
-    world.patch("Ingress", "ns", "shop.example.org", json!({"status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}}));
+    world.patch(
+        "Ingress",
+        "ns",
+        "shop.example.org",
+        json!({"status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}}),
+    );
     run(&mut world, true);
     assert_eq!(condition(&world, "Ready"), "True ");
 
-    world.patch("DomainMapping", "ns", "shop.example.org", json!({"metadata": {"deletionTimestamp": "2026-01-02T03:04:05Z"}}));
+    world.patch(
+        "DomainMapping",
+        "ns",
+        "shop.example.org",
+        json!({"metadata": {"deletionTimestamp": "2026-01-02T03:04:05Z"}}),
+    );
     run(&mut world, true);
     assert!(world.value("ClusterDomainClaim", "", "shop.example.org").is_none());
     assert!(world.value("DomainMapping", "ns", "shop.example.org").is_none());

@@ -135,11 +135,19 @@ mod tests {
         check(stored.clone(), wanted, Match::Exact, Some(exact));
         let mut moved = stored.clone();
         moved["spec"]["ports"][0]["port"] = json!(81);
-        check(stored, json!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 81}]}}), Match::Contains, Some(moved));
+        check(
+            stored,
+            json!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 81}]}}),
+            Match::Contains,
+            Some(moved),
+        );
     }
 
     #[test]
     fn what_does_not_exist_is_created() {
-        assert!(matches!(ensure(None, &service(json!({"metadata": {"name": "a"}})), Match::Exact), Some(Write::Create(_))));
+        assert!(matches!(
+            ensure(None, &service(json!({"metadata": {"name": "a"}})), Match::Exact),
+            Some(Write::Create(_))
+        ));
     }
 }

@@ -32,13 +32,20 @@ pub fn observe<C: Cache>(cache: &C, namespace: &str, name: &str, context: Contex
 pub fn plan(o: &Observed) -> Plan {
     let mut plan = Plan::default();
     let configuration = o.configuration.as_ref();
-    let Some(status) = configuration.status.as_ref().filter(|_| configuration.metadata.deletion_timestamp.is_none()) else { return plan };
-    let owned = o.revisions.iter().filter(|r| is_controlled_by(&r.metadata, configuration) && r.metadata.deletion_timestamp.is_none());
+    let Some(status) = configuration.status.as_ref().filter(|_| configuration.metadata.deletion_timestamp.is_none())
+    else {
+        return plan;
+    };
+    let owned = o
+        .revisions
+        .iter()
+        .filter(|r| is_controlled_by(&r.metadata, configuration) && r.metadata.deletion_timestamp.is_none());
     let candidates: Vec<Candidate> = owned
         .map(|revision| {
             let own = &revision.metadata;
             let created = own.creation_timestamp.as_ref().map_or(o.context.now, |t| t.0);
-            let modified = meta::annotation(own, keys::ROUTING_STATE_MODIFIED).and_then(|text| text.parse::<Timestamp>().ok());
+            let modified =
+                meta::annotation(own, keys::ROUTING_STATE_MODIFIED).and_then(|text| text.parse::<Timestamp>().ok());
             let name = meta::name(own);
             Candidate {
                 name: name.to_owned(),

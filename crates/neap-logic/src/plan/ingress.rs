@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
+use neap_api::ConditionStatus;
 use neap_api::condition::READY;
 use neap_api::keys::networking;
 use neap_api::networking::{Ingress, LoadBalancerIngress, LoadBalancerStatus};
-use neap_api::ConditionStatus;
 
 use super::cache::Cache;
 use super::{Context, Plan, meta};

@@ -74,7 +74,8 @@ pub fn plan(o: &Observed) -> Plan {
     let finalizers = route.metadata.finalizers.clone().unwrap_or_default();
     let has_finalizer = finalizers.iter().any(|f| f == FINALIZER);
     let deleting = route.metadata.deletion_timestamp.is_some();
-    if deleting && !has_finalizer {
+    // A Route nobody has looked at yet leads nowhere, and its first status is on its way.
+    if deleting && !has_finalizer || !deleting && route.status.is_none() {
         return plan;
     }
     let (configurations, revisions) = if deleting { Default::default() } else { targets(o) };
@@ -182,7 +183,11 @@ fn mark_revision(revision: &Revision, route: &str, led_to: bool, now: &str) -> O
         return None;
     }
     metadata.insert("annotations".into(), Value::Object(annotations));
-    Some(Write::Patch(Patch { target: ObjectRef::of(revision), subresource: None, merge: json!({"metadata": metadata}) }))
+    Some(Write::Patch(Patch {
+        target: ObjectRef::of(revision),
+        subresource: None,
+        merge: json!({"metadata": metadata}),
+    }))
 }
 
 #[cfg(test)]

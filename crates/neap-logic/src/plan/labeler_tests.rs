@@ -59,7 +59,12 @@ fn marks_follow_the_route() {
     run(&mut world);
     assert_eq!(marks(&world), "c:-:r c-1:active:r c-2:active:r");
     let generation = world.value("Route", "ns", "r").expect("there")["metadata"]["generation"].clone();
-    world.patch("Route", "ns", "r", json!({"status": {"observedGeneration": generation, "conditions": [{"type": "Ready", "status": "True"}]}}));
+    world.patch(
+        "Route",
+        "ns",
+        "r",
+        json!({"status": {"observedGeneration": generation, "conditions": [{"type": "Ready", "status": "True"}]}}),
+    );
     run(&mut world);
     assert_eq!(marks(&world), "c:-:- c-1:reserve:- c-2:active:r");
 }

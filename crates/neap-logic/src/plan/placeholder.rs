@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{
+    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service, ServicePort, ServiceSpec,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use neap_api::keys::{networking::VISIBILITY, serving as keys};
 use neap_api::networking::{Ingress, LoadBalancerIngress};
@@ -67,7 +69,8 @@ pub fn plan(
         }
         wanted_names.push(service_name);
     }
-    let orphaned = |own: &ObjectMeta| is_controlled_by(own, route) && !wanted_names.iter().any(|name| name == meta::name(own));
+    let orphaned =
+        |own: &ObjectMeta| is_controlled_by(own, route) && !wanted_names.iter().any(|name| name == meta::name(own));
     for service in held.services.iter().filter(|s| orphaned(&s.metadata)) {
         plan.write(Some(Write::Delete(ObjectRef::of(service.as_ref()))));
     }
@@ -138,7 +141,11 @@ fn make(
         Some(at) if !at.domain_internal.is_empty() => (external(&at.domain_internal), None),
         Some(at) if !at.domain.is_empty() => (external(&at.domain), None),
         Some(at) if at.mesh_only => (
-            ServiceSpec { type_: Some("ClusterIP".into()), ports: Some(vec![port("http", None)]), ..ServiceSpec::default() },
+            ServiceSpec {
+                type_: Some("ClusterIP".into()),
+                ports: Some(vec![port("http", None)]),
+                ..ServiceSpec::default()
+            },
             None,
         ),
         _ => (external(host), None),

@@ -194,7 +194,9 @@ fn situation(o: &Observed<'_>, conditions: &Conditions) -> Situation {
         initialized: conditions.status(SCALE_TARGET_INITIALIZED) == ConditionStatus::True,
         // Where nothing runs, nothing waits for the path to move.
         in_path: if o.replicas == Some(0) { InPath::Always } else { o.in_path },
-        proxied_for: proxied_since.and_then(|time| o.context.now.duration_since(time.0).try_into().ok()).unwrap_or_default(),
+        proxied_for: proxied_since
+            .and_then(|time| o.context.now.duration_since(time.0).try_into().ok())
+            .unwrap_or_default(),
         now: o.context.now,
     }
 }

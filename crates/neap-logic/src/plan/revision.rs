@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
+use neap_api::ConditionStatus;
 use neap_api::autoscaling::{PodAutoscaler, PodAutoscalerSpec, PodAutoscalerStatus, ScaleTargetRef};
 use neap_api::caching::{Image, ImageSpec};
 use neap_api::condition::{READY, find};
 use neap_api::keys::{autoscaling, serving as keys};
 use neap_api::serving::{ContainerStatus, Revision, RevisionStatus};
-use neap_api::ConditionStatus;
 
 use super::cache::Cache;
 use super::deployment::{self, Images};
@@ -57,7 +57,13 @@ pub struct Observed {
 }
 
 /// Gathers what [`plan`] needs, but for the digests.
-pub fn observe<C: Cache>(cache: &C, namespace: &str, name: &str, digests: BTreeMap<String, Digest>, context: Context) -> Option<Observed> {
+pub fn observe<C: Cache>(
+    cache: &C,
+    namespace: &str,
+    name: &str,
+    digests: BTreeMap<String, Digest>,
+    context: Context,
+) -> Option<Observed> {
     let revision = cache.get::<Revision>(namespace, name)?;
     let containers = revision.spec.pod.containers.iter().chain(revision.spec.pod.init_containers.iter().flatten());
     let uid = revision.metadata.uid.clone().unwrap_or_default();
@@ -79,7 +85,8 @@ pub fn images_to_resolve(revision: &Revision, settings: &Settings) -> Vec<String
     }
     let pod = &revision.spec.pod;
     let images = pod.containers.iter().chain(pod.init_containers.iter().flatten()).filter_map(|c| c.image.as_deref());
-    let mut images: Vec<String> = images.filter(|image| settled(image, settings).is_none()).map(str::to_owned).collect();
+    let mut images: Vec<String> =
+        images.filter(|image| settled(image, settings).is_none()).map(str::to_owned).collect();
     images.sort();
     images.dedup();
     images
@@ -127,33 +134,35 @@ fn resolve_images(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mu
     }
     let pod = &o.revision.spec.pod;
     let mut pending = false;
-    let mut resolved = |containers: &[k8s_openapi::api::core::v1::Container], c: &mut Conditions| -> Option<Vec<ContainerStatus>> {
-        let mut statuses = Vec::with_capacity(containers.len());
-        for container in containers {
-            let image = container.image.as_deref().unwrap_or_default();
-            let image_digest = match settled(image, &o.context.settings) {
-                Some(digest) => digest,
-                None => match o.digests.get(image) {
-                    Some(Digest::Resolved(digest)) if digest.is_empty() => String::new(),
-                    Some(Digest::Resolved(digest)) => {
-                        let repository = Reference::parse(image).map_or(image, |r| r.repository);
-                        format!("{repository}@{digest}")
-                    }
-                    Some(Digest::Failed(error)) => {
-                        let message = format!("Unable to fetch image {image:?}: failed to resolve image to digest: {error}");
-                        c.mark_false(CONTAINER_HEALTHY, "ContainerMissing", &message);
-                        return None;
-                    }
-                    Some(Digest::Pending) | None => {
-                        pending = true;
-                        continue;
-                    }
-                },
-            };
-            statuses.push(ContainerStatus { name: container.name.clone(), image_digest });
-        }
-        Some(statuses)
-    };
+    let mut resolved =
+        |containers: &[k8s_openapi::api::core::v1::Container], c: &mut Conditions| -> Option<Vec<ContainerStatus>> {
+            let mut statuses = Vec::with_capacity(containers.len());
+            for container in containers {
+                let image = container.image.as_deref().unwrap_or_default();
+                let image_digest = match settled(image, &o.context.settings) {
+                    Some(digest) => digest,
+                    None => match o.digests.get(image) {
+                        Some(Digest::Resolved(digest)) if digest.is_empty() => String::new(),
+                        Some(Digest::Resolved(digest)) => {
+                            let repository = Reference::parse(image).map_or(image, |r| r.repository);
+                            format!("{repository}@{digest}")
+                        }
+                        Some(Digest::Failed(error)) => {
+                            let message =
+                                format!("Unable to fetch image {image:?}: failed to resolve image to digest: {error}");
+                            c.mark_false(CONTAINER_HEALTHY, "ContainerMissing", &message);
+                            return None;
+                        }
+                        Some(Digest::Pending) | None => {
+                            pending = true;
+                            continue;
+                        }
+                    },
+                };
+                statuses.push(ContainerStatus { name: container.name.clone(), image_digest });
+            }
+            Some(statuses)
+        };
     let containers = resolved(&pod.containers, c);
     let init_containers = resolved(pod.init_containers.as_deref().unwrap_or_default(), c);
     let (Some(containers), Some(init_containers)) = (containers, init_containers) else {
@@ -192,7 +201,11 @@ fn deploy(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &RevisionSt
         return true;
     };
     if !is_controlled_by(&held.metadata, revision) {
-        c.mark_false(RESOURCES_AVAILABLE, "NotOwned", &format!("There is an existing Deployment {name:?} that we do not own."));
+        c.mark_false(
+            RESOURCES_AVAILABLE,
+            "NotOwned",
+            &format!("There is an existing Deployment {name:?} that we do not own."),
+        );
         return false;
     }
     plan.write(deployment::update(held, &wanted));
@@ -237,24 +250,42 @@ fn pod_state(o: &Observed, held: &Deployment, plan: &mut Plan, c: &mut Condition
     if !wants || available {
         return;
     }
-    let timed_out = c.get(RESOURCES_AVAILABLE).is_some_and(|c| c.status == ConditionStatus::False && c.reason == "ProgressDeadlineExceeded");
+    let timed_out = c
+        .get(RESOURCES_AVAILABLE)
+        .is_some_and(|c| c.status == ConditionStatus::False && c.reason == "ProgressDeadlineExceeded");
     for pod in o.pods.iter().filter(|p| p.metadata.deletion_timestamp.is_none()) {
         let Some(status) = &pod.status else { continue };
         let unscheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
         if let Some(condition) = unscheduled.filter(|_| !o.context.settings.deployment.pod_is_always_schedulable) {
-            let (reason, message) = (condition.reason.as_deref().unwrap_or("Unschedulable"), condition.message.as_deref().unwrap_or_default());
+            let (reason, message) = (
+                condition.reason.as_deref().unwrap_or("Unschedulable"),
+                condition.message.as_deref().unwrap_or_default(),
+            );
             c.mark_false(RESOURCES_AVAILABLE, reason, message);
             return;
         }
-        let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+        let containers =
+            status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
         for container in containers {
-            let ended = |state: &Option<k8s_openapi::api::core::v1::ContainerState>| state.as_ref().and_then(|s| s.terminated.clone());
+            let ended = |state: &Option<k8s_openapi::api::core::v1::ContainerState>| {
+                state.as_ref().and_then(|s| s.terminated.clone())
+            };
             let is_init = status.init_container_statuses.iter().flatten().any(|i| i.name == container.name);
-            let last = ended(&container.last_state).or_else(|| ended(&container.state).filter(|t| !is_init || t.exit_code != 0));
+            let last = ended(&container.last_state)
+                .or_else(|| ended(&container.state).filter(|t| !is_init || t.exit_code != 0));
             if let Some(exit) = last {
                 let words = exit.message.filter(|m| !m.is_empty()).or(exit.reason).unwrap_or_default();
-                c.mark_false(CONTAINER_HEALTHY, &format!("ExitCode{}", exit.exit_code), &format!("Container failed with: {words}"));
-                plan.because(format!("container {} of pod {} ended with code {}", container.name, meta::name(&pod.metadata), exit.exit_code));
+                c.mark_false(
+                    CONTAINER_HEALTHY,
+                    &format!("ExitCode{}", exit.exit_code),
+                    &format!("Container failed with: {words}"),
+                );
+                plan.because(format!(
+                    "container {} of pod {} ended with code {}",
+                    container.name,
+                    meta::name(&pod.metadata),
+                    exit.exit_code
+                ));
                 return;
             }
             let waiting = container.state.as_ref().and_then(|s| s.waiting.as_ref());
@@ -281,7 +312,8 @@ fn cache_images(o: &Observed, plan: &mut Plan, status: &RevisionStatus) {
         if o.images.iter().any(|image| meta::name(&image.metadata) == name) {
             continue;
         }
-        let written = pod.containers.iter().chain(pod.init_containers.iter().flatten()).find(|c| c.name == resolved.name);
+        let written =
+            pod.containers.iter().chain(pod.init_containers.iter().flatten()).find(|c| c.name == resolved.name);
         let image = match resolved.image_digest.as_str() {
             "" => written.and_then(|c| c.image.clone()).unwrap_or_default(),
             digest => digest.to_owned(),
@@ -330,14 +362,20 @@ fn autoscale(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut Rev
 fn make_autoscaler(revision: &Revision, reachability: &str, settings: &Settings) -> PodAutoscaler {
     let name = meta::name(&revision.metadata);
     let mut annotations = deployment::annotations(revision);
-    let class = annotations.entry(autoscaling::CLASS.into()).or_insert_with(|| settings.autoscaler.pod_autoscaler_class.clone()).clone();
+    let class = annotations
+        .entry(autoscaling::CLASS.into())
+        .or_insert_with(|| settings.autoscaler.pod_autoscaler_class.clone())
+        .clone();
     if let Some(metric) = default_metric(&class) {
         annotations.entry(autoscaling::METRIC.into()).or_insert_with(|| metric.into());
     }
     PodAutoscaler {
         metadata: deployment::child(revision, name.to_owned(), annotations),
         spec: PodAutoscalerSpec {
-            container_concurrency: revision.spec.container_concurrency.unwrap_or(settings.defaults.container_concurrency),
+            container_concurrency: revision
+                .spec
+                .container_concurrency
+                .unwrap_or(settings.defaults.container_concurrency),
             scale_target_ref: ScaleTargetRef {
                 api_version: "apps/v1".into(),
                 kind: "Deployment".into(),

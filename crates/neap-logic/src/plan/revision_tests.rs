@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::super::testing::{World, now};
 use super::super::ObjectRef;
+use super::super::testing::{World, now};
 use super::*;
 
 const REVISION: &str = r#"
@@ -41,14 +41,28 @@ fn run(world: &mut World) -> Plan {
 
 fn shown(world: &World) -> String {
     let status = &world.value("Revision", "ns", "hello-00001").expect("there")["status"];
-    let show = |c: &Value| format!("{}={}({})", c["type"].as_str().unwrap_or(""), c["status"].as_str().unwrap_or(""), c["reason"].as_str().unwrap_or(""));
+    let show = |c: &Value| {
+        format!(
+            "{}={}({})",
+            c["type"].as_str().unwrap_or(""),
+            c["status"].as_str().unwrap_or(""),
+            c["reason"].as_str().unwrap_or("")
+        )
+    };
     status["conditions"].as_array().expect("conditions").iter().map(show).collect::<Vec<_>>().join(" ")
 }
 
 fn message(world: &World, type_: &str) -> String {
     let status = &world.value("Revision", "ns", "hello-00001").expect("there")["status"];
     let of_type = |c: &&Value| c["type"] == type_;
-    status["conditions"].as_array().into_iter().flatten().find(of_type).and_then(|c| c["message"].as_str()).unwrap_or_default().to_owned()
+    status["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(of_type)
+        .and_then(|c| c["message"].as_str())
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[test]
@@ -56,7 +70,10 @@ fn images_are_resolved_first() {
     let mut world = World::of(REVISION);
     run_with(&mut world, Digest::Pending);
     assert_eq!(world.names(), ["Revision/hello-00001"]);
-    assert_eq!(shown(&world), "ContainerHealthy=Unknown() Ready=Unknown(ResolvingDigests) ResourcesAvailable=Unknown(ResolvingDigests)");
+    assert_eq!(
+        shown(&world),
+        "ContainerHealthy=Unknown() Ready=Unknown(ResolvingDigests) ResourcesAvailable=Unknown(ResolvingDigests)"
+    );
     run_with(&mut world, Digest::Failed("no such manifest".into()));
     assert_eq!(
         message(&world, "Ready"),
@@ -102,7 +119,12 @@ fn a_revision_is_deployed_and_becomes_ready() {
     assert_eq!(plan.events[0].reason, "RevisionReady");
     assert_eq!(shown(&world), "Active=True() ContainerHealthy=True() Ready=True() ResourcesAvailable=True()");
     // Being routed to or not changes the autoscaler, never the pods.
-    world.patch("Revision", "ns", "hello-00001", json!({"metadata": {"labels": {"serving.knative.dev/routingState": "reserve"}}}));
+    world.patch(
+        "Revision",
+        "ns",
+        "hello-00001",
+        json!({"metadata": {"labels": {"serving.knative.dev/routingState": "reserve"}}}),
+    );
     let plan = run(&mut world);
     assert_eq!(plan.writes.iter().map(|w| w.target().resource.kind).collect::<Vec<_>>(), ["PodAutoscaler"]);
 }
@@ -145,8 +167,13 @@ fn what_a_pod_suffers_from_is_shown_at_once() {
         "ResourcesAvailable=False(Unschedulable)",
         "no cpu",
     );
-    let world = pod(json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no cpu"}]}));
-    assert_eq!(world.value("PodAutoscaler", "ns", "hello-00001").expect("there")["spec"]["reachability"], "Unreachable");
+    let world = pod(
+        json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no cpu"}]}),
+    );
+    assert_eq!(
+        world.value("PodAutoscaler", "ns", "hello-00001").expect("there")["spec"]["reachability"],
+        "Unreachable"
+    );
 }
 
 #[test]
@@ -163,7 +190,12 @@ fn a_sidecar_is_added_where_one_is_set() {
     assert_eq!(containers[0]["image"], "example.com/app:v1");
     assert_eq!(containers[0]["lifecycle"]["preStop"]["httpGet"]["path"], "/wait-for-drain");
     assert!(containers[0]["readinessProbe"].is_null());
-    let probe = containers[1]["env"].as_array().expect("env").iter().find(|e| e["name"] == "SERVING_READINESS_PROBE").expect("set");
+    let probe = containers[1]["env"]
+        .as_array()
+        .expect("env")
+        .iter()
+        .find(|e| e["name"] == "SERVING_READINESS_PROBE")
+        .expect("set");
     assert_eq!(probe["value"], r#"{"successThreshold":1,"tcpSocket":{"port":8080}}"#);
 }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{
+    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service, ServicePort, ServiceSpec,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -47,7 +49,13 @@ pub struct Observed {
 }
 
 /// Gathers what [`plan`] needs; `activators` come from elsewhere since they are the same for all.
-pub fn observe<C: Cache>(cache: &C, namespace: &str, name: &str, activators: Vec<String>, context: Context) -> Option<Observed> {
+pub fn observe<C: Cache>(
+    cache: &C,
+    namespace: &str,
+    name: &str,
+    activators: Vec<String>,
+    context: Context,
+) -> Option<Observed> {
     let serverless_service = cache.get::<ServerlessService>(namespace, name)?;
     let private = names::private_service(name);
     let deployment = serverless_service.spec.object_ref.name.clone().unwrap_or_default();
@@ -88,8 +96,13 @@ pub fn plan(o: &Observed) -> Plan {
     let owned = |service: &Option<Arc<Service>>| service.as_ref().is_none_or(|s| is_controlled_by(&s.metadata, sks));
     if !owned(&o.private_service) || !owned(&o.public_service) {
         let taken = if owned(&o.private_service) { &name } else { &private };
-        c.mark_false(ENDPOINTS_POPULATED, "NotOwned", &format!("There is an existing Service {taken:?} that we do not own."));
-    } else if let Some(refusal) = o.context.refusal::<Service>(&name).or_else(|| o.context.refusal::<Service>(&private)) {
+        c.mark_false(
+            ENDPOINTS_POPULATED,
+            "NotOwned",
+            &format!("There is an existing Service {taken:?} that we do not own."),
+        );
+    } else if let Some(refusal) = o.context.refusal::<Service>(&name).or_else(|| o.context.refusal::<Service>(&private))
+    {
         plan.warning("InternalError", format!("Failed to write Service: {}", refusal.message));
         c.mark_false(ENDPOINTS_POPULATED, "FailedCreate", &refusal.message);
     } else {
@@ -106,7 +119,9 @@ pub fn plan(o: &Observed) -> Plan {
 fn services(o: &Observed, private: &str, plan: &mut Plan) {
     let sks = o.serverless_service.as_ref();
     let protocol = Protocol::parse(&sks.spec.protocol_type);
-    if let Some(selector) = o.deployment.as_ref().and_then(|d| d.spec.as_ref()).and_then(|s| s.selector.match_labels.clone()) {
+    if let Some(selector) =
+        o.deployment.as_ref().and_then(|d| d.spec.as_ref()).and_then(|s| s.selector.match_labels.clone())
+    {
         let wanted = service(sks, private, "Private", private_ports(o, protocol), Some(selector));
         plan.write(ensure(o.private_service.as_deref(), &wanted, Match::Body));
     } else {
@@ -121,7 +136,13 @@ fn has_sidecar(o: &Observed) -> bool {
 }
 
 fn port(name: &str, number: i32, target: IntOrString) -> ServicePort {
-    ServicePort { name: Some(name.into()), port: number, target_port: Some(target), protocol: Some("TCP".into()), ..ServicePort::default() }
+    ServicePort {
+        name: Some(name.into()),
+        port: number,
+        target_port: Some(target),
+        protocol: Some("TCP".into()),
+        ..ServicePort::default()
+    }
 }
 
 fn public_ports(o: &Observed, protocol: Protocol) -> Vec<ServicePort> {
@@ -166,7 +187,13 @@ fn metadata(sks: &ServerlessService, name: &str, kind: &str) -> ObjectMeta {
     }
 }
 
-fn service(sks: &ServerlessService, name: &str, kind: &str, ports: Vec<ServicePort>, selector: Option<BTreeMap<String, String>>) -> Service {
+fn service(
+    sks: &ServerlessService,
+    name: &str,
+    kind: &str,
+    ports: Vec<ServicePort>,
+    selector: Option<BTreeMap<String, String>>,
+) -> Service {
     Service {
         metadata: metadata(sks, name, kind),
         spec: Some(ServiceSpec { ports: Some(ports), selector, ..ServiceSpec::default() }),
@@ -186,10 +213,18 @@ fn endpoints(o: &Observed, plan: &mut Plan, c: &mut Conditions) {
     let subsets = (!addresses.is_empty()).then(|| {
         let mut ports = vec![endpoint_port(o, protocol, through_activators)];
         if has_sidecar(o) {
-            ports.push(EndpointPort { name: Some("https".into()), port: sidecar::HTTPS_PORT, ..EndpointPort::default() });
+            ports.push(EndpointPort {
+                name: Some("https".into()),
+                port: sidecar::HTTPS_PORT,
+                ..EndpointPort::default()
+            });
         }
         let address = |ip: &String| EndpointAddress { ip: ip.clone(), ..EndpointAddress::default() };
-        vec![EndpointSubset { addresses: Some(addresses.iter().map(address).collect()), ports: Some(ports), ..EndpointSubset::default() }]
+        vec![EndpointSubset {
+            addresses: Some(addresses.iter().map(address).collect()),
+            ports: Some(ports),
+            ..EndpointSubset::default()
+        }]
     });
     let wanted = Endpoints { metadata: metadata(sks, meta::name(&sks.metadata), "Public"), subsets };
     if o.public_endpoints.as_ref().is_none_or(|held| is_controlled_by(&held.metadata, sks)) {
@@ -217,7 +252,11 @@ fn endpoints(o: &Observed, plan: &mut Plan, c: &mut Conditions) {
 
 fn endpoint_port(o: &Observed, protocol: Protocol, through_activators: bool) -> EndpointPort {
     // Without a sidecar the pods' real port is the one their slices name.
-    let sliced = o.private_slices.iter().flat_map(|s| s.ports.iter().flatten()).find(|p| p.name.as_deref() == Some(protocol.port_name()));
+    let sliced = o
+        .private_slices
+        .iter()
+        .flat_map(|s| s.ports.iter().flatten())
+        .find(|p| p.name.as_deref() == Some(protocol.port_name()));
     let direct = sliced.and_then(|p| p.port).filter(|_| !has_sidecar(o) && !through_activators);
     EndpointPort {
         name: Some(protocol.port_name().into()),

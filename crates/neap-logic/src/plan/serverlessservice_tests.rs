@@ -20,13 +20,15 @@ spec: {selector: {matchLabels: {serving.knative.dev/revisionUID: u}}, template: 
 
 fn run(world: &mut World, activators: &[&str]) -> Plan {
     let context = Context { now: now(), settings: Default::default(), refusals: Vec::new() };
-    let sks: ServerlessService = serde_json::from_value(world.value("ServerlessService", "ns", "r").expect("there").clone()).expect("an SKS");
+    let sks: ServerlessService =
+        serde_json::from_value(world.value("ServerlessService", "ns", "r").expect("there").clone()).expect("an SKS");
     let activators: Vec<String> = activators.iter().map(|a| (*a).to_owned()).collect();
     world.settle(&ObjectRef::of(&sks), |w| observe(w, "ns", "r", activators.clone(), context.clone()), plan)
 }
 
 fn pods(world: &mut World, addresses: &[&str]) {
-    let endpoints: Vec<Value> = addresses.iter().map(|a| json!({"addresses": [a], "conditions": {"ready": true}})).collect();
+    let endpoints: Vec<Value> =
+        addresses.iter().map(|a| json!({"addresses": [a], "conditions": {"ready": true}})).collect();
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": "r-private-x", "namespace": "ns", "labels": {"kubernetes.io/service-name": "r-private"}},
@@ -37,13 +39,20 @@ fn pods(world: &mut World, addresses: &[&str]) {
 
 fn backends(world: &World) -> String {
     let subsets = &world.value("Endpoints", "ns", "r").expect("there")["subsets"][0];
-    let ips: Vec<&str> = subsets["addresses"].as_array().into_iter().flatten().filter_map(|a| a["ip"].as_str()).collect();
+    let ips: Vec<&str> =
+        subsets["addresses"].as_array().into_iter().flatten().filter_map(|a| a["ip"].as_str()).collect();
     format!("{}:{}", ips.join(","), subsets["ports"][0]["port"])
 }
 
 fn ready(world: &World) -> String {
     let sks = world.value("ServerlessService", "ns", "r").expect("there");
-    sks["status"]["conditions"].as_array().expect("conditions").iter().map(|c| format!("{}={}", c["type"].as_str().unwrap_or(""), c["status"].as_str().unwrap_or(""))).collect::<Vec<_>>().join(" ")
+    sks["status"]["conditions"]
+        .as_array()
+        .expect("conditions")
+        .iter()
+        .map(|c| format!("{}={}", c["type"].as_str().unwrap_or(""), c["status"].as_str().unwrap_or("")))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[test]
@@ -52,7 +61,10 @@ fn pods_stand_behind_it_while_there_are_any() {
     run(&mut world, &["10.0.0.1"]);
     let private = world.value("Service", "ns", "r-private").expect("created");
     assert_eq!(private["spec"]["selector"], json!({"serving.knative.dev/revisionUID": "u"}));
-    assert_eq!(private["spec"]["ports"], json!([{"name": "http", "port": 80, "protocol": "TCP", "targetPort": "user-port"}]));
+    assert_eq!(
+        private["spec"]["ports"],
+        json!([{"name": "http", "port": 80, "protocol": "TCP", "targetPort": "user-port"}])
+    );
     assert_eq!(backends(&world), "10.0.0.1:8012");
     assert_eq!(ready(&world), "ActivatorEndpointsPopulated=True EndpointsPopulated=Unknown Ready=Unknown");
 

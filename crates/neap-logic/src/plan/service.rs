@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use neap_api::ConditionStatus;
 use neap_api::condition::{READY, find};
 use neap_api::keys::serving as keys;
 use neap_api::serving::{Configuration, ConfigurationSpec, Revision, Route, RouteSpec, Service, TrafficTarget};
@@ -58,6 +59,10 @@ pub fn plan(o: &Observed) -> Plan {
     if configuration(o, &mut plan, &mut c, &mut status) {
         route(o, &mut plan, &mut c, &mut status);
     }
+    // A Route fails because of a failed Configuration, never the other way round: the cause is what to show.
+    if let Some(cause) = c.get(CONFIGURATIONS_READY).filter(|c| c.status == ConditionStatus::False).cloned() {
+        c.copy(CONFIGURATIONS_READY, &cause);
+    }
     status.conditions = c.into_vec();
     plan.set_status(service.status.as_ref(), &status);
     plan
@@ -89,7 +94,10 @@ fn configuration(
     }
     let current = held.filter(|held| {
         held.spec == wanted.spec
-            && held.status.as_ref().is_some_and(|s| s.observed_generation == held.metadata.generation.unwrap_or_default())
+            && held
+                .status
+                .as_ref()
+                .is_some_and(|s| s.observed_generation == held.metadata.generation.unwrap_or_default())
     });
     plan.write(write);
     let named = wanted.spec.template.metadata.as_ref().and_then(|m| m.name.as_deref());
@@ -119,7 +127,8 @@ fn configuration(
         _ => false,
     };
     if let (true, Some(named)) = (taken, named) {
-        let message = format!("The revision name {named:?} is taken by a conflicting Revision, so traffic will not be migrated");
+        let message =
+            format!("The revision name {named:?} is taken by a conflicting Revision, so traffic will not be migrated");
         c.mark_false(ROUTES_READY, "RevisionNameTaken", &message);
         return false;
     }
@@ -147,10 +156,17 @@ fn route(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut neap_ap
     plan.write(write);
     let current = held.filter(|held| {
         held.spec == wanted.spec
-            && held.status.as_ref().is_some_and(|s| s.observed_generation == held.metadata.generation.unwrap_or_default())
+            && held
+                .status
+                .as_ref()
+                .is_some_and(|s| s.observed_generation == held.metadata.generation.unwrap_or_default())
     });
     let Some((held, routed)) = current.and_then(|held| Some((held, held.status.as_ref()?))) else {
-        c.mark_unknown(ROUTES_READY, "OutOfDate", "The Route is still working to reflect the latest desired specification.");
+        c.mark_unknown(
+            ROUTES_READY,
+            "OutOfDate",
+            "The Route is still working to reflect the latest desired specification.",
+        );
         plan.because(format!("Route {name} has not been looked at since it changed"));
         return;
     };
@@ -160,8 +176,9 @@ fn route(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut neap_ap
     if let Some(ready) = find(&routed.conditions, READY) {
         c.copy(ROUTES_READY, ready);
     }
-    let latest = o.configuration.as_ref().and_then(|c| c.status.as_ref()).map(|s| s.latest_ready_revision_name.as_str());
-    if c.status(ROUTES_READY) == neap_api::ConditionStatus::True
+    let latest =
+        o.configuration.as_ref().and_then(|c| c.status.as_ref()).map(|s| s.latest_ready_revision_name.as_str());
+    if c.status(ROUTES_READY) == ConditionStatus::True
         && !is_migrated(&held.spec.traffic, &routed.traffic, name, latest.unwrap_or_default())
     {
         c.mark_unknown(ROUTES_READY, "TrafficNotMigrated", "Traffic is not yet migrated to the latest revision.");
@@ -207,7 +224,11 @@ fn make_route(service: &Service) -> Route {
     for target in traffic.iter_mut().filter(|target| target.revision_name.is_empty()) {
         target.configuration_name = name.to_owned();
     }
-    Route { metadata: child(service, labels, meta::annotations(&service.metadata, &[])), spec: RouteSpec { traffic }, status: None }
+    Route {
+        metadata: child(service, labels, meta::annotations(&service.metadata, &[])),
+        spec: RouteSpec { traffic },
+        status: None,
+    }
 }
 
 fn child(service: &Service, labels: meta::Words, annotations: meta::Words) -> ObjectMeta {

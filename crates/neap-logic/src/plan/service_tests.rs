@@ -29,13 +29,25 @@ fn run(world: &mut World) -> Plan {
 
 fn conditions_of(world: &World) -> String {
     let status = &world.value("Service", "ns", "hello").expect("there")["status"];
-    let show = |c: &serde_json::Value| format!("{}={}({})", c["type"].as_str().unwrap_or(""), c["status"].as_str().unwrap_or(""), c["reason"].as_str().unwrap_or(""));
+    let show = |c: &serde_json::Value| {
+        format!(
+            "{}={}({})",
+            c["type"].as_str().unwrap_or(""),
+            c["status"].as_str().unwrap_or(""),
+            c["reason"].as_str().unwrap_or("")
+        )
+    };
     status["conditions"].as_array().expect("conditions").iter().map(show).collect::<Vec<_>>().join(" ")
 }
 
 fn report(world: &mut World, kind: &str, extra: serde_json::Value) {
     let generation = world.value(kind, "ns", "hello").expect("there")["metadata"]["generation"].clone();
-    world.patch(kind, "ns", "hello", json!({"status": {"observedGeneration": generation, "conditions": [{"type": "Ready", "status": "True"}]}}));
+    world.patch(
+        kind,
+        "ns",
+        "hello",
+        json!({"status": {"observedGeneration": generation, "conditions": [{"type": "Ready", "status": "True"}]}}),
+    );
     world.patch(kind, "ns", "hello", json!({"status": extra}));
 }
 
@@ -44,7 +56,10 @@ fn a_service_owns_a_configuration_and_a_route() {
     let mut world = World::of(SERVICE);
     let plan = run(&mut world);
     assert_eq!(plan.events.len(), 2);
-    assert_eq!(conditions_of(&world), "ConfigurationsReady=Unknown(OutOfDate) Ready=Unknown(OutOfDate) RoutesReady=Unknown(OutOfDate)");
+    assert_eq!(
+        conditions_of(&world),
+        "ConfigurationsReady=Unknown(OutOfDate) Ready=Unknown(OutOfDate) RoutesReady=Unknown(OutOfDate)"
+    );
     let configuration = world.value("Configuration", "ns", "hello").expect("created");
     assert_eq!(
         configuration["metadata"]["labels"],
@@ -53,20 +68,38 @@ fn a_service_owns_a_configuration_and_a_route() {
     assert_eq!(configuration["metadata"]["annotations"], json!({"note": "x", "serving.knative.dev/routes": "hello"}));
     let route = world.value("Route", "ns", "hello").expect("created");
     assert_eq!(route["metadata"]["annotations"], json!({"note": "x", "serving.knative.dev/rollout-duration": "10s"}));
-    assert_eq!(route["spec"]["traffic"], json!([{"configurationName": "hello", "latestRevision": true, "percent": 100}]));
+    assert_eq!(
+        route["spec"]["traffic"],
+        json!([{"configurationName": "hello", "latestRevision": true, "percent": 100}])
+    );
 }
 
 #[test]
 fn it_is_ready_when_both_are_and_traffic_has_moved() {
     let mut world = World::of(SERVICE);
     run(&mut world);
-    report(&mut world, "Configuration", json!({"latestReadyRevisionName": "hello-00001", "latestCreatedRevisionName": "hello-00001"}));
-    report(&mut world, "Route", json!({"url": "http://hello", "traffic": [{"revisionName": "hello-00001", "latestRevision": true, "percent": 100}]}));
+    report(
+        &mut world,
+        "Configuration",
+        json!({"latestReadyRevisionName": "hello-00001", "latestCreatedRevisionName": "hello-00001"}),
+    );
+    report(
+        &mut world,
+        "Route",
+        json!({"url": "http://hello", "traffic": [{"revisionName": "hello-00001", "latestRevision": true, "percent": 100}]}),
+    );
     run(&mut world);
     assert_eq!(conditions_of(&world), "ConfigurationsReady=True() Ready=True() RoutesReady=True()");
-    report(&mut world, "Configuration", json!({"latestReadyRevisionName": "hello-00002", "latestCreatedRevisionName": "hello-00002"}));
+    report(
+        &mut world,
+        "Configuration",
+        json!({"latestReadyRevisionName": "hello-00002", "latestCreatedRevisionName": "hello-00002"}),
+    );
     run(&mut world);
-    assert_eq!(conditions_of(&world), "ConfigurationsReady=True() Ready=Unknown(TrafficNotMigrated) RoutesReady=Unknown(TrafficNotMigrated)");
+    assert_eq!(
+        conditions_of(&world),
+        "ConfigurationsReady=True() Ready=Unknown(TrafficNotMigrated) RoutesReady=Unknown(TrafficNotMigrated)"
+    );
 }
 
 #[test]
@@ -83,10 +116,15 @@ fn labels_removed_above_are_removed_below() {
 #[test]
 fn foreign_children_are_left_alone() {
     let mut world = World::of(SERVICE);
-    world.put_yaml("apiVersion: serving.knative.dev/v1\nkind: Configuration\nmetadata: {name: hello, namespace: ns}\nspec: {}");
+    world.put_yaml(
+        "apiVersion: serving.knative.dev/v1\nkind: Configuration\nmetadata: {name: hello, namespace: ns}\nspec: {}",
+    );
     let plan = run(&mut world);
     assert!(plan.writes.is_empty());
-    assert_eq!(conditions_of(&world), "ConfigurationsReady=False(NotOwned) Ready=False(NotOwned) RoutesReady=Unknown()");
+    assert_eq!(
+        conditions_of(&world),
+        "ConfigurationsReady=False(NotOwned) Ready=False(NotOwned) RoutesReady=Unknown()"
+    );
 }
 
 #[test]
@@ -99,4 +137,20 @@ fn a_named_revision_is_waited_for_and_must_be_ours() {
     report(&mut world, "Configuration", json!({}));
     run(&mut world);
     assert!(conditions_of(&world).contains("RoutesReady=False(RevisionNameTaken)"), "{}", conditions_of(&world));
+}
+
+#[test]
+fn a_failure_shows_its_cause() {
+    let mut world = World::of(SERVICE);
+    run(&mut world);
+    for (kind, reason) in [("Configuration", "RevisionFailed"), ("Route", "RevisionMissing")] {
+        let generation = world.value(kind, "ns", "hello").expect("there")["metadata"]["generation"].clone();
+        let ready = json!({"type": "Ready", "status": "False", "reason": reason, "message": reason});
+        world.patch(kind, "ns", "hello", json!({"status": {"observedGeneration": generation, "conditions": [ready]}}));
+    }
+    run(&mut world);
+    assert_eq!(
+        conditions_of(&world),
+        "ConfigurationsReady=False(RevisionFailed) Ready=False(RevisionFailed) RoutesReady=False(RevisionMissing)"
+    );
 }

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, HTTPHeader, Lifecycle,
-    LifecycleHandler, ObjectFieldSelector, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Volume,
-    VolumeMount,
+    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, HTTPHeader,
+    Lifecycle, LifecycleHandler, ObjectFieldSelector, PodSpec, Probe, ResourceRequirements, SeccompProfile,
+    SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -116,7 +116,8 @@ fn environment(revision: &Revision, port: i32, probe: Option<&Probe>, settings: 
         probe.tcp_socket = serde_json::from_value(json!({"host": "127.0.0.1", "port": user_port})).ok();
     }
     let flag = |on: bool| if on { "true" } else { "false" };
-    let full_duplex = meta::annotation(own, "features.knative.dev/http-full-duplex").is_some_and(|v| v.eq_ignore_ascii_case("enabled"));
+    let full_duplex = meta::annotation(own, "features.knative.dev/http-full-duplex")
+        .is_some_and(|v| v.eq_ignore_ascii_case("enabled"));
     let spec = &revision.spec;
     let observability = &settings.observability;
     let observability = json!({
@@ -174,16 +175,24 @@ fn resources(revision: &Revision, settings: &Settings) -> ResourceRequirements {
         requests.entry("memory".into()).or_insert_with(|| memory_request.into());
         limits.entry("memory".into()).or_insert_with(|| memory_limit.into());
     }
-    let percentage_keys =
-        ["queue.sidecar.serving.knative.dev/resource-percentage", "queue.sidecar.serving.knative.dev/resourcePercentage"];
-    let share = meta::annotation_of(&revision.metadata, &percentage_keys).and_then(|v| v.parse::<f64>().ok()).map(|v| v / 100.0);
+    let percentage_keys = [
+        "queue.sidecar.serving.knative.dev/resource-percentage",
+        "queue.sidecar.serving.knative.dev/resourcePercentage",
+    ];
+    let share = meta::annotation_of(&revision.metadata, &percentage_keys)
+        .and_then(|v| v.parse::<f64>().ok())
+        .map(|v| v / 100.0);
     let user = serving_container(&revision.spec.pod).and_then(|c| c.resources.as_ref());
     if let (Some(share), Some(user)) = (share, user) {
         for (resource, is_limit, least, most) in PERCENTAGE_BOUNDS {
             let of_user = if is_limit { &user.limits } else { &user.requests };
-            let Some(amount) = of_user.as_ref().and_then(|m| m.get(resource)).and_then(|q| quantity::parse(&q.0)) else { continue };
+            let Some(amount) = of_user.as_ref().and_then(|m| m.get(resource)).and_then(|q| quantity::parse(&q.0))
+            else {
+                continue;
+            };
             let amount = (amount * share).clamp(least, most);
-            let text = if resource == "cpu" { format!("{}m", (amount * 1000.0).ceil()) } else { format!("{}", amount.ceil()) };
+            let text =
+                if resource == "cpu" { format!("{}m", (amount * 1000.0).ceil()) } else { format!("{}", amount.ceil()) };
             if is_limit { &mut limits } else { &mut requests }.insert(resource.into(), text);
         }
     }

@@ -58,7 +58,8 @@ impl World {
         self.next += 1;
         let old = self.objects.get(&key);
         let meta = &mut value["metadata"];
-        let uid = old.map_or_else(|| json!(format!("uid-{}-{}", key.0.to_lowercase(), key.2)), |o| o["metadata"]["uid"].clone());
+        let uid = old
+            .map_or_else(|| json!(format!("uid-{}-{}", key.0.to_lowercase(), key.2)), |o| o["metadata"]["uid"].clone());
         if meta["uid"].is_null() {
             meta["uid"] = uid;
         }
@@ -98,7 +99,9 @@ impl World {
                 Write::Patch(patch) => {
                     let mut value = self.objects.get(&key).unwrap_or_else(|| panic!("{target} does not exist")).clone();
                     merge(&mut value, &patch.merge);
-                    if value["metadata"]["deletionTimestamp"].is_string() && value["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty) {
+                    if value["metadata"]["deletionTimestamp"].is_string()
+                        && value["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty)
+                    {
                         self.objects.remove(&key);
                     } else {
                         self.store(key, value, false);
@@ -167,7 +170,8 @@ fn merge(into: &mut Value, patch: &Value) {
 
 impl Cache for World {
     fn get<K: Cached>(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        let value = self.value(&K::kind(&()), namespace, name).filter(|v| v["apiVersion"] == K::api_version(&()).as_ref())?;
+        let value =
+            self.value(&K::kind(&()), namespace, name).filter(|v| v["apiVersion"] == K::api_version(&()).as_ref())?;
         Some(Arc::new(serde_json::from_value(value.clone()).expect("of its kind")))
     }
 
@@ -184,7 +188,11 @@ impl Cache for World {
     fn listing<K: Cached>(&self, namespace: &str, annotation: &str, member: &str) -> Vec<Arc<K>> {
         let of_kind = self.objects.iter().filter(|((kind, ns, _), _)| *kind == K::kind(&()) && ns == namespace);
         of_kind
-            .filter(|(_, object)| object["metadata"]["annotations"][annotation].as_str().is_some_and(|list| list.split(',').any(|m| m == member)))
+            .filter(|(_, object)| {
+                object["metadata"]["annotations"][annotation]
+                    .as_str()
+                    .is_some_and(|list| list.split(',').any(|m| m == member))
+            })
             .map(|(_, object)| Arc::new(serde_json::from_value(object.clone()).expect("of its kind")))
             .collect()
     }

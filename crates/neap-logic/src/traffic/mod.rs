@@ -173,7 +173,9 @@ fn follow(target: &TrafficTarget, lookup: &dyn Lookup) -> Result<Target, BadTarg
     let status = configuration.status.as_ref();
     let latest = status.map(|s| s.latest_ready_revision_name.clone()).unwrap_or_default();
     if latest.is_empty() {
-        let failed = status.is_some_and(|s| conditions::is_failed(&s.conditions, s.observed_generation, configuration.metadata.generation));
+        let failed = status.is_some_and(|s| {
+            conditions::is_failed(&s.conditions, s.observed_generation, configuration.metadata.generation)
+        });
         return Err(unready(
             if failed {
                 format!("Configuration {name:?} does not have any ready Revision.")
@@ -196,13 +198,17 @@ fn follow(target: &TrafficTarget, lookup: &dyn Lookup) -> Result<Target, BadTarg
 
 fn pinned(target: &TrafficTarget, name: &str, route: &Route, lookup: &dyn Lookup) -> Result<Target, BadTarget> {
     let revision = lookup.revision(name).ok_or_else(|| missing("Revision", name))?;
-    let label = |meta: &ObjectMeta| meta.labels.as_ref().and_then(|l| l.get(keys::serving::SERVICE)).filter(|v| !v.is_empty()).cloned();
+    let label = |meta: &ObjectMeta| {
+        meta.labels.as_ref().and_then(|l| l.get(keys::serving::SERVICE)).filter(|v| !v.is_empty()).cloned()
+    };
     if let Some(service) = label(&route.metadata) {
         let not_owned = |message: String| BadTarget { reason: "RevisionNotOwned".into(), message, failed: true };
         match label(&revision.metadata) {
             None => return Err(not_owned(format!("Revision {name:?} does not belong to Service {service:?}."))),
             Some(other) if other != service => {
-                return Err(not_owned(format!("Revision {name:?} belongs to Service {other:?}, not Service {service:?}.")));
+                return Err(not_owned(format!(
+                    "Revision {name:?} belongs to Service {other:?}, not Service {service:?}."
+                )));
             }
             Some(_) => {}
         }
@@ -231,7 +237,11 @@ fn pinned(target: &TrafficTarget, name: &str, route: &Route, lookup: &dyn Lookup
 }
 
 fn missing(kind: &str, name: &str) -> BadTarget {
-    BadTarget { reason: format!("{kind}Missing"), message: format!("{kind} {name:?} referenced in traffic not found."), failed: true }
+    BadTarget {
+        reason: format!("{kind}Missing"),
+        message: format!("{kind} {name:?} referenced in traffic not found."),
+        failed: true,
+    }
 }
 
 fn unready(message: String, failed: bool) -> BadTarget {
@@ -282,7 +292,10 @@ pub fn status_targets(
             url: url.clone(),
         };
         // During a rollout the target's share is spread over several revisions.
-        match rollout.of(&target.configuration, "").filter(|c| target.latest && target.tag.is_empty() && c.revisions.len() > 1) {
+        match rollout
+            .of(&target.configuration, "")
+            .filter(|c| target.latest && target.tag.is_empty() && c.revisions.len() > 1)
+        {
             Some(config) if config.percent == target.percent => {
                 shown.extend(config.revisions.iter().map(|r| entry(&r.revision_name, r.percent)));
             }

@@ -81,7 +81,10 @@ impl Rollout {
                     configuration_name: target.configuration.clone(),
                     tag: tag.clone(),
                     percent: target.percent,
-                    revisions: vec![RevisionRollout { revision_name: target.revision.clone(), percent: target.percent }],
+                    revisions: vec![RevisionRollout {
+                        revision_name: target.revision.clone(),
+                        percent: target.percent,
+                    }],
                     step_params: StepParams::default(),
                 })
             })

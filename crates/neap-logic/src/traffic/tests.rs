@@ -11,8 +11,10 @@ use super::*;
 fn known() -> Known {
     let revision = |name: &str, service: &str, ready: ConditionStatus| {
         let revision = Revision {
-            metadata: serde_json::from_value(json!({"name": name, "generation": 1, "labels": {"serving.knative.dev/service": service}}))
-                .expect("metadata"),
+            metadata: serde_json::from_value(
+                json!({"name": name, "generation": 1, "labels": {"serving.knative.dev/service": service}}),
+            )
+            .expect("metadata"),
             spec: Default::default(),
             status: Some(RevisionStatus {
                 observed_generation: 1,
@@ -37,9 +39,20 @@ fn known() -> Known {
     };
     use ConditionStatus::{False, True, Unknown};
     Known {
-        configurations: [configuration("c", "r2", True), configuration("slow", "", Unknown), configuration("bad", "", False)].into(),
-        revisions: [revision("r1", "s", True), revision("r2", "s", True), revision("coming", "s", Unknown), revision("broken", "s", False), revision("alien", "other", True)]
-            .into(),
+        configurations: [
+            configuration("c", "r2", True),
+            configuration("slow", "", Unknown),
+            configuration("bad", "", False),
+        ]
+        .into(),
+        revisions: [
+            revision("r1", "s", True),
+            revision("r2", "s", True),
+            revision("coming", "s", Unknown),
+            revision("broken", "s", False),
+            revision("alien", "other", True),
+        ]
+        .into(),
     }
 }
 
@@ -81,27 +94,51 @@ fn targets_become_groups() {
 
 #[test]
 fn bad_targets_say_why() {
-    check(json!([{"configurationName": "no"}]), Err(r#"ConfigurationMissing true Configuration "no" referenced in traffic not found."#));
-    check(json!([{"revisionName": "no"}]), Err(r#"RevisionMissing true Revision "no" referenced in traffic not found."#));
-    check(json!([{"configurationName": "slow"}]), Err(r#"RevisionMissing false Configuration "slow" is waiting for a Revision to become ready."#));
-    check(json!([{"configurationName": "bad"}]), Err(r#"RevisionMissing true Configuration "bad" does not have any ready Revision."#));
+    check(
+        json!([{"configurationName": "no"}]),
+        Err(r#"ConfigurationMissing true Configuration "no" referenced in traffic not found."#),
+    );
+    check(
+        json!([{"revisionName": "no"}]),
+        Err(r#"RevisionMissing true Revision "no" referenced in traffic not found."#),
+    );
+    check(
+        json!([{"configurationName": "slow"}]),
+        Err(r#"RevisionMissing false Configuration "slow" is waiting for a Revision to become ready."#),
+    );
+    check(
+        json!([{"configurationName": "bad"}]),
+        Err(r#"RevisionMissing true Configuration "bad" does not have any ready Revision."#),
+    );
     check(json!([{"revisionName": "coming"}]), Err(r#"RevisionMissing false Revision "coming" is not yet ready."#));
     check(
         json!([{"revisionName": "coming"}, {"revisionName": "broken"}]),
         Err(r#"RevisionMissing true Revision "broken" failed to become ready."#),
     );
-    check(json!([{"revisionName": "alien"}]), Err(r#"RevisionNotOwned true Revision "alien" belongs to Service "other", not Service "s"."#));
+    check(
+        json!([{"revisionName": "alien"}]),
+        Err(r#"RevisionNotOwned true Revision "alien" belongs to Service "other", not Service "s"."#),
+    );
 }
 
 fn spread(rollout: &Rollout) -> String {
-    let of = |c: &ConfigurationRollout| c.revisions.iter().map(|r| format!("{}:{}", r.revision_name, r.percent)).collect::<Vec<_>>().join(" ");
+    let of = |c: &ConfigurationRollout| {
+        c.revisions.iter().map(|r| format!("{}:{}", r.revision_name, r.percent)).collect::<Vec<_>>().join(" ")
+    };
     rollout.configurations.iter().map(of).collect::<Vec<_>>().join(" | ")
 }
 
 use super::rollout::ConfigurationRollout;
 
 fn goal(revision: &str, percent: i64) -> Rollout {
-    let target = Target { tag: String::new(), revision: revision.into(), configuration: "c".into(), latest: true, percent, protocol: Protocol::Http1 };
+    let target = Target {
+        tag: String::new(),
+        revision: revision.into(),
+        configuration: "c".into(),
+        latest: true,
+        percent,
+        protocol: Protocol::Http1,
+    };
     Rollout::goal(&Traffic { revisions: vec![target.clone()], groups: [(String::new(), vec![target])].into() })
 }
 

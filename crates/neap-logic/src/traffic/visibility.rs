@@ -25,7 +25,8 @@ pub fn resolve(
     labels_of: &dyn Fn(&str) -> Option<BTreeMap<String, String>>,
     settings: &Settings,
 ) -> Result<BTreeMap<String, Visibility>, HostError> {
-    let is_hidden = |labels: &BTreeMap<String, String>| labels.get(VISIBILITY).is_some_and(|v| v == VISIBILITY_CLUSTER_LOCAL);
+    let is_hidden =
+        |labels: &BTreeMap<String, String>| labels.get(VISIBILITY).is_some_and(|v| v == VISIBILITY_CLUSTER_LOCAL);
     let all_local = is_hidden(route.labels) || hosts::is_local(&hosts::host(route, "", false, settings)?, settings);
     let mut visibilities = BTreeMap::new();
     for tag in traffic.groups.keys() {

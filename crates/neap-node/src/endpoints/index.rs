@@ -59,7 +59,6 @@ impl Index {
             None => Vec::new(),
         };
         Observed {
-            key,
             service,
             pods,
             slices: in_namespace(&self.slices, &key.0).filter(|s| managed(*s) && service_of(s).as_ref() == Some(key)).collect(),

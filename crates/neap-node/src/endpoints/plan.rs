@@ -11,8 +11,6 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
 use sha2::{Digest, Sha256};
 
-use super::index::Key;
-
 /// Label of a slice: its Service.
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const SLICE_MANAGER: &str = "endpointslice.kubernetes.io/managed-by";
@@ -22,7 +20,6 @@ const FROM_ENDPOINTS: &str = "endpointslicemirroring-controller.k8s.io";
 const ENDPOINTS_FROM_PODS: &str = "endpoint-controller";
 
 pub(super) struct Observed<'a> {
-    pub(super) key: &'a Key,
     pub(super) service: Option<&'a Service>,
     /// Those the Service selects.
     pub(super) pods: Vec<&'a Pod>,
@@ -342,9 +339,8 @@ mod tests {
 
     fn check(target: Value, pods: &[Pod], want: &[&str]) {
         let service = service(target, json!({"app": "a"}));
-        let key = ("n".to_owned(), "s".to_owned());
         let selected: Vec<_> = pods.iter().filter(|p| selects(&service, p)).collect();
-        let seen = Observed { key: &key, service: Some(&service), pods: selected, slices: Vec::new(), endpoints: None };
+        let seen = Observed { service: Some(&service), pods: selected, slices: Vec::new(), endpoints: None };
         let wanted = plan(&seen);
         let mut rows: Vec<String> = Vec::new();
         for slice in &wanted.slices {
@@ -385,9 +381,8 @@ mod tests {
         let endpoints: Endpoints = serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "n"},
             "subsets": [{"addresses": [{"ip": "10.1.1.1"}], "ports": [{"name": "http", "port": 8012}]}]}))
         .expect("endpoints");
-        let key = ("n".to_owned(), "s".to_owned());
         let wanted =
-            plan(&Observed { key: &key, service: Some(&service), pods: vec![], slices: vec![], endpoints: Some(&endpoints) });
+            plan(&Observed { service: Some(&service), pods: vec![], slices: vec![], endpoints: Some(&endpoints) });
         assert_eq!(wanted.slices[0].endpoints.as_ref().expect("endpoints")[0].addresses, ["10.1.1.1"]);
         assert!(matches!(wanted.endpoints, WantedEndpoints::NotOurs));
     }

@@ -100,8 +100,8 @@ async fn follow_new(client: &Client, known: &mut BTreeMap<String, ApiResource>) 
 }
 
 fn follow(client: &Client, resource: ApiResource) -> BoxStream<'static, Event> {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-    let events = watcher::metadata_watcher(api, watcher::Config::default()).default_backoff();
+    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client.clone(), &resource);
+    let events = watcher(api, watcher::Config::default()).default_backoff();
     gather(events, resource.plural.clone()).map(move |change| Event::Object(resource.clone(), change)).boxed()
 }
 

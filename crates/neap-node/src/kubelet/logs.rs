@@ -59,6 +59,15 @@ impl Kubelet {
     }
 }
 
+impl Kubelet {
+    /// UIDs of pods, gone ones first, whose names begin so.
+    pub fn pods_named(&self, namespace: &str, prefix: &str) -> Vec<String> {
+        let state = lock(&self.shared.names.state);
+        let all = state.past.iter().chain(state.here.values());
+        all.filter(|p| p.namespace == namespace && p.name.starts_with(prefix)).map(|p| p.uid.clone()).collect()
+    }
+}
+
 fn choose(pod: &Remembered, asked: Option<&str>) -> Result<String, LogsError> {
     let asked = asked.filter(|name| !name.is_empty());
     match asked.or(pod.default.as_deref()) {

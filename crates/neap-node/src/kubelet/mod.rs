@@ -39,6 +39,7 @@ pub use drain::{Drain, Leaving, NoDrain};
 pub use env::{NodeFacts, POD_IP};
 pub use logs::LogsError;
 pub use node::Machine;
+pub use secrets::docker_credentials;
 pub use spec::{ApiAccess, Surroundings, read_resolv_conf};
 
 use logs::Names;

@@ -51,6 +51,10 @@ impl Past {
         }
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Remembered> {
+        self.pods.iter()
+    }
+
     /// The latest pod of that name, or the one with that UID.
     pub(super) fn find(&self, namespace: &str, name_or_uid: &str) -> Option<&Remembered> {
         let fits = |p: &&Remembered| p.namespace == namespace && (p.name == name_or_uid || p.uid == name_or_uid);

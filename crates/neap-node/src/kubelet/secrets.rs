@@ -39,20 +39,31 @@ pub(super) fn credentials(spec: &PodSpec, found: &Found) -> Vec<Credentials> {
     list
 }
 
+/// Credentials out of a docker configuration, `{"auths": {…}}`.
+///
+/// # Errors
+/// It is no such configuration.
+pub fn docker_credentials(config: &[u8]) -> Result<Vec<Credentials>, serde_json::Error> {
+    serde_json::from_slice::<ConfigFile>(config).map(|file| credentials_of(file.auths))
+}
+
 fn of_secret(secret: &Secret) -> Vec<Credentials> {
     let data = |key: &str| secret.data.as_ref().and_then(|d| d.get(key)).map(|v| v.0.as_slice());
-    let entries = if let Some(bytes) = data(".dockerconfigjson") {
-        serde_json::from_slice::<ConfigFile>(bytes).map(|file| file.auths)
+    let read = if let Some(bytes) = data(".dockerconfigjson") {
+        docker_credentials(bytes)
     } else if let Some(bytes) = data(".dockercfg") {
-        serde_json::from_slice(bytes)
+        serde_json::from_slice(bytes).map(credentials_of)
     } else {
         return Vec::new();
     };
-    let entries = entries.unwrap_or_else(|error| {
+    read.unwrap_or_else(|error| {
         let name = secret.metadata.name.as_deref().unwrap_or_default();
         tracing::warn!(secret = name, %error, "a pull secret is not a docker configuration and is not used");
-        BTreeMap::new()
-    });
+        Vec::new()
+    })
+}
+
+fn credentials_of(entries: BTreeMap<String, Entry>) -> Vec<Credentials> {
     entries.into_iter().filter_map(|(registry, entry)| entry.credentials(registry)).collect()
 }
 

@@ -5,6 +5,7 @@
 //! reach the listener may push (the listener is on loopback unless told otherwise).
 
 mod blobs;
+mod load;
 mod manifests;
 mod reply;
 mod route;
@@ -138,6 +139,7 @@ impl Registry {
             (Route::Upload { name, id }, "PUT") => uploads.finish(&name, &id, &query, request).await,
             (Route::Upload { name, id }, "GET") => uploads.status(&name, &id).await,
             (Route::Upload { id, .. }, "DELETE") => uploads.cancel(&id),
+            (Route::Load, "POST") => load::load(images, &query, request.into_body()).await,
             (_, method) => Err(Refusal::new(Code::Unsupported, format!("{method} is not offered here"))),
         }
     }

@@ -14,9 +14,14 @@ pub(super) enum Route {
     Blob { name: String, digest: String },
     Uploads { name: String },
     Upload { name: String, id: String },
+    /// Not of the specification: whole archives, see `load`.
+    Load,
 }
 
 pub(super) fn parse(path: &str) -> Result<Route, Refusal> {
+    if path == "/neap/load" {
+        return Ok(Route::Load);
+    }
     let unknown = || Refusal::new(Code::NotFound, format!("there is nothing at {path}"));
     let rest = path.strip_prefix("/v2").ok_or_else(unknown)?.trim_start_matches('/');
     if rest.is_empty() {

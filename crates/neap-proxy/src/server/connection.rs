@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,7 +22,7 @@ use super::accept::Accepted;
 use super::io::{Notes, Stream};
 use super::worker::{LocalExecutor, Shared};
 use crate::access::Observation;
-use crate::body::{Body, OnEnd, Outcome};
+use crate::body::{Body, BodyError};
 use crate::config::{H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_STREAM_WINDOW, ServerConfig};
 use crate::handler::{Connection, Handler, Response};
 use crate::metrics::ExpiredLabels;
@@ -96,16 +97,38 @@ impl Watched {
 /// Counts a request at its connection until its answer has ended.
 struct InRequest(Rc<Watched>);
 
-impl OnEnd for InRequest {
-    fn on_end(&mut self, _outcome: Outcome, _bytes: u64) {}
-}
-
 impl Drop for InRequest {
     fn drop(&mut self) {
         self.0.requests.set(self.0.requests.get() - 1);
         // Bytes that came during the request (its body, or the next head) begin to count now.
         self.0.notes.head_complete();
         self.0.idle_since.set(now());
+    }
+}
+
+/// A response's body, which keeps its request counted.
+struct Counted {
+    body: Body,
+    _in_request: InRequest,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -117,7 +140,7 @@ pub(super) async fn serve<H: Handler>(accepted: Accepted, shared: Rc<Shared>, ha
     let (Ok(local), Ok(stream)) = (stream.local_addr(), tokio::net::TcpStream::from_std(stream)) else {
         return;
     };
-    let mut connection = Connection { peer, local, listener, tls: false, server_name: None };
+    let mut connection = Connection::plain(peer, local, listener);
     match &shared.listeners[listener] {
         None => speak(stream, connection, None, &shared, handler).await,
         Some(tls) => {
@@ -184,7 +207,7 @@ where
                 if let Some(observation) = observation {
                     response = observation.watch(response);
                 }
-                Ok::<_, Infallible>(response.map(|body| body.on_end(in_request)))
+                Ok::<_, Infallible>(response.map(|body| Counted { body, _in_request: in_request }))
             }
         })
     };
@@ -223,7 +246,7 @@ trait Serving: Future<Output = hyper::Result<()>> {
 
 impl<I, S> Serving for hyper::server::conn::http1::UpgradeableConnection<I, S>
 where
-    S: hyper::service::HttpService<Incoming, ResBody = Body>,
+    S: hyper::service::HttpService<Incoming, ResBody = Counted>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -234,7 +257,7 @@ where
 
 impl<I, S> Serving for hyper::server::conn::http2::Connection<I, S, LocalExecutor>
 where
-    S: hyper::service::HttpService<Incoming, ResBody = Body>,
+    S: hyper::service::HttpService<Incoming, ResBody = Counted>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: 'static,
     I: hyper::rt::Read + hyper::rt::Write + Unpin,

@@ -11,7 +11,6 @@ pub(crate) mod worker;
 
 use std::io as std_io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use rustls::ServerConfig as TlsConfig;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +87,7 @@ impl Server {
 #[derive(Debug)]
 #[must_use = "the server runs until this has been waited for"]
 pub struct Running {
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<worker::Thread>,
     addresses: Vec<std::net::SocketAddr>,
 }
 
@@ -98,10 +97,19 @@ impl Running {
         &self.addresses
     }
 
-    /// Waits until every worker has drained and ended. To be called after the shutdown token was cancelled; blocks.
-    pub fn join(self) {
+    /// Waits until every worker has drained and ended, once the shutdown token has been cancelled.
+    pub async fn join(mut self) {
+        for thread in &mut self.threads {
+            // The other end is never used, only dropped, at the thread's end.
+            drop((&mut thread.ended).await);
+        }
+        self.join_blocking();
+    }
+
+    /// The same for code without a runtime.
+    pub fn join_blocking(self) {
         for thread in self.threads {
-            if thread.join().is_err() {
+            if thread.handle.join().is_err() {
                 tracing::error!("a worker of the HTTP engine panicked; this is a bug");
             }
         }

@@ -1,13 +1,14 @@
 //! One core's share of the server: a thread, a current-thread runtime, local tasks.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -91,13 +92,21 @@ impl Shared {
     }
 }
 
+/// A worker's thread.
+#[derive(Debug)]
+pub(super) struct Thread {
+    pub(super) handle: JoinHandle<()>,
+    /// Fails when the thread has ended.
+    pub(super) ended: oneshot::Receiver<Infallible>,
+}
+
 pub(super) fn start<H, F>(
     server: Server,
     listeners: Vec<Listener>,
     workers: usize,
     shutdown: CancellationToken,
     handler: F,
-) -> io::Result<Vec<JoinHandle<()>>>
+) -> io::Result<Vec<Thread>>
 where
     H: Handler,
     F: Fn(&Worker) -> H + Send + Sync + 'static,
@@ -121,13 +130,16 @@ where
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (server, acceptors, seats) = (server.clone(), acceptors.clone(), seats.clone());
         let (shutdown, handler) = (shutdown.clone(), handler.clone());
+        let (alive, ended) = oneshot::channel();
         let body = move || {
+            let _alive: oneshot::Sender<Infallible> = alive;
             let worker = Worker { index, tasks: TaskTracker::new(), shutdown, sweeps: Rc::default() };
             let shared = Shared::new(server, acceptors);
             let local = LocalSet::new();
             local.block_on(&runtime, run(worker, shared, queue, sockets, seats, &*handler));
         };
-        threads.push(std::thread::Builder::new().name(format!("neap-http-{index}")).spawn(body)?);
+        let handle = std::thread::Builder::new().name(format!("neap-http-{index}")).spawn(body)?;
+        threads.push(Thread { handle, ended });
     }
     Ok(threads)
 }

@@ -60,7 +60,7 @@ impl Engine {
         let (client, server) = tokio::io::duplex(64 * 1024);
         let peer = ([192, 0, 2, 7], 4711).into();
         let local = ([192, 0, 2, 1], 80).into();
-        let connection = Connection { peer, local, listener: 0, tls: false, server_name: None };
+        let connection = Connection::plain(peer, local, 0);
         let (shared, handler) = (self.shared.clone(), self.handler.clone());
         spawn_local(async move { speak(server, connection, None, &shared, handler).await });
         client
@@ -87,7 +87,7 @@ impl Handler for Proxy {
         if let Err(error) = headers::canonical(&mut request) {
             return error.respond(false);
         }
-        let origin = headers::Origin { peer: connection.peer.ip(), tls: connection.tls, trusted: false };
+        let origin = headers::Origin { peer: &connection.peer_value, tls: connection.tls, trusted: false };
         headers::set_forwarded(request.headers_mut(), origin);
         let mut picker = One(self.target, self.ended.clone());
         match forward(&self.upstream, &mut picker, &mut Some(request), &self.limits, arrived).await {

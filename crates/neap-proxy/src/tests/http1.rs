@@ -157,8 +157,8 @@ async fn bodies_larger_than_any_buffer() {
     .await;
 }
 
-#[tokio::test]
-async fn upgraded_connections_are_joined() {
+#[tokio::test(start_paused = true)]
+async fn upgraded_connections_are_joined_and_outlive_request_limits() {
     local(async {
         let target = raw_origin(crate::Protocol::Http1, |mut stream| async move {
             let mut head = [0; 1024];
@@ -172,7 +172,8 @@ async fn upgraded_connections_are_joined() {
             tokio::io::copy(&mut read, &mut write).await.expect("echoes");
         })
         .await;
-        let engine = Engine::new(target, Limits::default());
+        let second = Some(std::time::Duration::from_secs(1));
+        let engine = Engine::new(target, Limits { total: second, response_start: second, idle: None });
         let mut client = engine.connect();
         let head = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
                     Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -180,6 +181,7 @@ async fn upgraded_connections_are_joined() {
         let answer = read_until(&mut client, "welcome").await;
         assert!(answer.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{answer}");
         assert!(answer.contains("upgrade: websocket") && answer.contains("sec-websocket-accept: x"), "{answer}");
+        tokio::time::sleep(std::time::Duration::from_secs(3600)).await;
         client.write_all(b"to and fro").await.expect("writes");
         read_until(&mut client, "to and fro").await;
         assert_eq!((engine.metrics.tunnels.get(), engine.ended()), (1, vec![]), "the place is held");
@@ -236,6 +238,31 @@ async fn absolute_targets_and_old_clients() {
         assert!(answer.ends_with("/x b.example"), "{answer}");
         let answer = engine.raw("GET /y HTTP/1.0\r\nHost: a\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("/y a"), "{answer}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_tunnel_ends_when_an_idle_limit_is_set() {
+    local(async {
+        let target = raw_origin(crate::Protocol::Http1, |mut stream| async move {
+            assert!(stream.read(&mut [0; 1024]).await.expect("reads") > 0);
+            let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.expect("writes");
+            for _ in 0..3 {
+                tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+                stream.write_all(b"tick").await.expect("writes");
+            }
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let idle = Some(std::time::Duration::from_secs(5));
+        let engine = Engine::new(target, Limits { idle, ..Limits::default() });
+        let began = crate::time::now();
+        let answer = engine.raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").await;
+        assert!(answer.ends_with(&"tick".repeat(3)), "{answer}");
+        assert_eq!(began.elapsed().as_secs(), 17);
+        assert_eq!(engine.ended(), [Outcome::Failed]);
     })
     .await;
 }

@@ -110,8 +110,8 @@ async fn listeners_workers_tls_and_shutdown() {
         assert_eq!(metrics.tls_failures.get(), 1);
 
         shutdown.cancel();
-        let joined = tokio::task::spawn_blocking(move || running.join());
-        tokio::time::timeout(std::time::Duration::from_secs(10), joined).await.expect("drains").expect("ends");
+        let drained = tokio::time::timeout(std::time::Duration::from_secs(10), running.join());
+        drained.await.expect("drains");
         assert!(TcpStream::connect(plain).await.is_err(), "the listener is closed");
         assert!(kept.iter_mut().all(|sender| sender.is_closed()), "idle connections are closed");
     })

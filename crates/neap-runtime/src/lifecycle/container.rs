@@ -206,8 +206,7 @@ impl Life<'_> {
         });
         let dir = self.run_dir(number);
         let join = sandbox.as_ref().and_then(|s| s.dir.as_ref()).map_or_else(Vec::new, |dir| {
-            let shared = crate::spawner::sandbox::NAMESPACES.iter();
-            shared.filter(|n| !(pod.host_network && **n == "net")).map(|n| dir.join(n)).collect()
+            crate::spawner::sandbox::NAMESPACES.iter().map(|n| dir.join(n)).collect()
         });
         let places = Places {
             dir: &dir,
@@ -224,7 +223,7 @@ impl Life<'_> {
         let launch = bundle::launch(&pod, spec, image, isolation, port, places).map_err(config)?;
         self.make_dirs(&dir, &launch, number).map_err(|e| ("CreateContainerError", e.to_string()))?;
         let process = Box::new(launch.process.clone());
-        let share = if pod.share_process_namespace { self.first_process() } else { None };
+        let share = if pod.share_process_namespace { self.first_process().await } else { None };
         match self.world.machine.start(&dir, launch, share).await {
             Ok(Ok(handle)) => Ok(Begun::Running { handle: Box::new(handle), process }),
             Ok(Err(StartError { config: true, message })) => Err(config(message)),
@@ -252,13 +251,19 @@ impl Life<'_> {
         Ok(())
     }
 
-    /// The process whose PID namespace the others of a pod join, if they share one.
-    fn first_process(&self) -> Option<i32> {
+    /// The process whose PID namespace the others of a pod join, if they share one: the first container's. Waits until
+    /// that runs, or until the pod's end.
+    async fn first_process(&self) -> Option<i32> {
         let first = self.cell.spec().containers.first()?.name.clone();
         if self.init || first == self.name {
             return None;
         }
-        self.cell.read(|s| s.containers.get(&first)?.handle.as_ref().map(|h| h.run.process.pid))
+        loop {
+            let found = self.cell.read(|s| s.containers.get(&first)?.handle.as_ref().map(|h| h.run.process.pid));
+            if found.is_some() || !self.pause(LISTEN_AGAIN).await {
+                return found;
+            }
+        }
     }
 
     /// From the start of a run to its end.

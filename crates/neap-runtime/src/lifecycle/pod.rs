@@ -63,7 +63,7 @@ async fn open_sandbox(world: &World, cell: &PodCell) -> bool {
         if cell.stop.borrow().is_some() {
             return false;
         }
-        match world.machine.open_sandbox().await {
+        match world.machine.open_sandbox(spec.host_network).await {
             Ok(sandbox) => {
                 let ports = if world.isolation == Isolation::Full { BTreeMap::new() } else { pick_ports(&spec) };
                 if let Err(error) = volumes::write_etc(&cell.dir, &spec, &sandbox) {

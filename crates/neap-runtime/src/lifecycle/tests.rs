@@ -1,1 +1,483 @@
-//! tests
+//! Whole lives of pods on a machine that only pretends, with a clock that jumps.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::state::PodCell;
+use super::*;
+use crate::image::ImageConfig;
+use crate::launch::{Launch, Process};
+use crate::machine::{CommandOutput, Handle, Sandbox};
+use crate::pod::*;
+use crate::record::{Exit, ProcessId, Run, VERSION};
+use crate::spawner::wire::StartError;
+
+/// How a container behaves, run by run; the last behaviour repeats.
+#[derive(Clone, Debug)]
+enum Act {
+    /// Ends by itself.
+    Ends { after: Duration, code: i32 },
+    /// Runs until a signal it obeys.
+    Runs { hears_term: bool },
+    CannotStart,
+}
+
+#[derive(Default)]
+struct Fake {
+    acts: Mutex<BTreeMap<String, VecDeque<Act>>>,
+    /// What was done, in order.
+    events: Mutex<Vec<String>>,
+    running: Mutex<BTreeMap<i32, (Act, watch::Sender<Option<i32>>)>>,
+    /// Network probes succeed from then on.
+    well_at: Mutex<Option<Instant>>,
+    probes: Mutex<u32>,
+}
+
+impl Fake {
+    fn note(&self, event: impl Into<String>) {
+        self.events.lock().expect("not poisoned").push(event.into());
+    }
+
+    fn events(&self) -> Vec<String> {
+        self.events.lock().expect("not poisoned").clone()
+    }
+}
+
+fn exit(code: i32, ran: Duration) -> Exit {
+    let started = jiff::Timestamp::UNIX_EPOCH;
+    let finished = started.saturating_add(ran).expect("in range");
+    let signal = (code > 128).then_some(code - 128);
+    Exit { version: VERSION, code, signal, oom_killed: false, started: Some(started), finished, error: None }
+}
+
+impl Machine for Fake {
+    fn open_sandbox(&self, _: bool) -> BoxFuture<'_, io::Result<Sandbox>> {
+        self.note("sandbox");
+        Box::pin(async { Ok(Sandbox { dir: None, address: Ipv4Addr::new(198, 19, 0, 2), cable: None }) })
+    }
+
+    fn close_sandbox<'a>(&'a self, _: &'a Sandbox) -> BoxFuture<'a, io::Result<()>> {
+        self.note("sandbox closed");
+        Box::pin(async { Ok(()) })
+    }
+
+    fn adopt_sandbox(&self, _: &Sandbox) -> bool {
+        true
+    }
+
+    fn start<'a>(
+        &'a self,
+        dir: &'a Path,
+        launch: Launch,
+        _: Option<i32>,
+    ) -> BoxFuture<'a, io::Result<Result<Handle, StartError>>> {
+        let name = launch.process.argv[0].clone();
+        self.note(format!("start {name}"));
+        let act = {
+            let mut acts = self.acts.lock().expect("not poisoned");
+            let acts = acts.get_mut(&name).expect("a script for each container");
+            if acts.len() > 1 { acts.pop_front() } else { acts.front().cloned() }.expect("an act")
+        };
+        Box::pin(async move {
+            if matches!(act, Act::CannotStart) {
+                return Ok(Err(StartError { config: false, message: "no such program".into() }));
+            }
+            let mut running = self.running.lock().expect("not poisoned");
+            let pid = running.len() as i32 + 1;
+            running.insert(pid, (act, watch::Sender::new(None)));
+            let id = ProcessId { pid, start: 0 };
+            let run = Run {
+                version: VERSION,
+                boot: String::new(),
+                keeper: id,
+                process: id,
+                isolation: Isolation::Full,
+                group: None,
+                started: jiff::Timestamp::UNIX_EPOCH,
+            };
+            Ok(Ok(Handle { run, dir: dir.to_owned() }))
+        })
+    }
+
+    fn ended<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Exit> {
+        let (act, killed) = {
+            let running = self.running.lock().expect("not poisoned");
+            let (act, killed) = &running[&handle.run.process.pid];
+            (act.clone(), killed.subscribe())
+        };
+        Box::pin(async move {
+            let mut killed = killed;
+            let begun = Instant::now();
+            let by_itself = async {
+                match act {
+                    Act::Ends { after, code } => {
+                        sleep(after).await;
+                        code
+                    }
+                    _ => std::future::pending().await,
+                }
+            };
+            let code = tokio::select! {
+                code = by_itself => code,
+                signal = killed.wait_for(Option::is_some) => 128 + signal.expect("held").expect("some"),
+            };
+            exit(code, begun.elapsed())
+        })
+    }
+
+    fn signal(&self, handle: &Handle, signal: i32) -> io::Result<()> {
+        self.note(format!("signal {signal}"));
+        let running = self.running.lock().expect("not poisoned");
+        let (act, killed) = &running[&handle.run.process.pid];
+        if signal == libc::SIGKILL || matches!(act, Act::Runs { hears_term: true }) {
+            killed.send_replace(Some(signal));
+        }
+        Ok(())
+    }
+
+    fn end_if_deaf(&self, _: &Handle, _: i32) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn freeze<'a>(&'a self, _: &'a Handle, frozen: bool) -> BoxFuture<'a, io::Result<()>> {
+        self.note(if frozen { "freeze" } else { "thaw" });
+        Box::pin(async { Ok(()) })
+    }
+
+    fn exec<'a>(
+        &'a self,
+        _: &'a Handle,
+        process: Process,
+        _: Duration,
+    ) -> BoxFuture<'a, io::Result<CommandOutput>> {
+        self.note(format!("exec {}", process.argv.join(" ")));
+        Box::pin(async move {
+            let code = process.argv.last().and_then(|a| a.parse().ok()).unwrap_or(0);
+            Ok(CommandOutput { code, output: String::new() })
+        })
+    }
+
+    fn probe<'a>(&'a self, _: Ipv4Addr, _: &'a ProbeAction, _: Duration) -> BoxFuture<'a, Result<(), String>> {
+        *self.probes.lock().expect("not poisoned") += 1;
+        let well = self.well_at.lock().expect("not poisoned").is_some_and(|at| Instant::now() >= at);
+        Box::pin(async move { if well { Ok(()) } else { Err("not well".to_owned()) } })
+    }
+}
+
+/// Fails so often before the image is there.
+struct Registry(Mutex<u32>);
+
+impl ImageSource for Registry {
+    fn ensure<'a>(
+        &'a self,
+        reference: &'a str,
+        _: PullPolicy,
+        _: &'a [Credentials],
+    ) -> BoxFuture<'a, Result<Image, PullFault>> {
+        let mut left = self.0.lock().expect("not poisoned");
+        let fails = *left > 0;
+        *left = left.saturating_sub(1);
+        Box::pin(async move {
+            if fails {
+                return Err(PullFault { reason: "ErrImagePull".into(), message: "away".into() });
+            }
+            Ok(Image {
+                reference: reference.to_owned(),
+                digest: "sha256:1".into(),
+                id: format!("{reference}@sha256:1"),
+                config: ImageConfig::default(),
+                layers: vec!["/layers/1".into()],
+            })
+        })
+    }
+}
+
+struct Stage {
+    fake: Arc<Fake>,
+    cell: Arc<PodCell>,
+    _dir: tempfile::TempDir,
+    tasks: JoinSet<()>,
+}
+
+fn probe(action: ProbeAction, period: u64, failures: u32) -> Probe {
+    Probe {
+        action,
+        initial_delay: Duration::ZERO,
+        period: Duration::from_secs(period),
+        timeout: Duration::from_secs(1),
+        success_threshold: 1,
+        failure_threshold: failures,
+    }
+}
+
+fn container(name: &str) -> ContainerSpec {
+    ContainerSpec {
+        name: name.into(),
+        image: "app".into(),
+        pull: PullPolicy::IfNotPresent,
+        credentials: vec![],
+        command: vec![name.into()],
+        args: vec![],
+        env: vec![],
+        working_dir: None,
+        user: None,
+        group: None,
+        run_as_non_root: false,
+        read_only_root: false,
+        privileged: false,
+        add_capabilities: vec![],
+        drop_capabilities: vec![],
+        no_new_privileges: false,
+        resources: Resources::default(),
+        mounts: vec![],
+        ports: vec![],
+        startup: None,
+        readiness: None,
+        liveness: None,
+        pre_stop: None,
+        termination_message_path: "/dev/termination-log".into(),
+        termination_message_from_logs: false,
+    }
+}
+
+/// Puts a pod with containers `init` (of the names that begin with "init") and others on a fake machine.
+fn stage(acts: &[(&str, &[Act])], pulls_fail: u32, change: impl FnOnce(&mut PodSpec)) -> Stage {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let of = |init: bool| acts.iter().map(|(n, _)| *n).filter(|n| n.starts_with("init") == init).map(container).collect();
+    let mut spec = PodSpec {
+        id: PodId("u".into()),
+        name: "p".into(),
+        namespace: "n".into(),
+        hostname: "p".into(),
+        init_containers: of(true),
+        containers: of(false),
+        volumes: BTreeMap::new(),
+        restart: RestartPolicy::Always,
+        dns: Dns::default(),
+        share_process_namespace: false,
+        host_network: false,
+        grace: Duration::from_secs(30),
+        labels: BTreeMap::new(),
+    };
+    change(&mut spec);
+    let fake = Arc::new(Fake::default());
+    *fake.acts.lock().expect("not poisoned") =
+        acts.iter().map(|(name, acts)| ((*name).to_owned(), acts.iter().cloned().collect())).collect();
+    let logs = dir.path().join("logs");
+    let world = Arc::new(World {
+        machine: fake.clone(),
+        images: Arc::new(Registry(Mutex::new(pulls_fail))),
+        isolation: Isolation::Full,
+        logs: logs.clone(),
+    });
+    let (changes, _) = broadcast::channel(1024);
+    let cell = PodCell::create(dir.path().join("u"), logs.join("n_p_u"), spec, changes).expect("written down");
+    let mut tasks = JoinSet::new();
+    tasks.spawn(pod::live(world, cell.clone()));
+    Stage { fake, cell, _dir: dir, tasks }
+}
+
+impl Stage {
+    async fn wait(&self, reached: impl Fn(&PodStatus) -> bool) -> PodStatus {
+        let looking = async {
+            loop {
+                let status = self.cell.status();
+                if reached(&status) {
+                    return status;
+                }
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(3600), looking).await.unwrap_or_else(|_| panic!("it is {:#?}", self.cell.status()))
+    }
+
+    /// Asks for the pod's end and waits for it.
+    async fn remove(mut self, grace: u64) -> (Vec<String>, Duration) {
+        let begun = Instant::now();
+        let deadline = crate::clock::now().saturating_add(Duration::from_secs(grace)).expect("in range");
+        self.cell.stop.send_replace(Some(deadline));
+        self.tasks.join_next().await.expect("one").expect("no panic");
+        assert!(*self.cell.gone.borrow());
+        assert!(!self.cell.dir.exists(), "nothing is left but logs");
+        (self.fake.events(), begun.elapsed())
+    }
+}
+
+fn reason(status: &PodStatus) -> &str {
+    match &status.containers[0].state {
+        ContainerState::Waiting { reason, .. } => reason,
+        _ => "",
+    }
+}
+
+const POLITE: &[Act] = &[Act::Runs { hears_term: true }];
+const TCP: ProbeAction = ProbeAction::Tcp { port: 80 };
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_comes_and_goes() {
+    let stage = stage(&[("init-a", &[Act::Ends { after: Duration::from_secs(1), code: 0 }]), ("init-b", &[Act::Ends { after: Duration::from_secs(1), code: 0 }]), ("main", POLITE), ("side", POLITE)], 0, |_| {});
+    assert_eq!(stage.cell.status().phase, PodPhase::Pending);
+    let status = stage.wait(|s| s.ready).await;
+    assert_eq!(status.containers[0].image_id, "app@sha256:1");
+    let (events, _) = stage.remove(10).await;
+    assert_eq!(
+        events,
+        ["sandbox", "start init-a", "start init-b", "start main", "start side", "signal 15", "signal 15", "sandbox closed"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_hears_nothing_is_killed_when_its_time_is_up() {
+    let stage = stage(&[("main", &[Act::Runs { hears_term: false }])], 0, |spec| {
+        spec.containers[0].pre_stop = Some(ProbeAction::Exec(vec!["hook".into()]));
+    });
+    stage.wait(|s| s.ready).await;
+    let (events, took) = stage.remove(10).await;
+    assert_eq!(events[2..], ["exec hook", "signal 15", "signal 9", "sandbox closed"]);
+    assert!((9..12).contains(&took.as_secs()), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn crashes_are_restarted_ever_later() {
+    let stage = stage(&[("main", &[Act::Ends { after: Duration::from_secs(1), code: 1 }])], 0, |_| {});
+    let begun = Instant::now();
+    let mut at = Vec::new();
+    for restarts in 1..5 {
+        stage.wait(|s| s.containers[0].restarts == restarts).await;
+        at.push(begun.elapsed().as_secs());
+    }
+    // Each run takes a second; the waits between are 0, 10, 20, 40.
+    assert_eq!(at, [1, 12, 33, 74]);
+    let status = stage.wait(|s| reason(s) == "CrashLoopBackOff").await;
+    assert_eq!(status.phase, PodPhase::Running);
+    assert_eq!(status.containers[0].last.as_ref().map(|t| (t.exit_code, t.reason.as_str())), Some((1, "Error")));
+    let (_, took) = stage.remove(10).await;
+    assert!(took < Duration::from_secs(1), "a waiting container needs no grace");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_fails_is_a_run_that_failed() {
+    let stage = stage(&[("main", &[Act::CannotStart])], 0, |spec| spec.restart = RestartPolicy::Never);
+    let status = stage.wait(|s| s.phase == PodPhase::Failed).await;
+    let ContainerState::Terminated(end) = &status.containers[0].state else { panic!("it ended") };
+    assert_eq!((end.exit_code, end.reason.as_str(), end.message.as_str()), (128, "StartError", "no such program"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn policies_end_pods() {
+    let check = async |policy, code, expected| {
+        let stage = stage(&[("main", &[Act::Ends { after: Duration::from_secs(1), code }])], 0, |s| s.restart = policy);
+        let status = stage.wait(|s| matches!(s.phase, PodPhase::Succeeded | PodPhase::Failed)).await;
+        assert_eq!((status.phase, status.ready), (expected, false));
+    };
+    check(RestartPolicy::Never, 0, PodPhase::Succeeded).await;
+    check(RestartPolicy::Never, 3, PodPhase::Failed).await;
+    check(RestartPolicy::OnFailure, 0, PodPhase::Succeeded).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pulls_are_tried_again_and_say_so() {
+    let stage = stage(&[("main", POLITE)], 2, |_| {});
+    let begun = Instant::now();
+    stage.wait(|s| reason(s) == "ErrImagePull").await;
+    stage.wait(|s| reason(s) == "ImagePullBackOff").await;
+    stage.wait(|s| s.ready).await;
+    assert_eq!(begun.elapsed().as_secs(), 30, "10 s, then 20 s");
+    stage.remove(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn readiness_is_asked_eagerly_then_calmly() {
+    let stage = stage(&[("main", POLITE)], 0, |spec| spec.containers[0].readiness = Some(probe(TCP, 10, 3)));
+    *stage.fake.well_at.lock().expect("not poisoned") = Some(Instant::now() + Duration::from_millis(40));
+    let begun = Instant::now();
+    stage.wait(|s| s.ready).await;
+    assert!((40..45).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    let asked = *stage.fake.probes.lock().expect("not poisoned");
+    assert!((35..=45).contains(&asked), "{asked}");
+    sleep(Duration::from_secs(100)).await;
+    assert_eq!(*stage.fake.probes.lock().expect("not poisoned") - asked, 10);
+    *stage.fake.well_at.lock().expect("not poisoned") = None;
+    let begun = Instant::now();
+    let status = stage.wait(|s| !s.ready).await;
+    assert!((20..=30).contains(&begun.elapsed().as_secs()), "three failures in a row: {:?}", begun.elapsed());
+    assert_eq!(status.containers[0].restarts, 0);
+    stage.remove(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_start_is_not_taken_for_death() {
+    let stage = stage(&[("main", POLITE)], 0, |spec| {
+        spec.containers[0].startup = Some(probe(TCP, 10, 3));
+        spec.containers[0].liveness = Some(probe(TCP, 10, 1));
+    });
+    *stage.fake.well_at.lock().expect("not poisoned") = Some(Instant::now() + Duration::from_secs(25));
+    let status = stage.wait(|s| s.ready).await;
+    assert_eq!((status.containers[0].restarts, status.containers[0].started), (0, true));
+    *stage.fake.well_at.lock().expect("not poisoned") = None;
+    let status = stage.wait(|s| s.containers[0].restarts == 1).await;
+    assert_eq!(status.containers[0].last.as_ref().map(|t| t.exit_code), Some(143), "liveness ended it");
+    // It does not start now: three periods, then it is ended again.
+    stage.wait(|s| s.containers[0].restarts == 2).await;
+    stage.remove(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn frozen_pods_are_not_probed() {
+    let stage = stage(&[("main", POLITE)], 0, |spec| spec.containers[0].liveness = Some(probe(TCP, 1, 1)));
+    *stage.fake.well_at.lock().expect("not poisoned") = Some(Instant::now());
+    stage.wait(|s| s.ready).await;
+    let world = World {
+        machine: stage.fake.clone(),
+        images: Arc::new(Registry(Mutex::new(0))),
+        isolation: Isolation::Full,
+        logs: PathBuf::new(),
+    };
+    pod::freeze(&world, &stage.cell, true).await.expect("frozen");
+    assert!(stage.cell.status().frozen);
+    *stage.fake.well_at.lock().expect("not poisoned") = None;
+    let asked = *stage.fake.probes.lock().expect("not poisoned");
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(*stage.fake.probes.lock().expect("not poisoned"), asked);
+    *stage.fake.well_at.lock().expect("not poisoned") = Some(Instant::now());
+    pod::freeze(&world, &stage.cell, false).await.expect("thawed");
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(stage.cell.status().containers[0].restarts, 0);
+    pod::freeze(&world, &stage.cell, true).await.expect("frozen");
+    let (events, _) = stage.remove(5).await;
+    let end: Vec<_> = events.iter().map(String::as_str).skip_while(|e| *e != "freeze").collect();
+    assert_eq!(end, ["freeze", "thaw", "freeze", "thaw", "signal 15", "sandbox closed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_init_container_that_fails_holds_the_rest_back() {
+    let crash = &[Act::Ends { after: Duration::from_secs(1), code: 1 }, Act::Ends { after: Duration::from_secs(1), code: 0 }];
+    let stage = stage(&[("init", crash), ("main", POLITE)], 0, |_| {});
+    let status = stage.wait(|s| s.init_containers[0].restarts == 1).await;
+    assert_eq!((status.phase, reason(&status)), (PodPhase::Pending, "PodInitializing"));
+    stage.wait(|s| s.ready).await;
+    stage.remove(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_down_is_found_again() {
+    let stage = stage(&[("main", &[Act::Ends { after: Duration::from_secs(1), code: 1 }])], 0, |_| {});
+    stage.wait(|s| s.containers[0].restarts == 2).await;
+    let (changes, _) = broadcast::channel(1);
+    let again = PodCell::load(&stage.cell.dir, Path::new("/logs"), changes).expect("readable");
+    let (was, is) = (stage.cell.status(), again.status());
+    assert_eq!((is.containers[0].restarts, &is.containers[0].last), (2, &was.containers[0].last));
+    assert_eq!((is.ip, is.started), (was.ip, was.started));
+    assert_eq!(again.log_dir, Path::new("/logs/n_p_u"));
+    std::fs::write(stage.cell.dir.join("state.json"), "{ torn").expect("written");
+    let (changes, _) = broadcast::channel(1);
+    assert!(PodCell::load(&stage.cell.dir, Path::new("/logs"), changes).is_none());
+}

@@ -94,6 +94,7 @@ impl Addresses {
         Some((self.block.first + offset).into())
     }
 
+    /// Marks an address as given out. `false`: it is already, or it is not one for pods.
     pub(crate) fn keep(&mut self, address: Ipv4Addr) -> bool {
         let offset = self.block.offset(address);
         if !(FIRST_POD..self.block.size() - 1).contains(&offset) || !self.used.insert(offset) {
@@ -104,6 +105,10 @@ impl Addresses {
             self.next = FIRST_POD;
         }
         true
+    }
+
+    pub(crate) fn is_used(&self, address: Ipv4Addr) -> bool {
+        self.used.contains(&self.block.offset(address))
     }
 
     pub(crate) fn release(&mut self, address: Ipv4Addr) {
@@ -148,7 +153,7 @@ mod tests {
     #[test]
     fn addresses_come_round_late() {
         let mut addresses = Addresses::new(block("10.0.0.0/29"));
-        let mut take = |a: &mut Addresses| a.take().map(|ip| ip.octets()[3]);
+        let take = |a: &mut Addresses| a.take().map(|ip| ip.octets()[3]);
         assert_eq!(take(&mut addresses), Some(2));
         addresses.release([10, 0, 0, 2].into());
         assert_eq!(take(&mut addresses), Some(3));

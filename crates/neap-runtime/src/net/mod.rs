@@ -69,9 +69,14 @@ impl Network {
         self.lock().take().ok_or_else(|| io::Error::other(format!("all addresses of {} are in use", self.block)))
     }
 
-    /// Keeps an address that a pod of an earlier run has. `false`: it is not ours to give.
-    pub(crate) fn keep(&self, address: Ipv4Addr) -> bool {
-        self.lock().keep(address)
+    /// Keeps an address that a pod of an earlier run has, if it is from this block.
+    pub(crate) fn keep(&self, address: Ipv4Addr) {
+        self.lock().keep(address);
+    }
+
+    /// Whether this address is given out.
+    pub(crate) fn owns(&self, address: Ipv4Addr) -> bool {
+        self.lock().is_used(address)
     }
 
     pub(crate) fn release(&self, address: Ipv4Addr) {

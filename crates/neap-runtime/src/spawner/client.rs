@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::wire::{self, Cell, Exec, Order, Outcome, PROTOCOL, Reply, Request, Sandbox, StartError};
 use super::{MARK, NAME, SOCKET};
+use crate::cgroup::Group;
 use crate::record::Run;
 use crate::sys;
 
@@ -29,8 +30,9 @@ type Answer = (Reply, Vec<OwnedFd>);
 type Waiting = Option<HashMap<u64, oneshot::Sender<Answer>>>;
 
 /// The door to the spawner. Starts it on first use and again after its death.
-#[derive(Default)]
 pub(crate) struct Spawner {
+    /// Where it and everything it forks lives, until moved elsewhere.
+    group: Option<Group>,
     connection: tokio::sync::Mutex<Option<Arc<Connection>>>,
     next: AtomicU64,
 }
@@ -49,6 +51,15 @@ pub(crate) struct Running {
 }
 
 impl Spawner {
+    pub(crate) fn new(group: Option<Group>) -> Self {
+        Self { group, connection: tokio::sync::Mutex::default(), next: AtomicU64::new(0) }
+    }
+
+    /// Lets the spawner go; what it forked stays.
+    pub(crate) async fn stop(&self) {
+        *self.connection.lock().await = None;
+    }
+
     pub(crate) async fn keeper(&self, cell: Cell) -> io::Result<Keeper> {
         let id = self.next_id();
         let (reply, fds) = self.ask(id, &Request::Keeper { id, cell }, &[]).await?;
@@ -99,7 +110,7 @@ impl Spawner {
         match &*slot {
             Some(connection) if !connection.is_gone() => Ok(connection.clone()),
             _ => {
-                let fresh = Connection::start().await?;
+                let fresh = Connection::start(self.group.as_ref()).await?;
                 *slot = Some(fresh.clone());
                 Ok(fresh)
             }
@@ -149,7 +160,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn start() -> io::Result<Arc<Self>> {
+    async fn start(group: Option<&Group>) -> io::Result<Arc<Self>> {
         let (ours, theirs) = sys::socket_pair()?;
         let mut child = sys::start_self(NAME, MARK, theirs, SOCKET)?;
         let channel = Arc::new(Channel::new(ours)?);
@@ -160,6 +171,10 @@ impl Connection {
             return Err(io::Error::other(
                 "the pod spawner did not start: this program's main must call neap_runtime::spawner::main_if_requested first",
             ));
+        }
+        if let (Some(group), Some(pid)) = (group, child.id()) {
+            group.create()?;
+            group.add(pid as i32)?;
         }
         let waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         let reader = read_answers(child, channel.clone(), waiting.clone());

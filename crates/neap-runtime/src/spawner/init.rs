@@ -87,7 +87,8 @@ fn enter_namespaces(launch: &Launch) -> Started<()> {
             .or_else(step(format_args!("join the pod's namespace {}", path.display())))?;
     }
     let mut new = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP;
-    if launch.isolation == Isolation::User {
+    if launch.join.is_empty() {
+        // On the machine's network; the rest is the container's own.
         new |= CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
     }
     unshare(new).map_err(io::Error::from).or_else(step("make new namespaces"))?;

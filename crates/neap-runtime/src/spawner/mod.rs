@@ -66,6 +66,8 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
     let _ = nix::sys::prctl::set_name(c"pod-spawner");
     // A session of its own: Ctrl-C in neap's terminal is neap's business.
     let _ = nix::unistd::setsid();
+    // When memory is short, containers go first: they say so themselves. Needs privilege; without it, so be it.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGCHLD);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)?;

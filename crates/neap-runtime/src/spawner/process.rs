@@ -75,10 +75,6 @@ pub(super) fn prepare(process: &Process, isolation: Isolation) -> Started<Ready>
 impl Ready {
     /// Becomes the program. Returns only when that failed.
     pub(super) fn execute(self, stdio: [OwnedFd; 3]) -> Started<Infallible> {
-        if self.isolation != Isolation::None && !self.cwd.as_os_str().is_empty() {
-            // Images name working directories that they do not hold; other runtimes make them too.
-            let _ = fs::create_dir_all(&self.cwd);
-        }
         if !self.cwd.as_os_str().is_empty() {
             nix::unistd::chdir(&self.cwd)
                 .map_err(io::Error::from)

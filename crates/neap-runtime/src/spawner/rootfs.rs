@@ -76,6 +76,10 @@ pub(super) fn build(launch: &Launch) -> Started<()> {
         }
         mask()?;
     }
+    // Images name working directories that they do not hold; other runtimes make them too.
+    if !launch.process.cwd.as_os_str().is_empty() {
+        let _ = fs::create_dir_all(&launch.process.cwd);
+    }
     if launch.read_only_root {
         close_writing("/", MsFlags::MS_NODEV)?;
     }

@@ -24,9 +24,9 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 pub use image::{EXECUTABLE, Files, pack};
 use query::Query;
@@ -77,7 +77,7 @@ async fn serve(env: Vec<(String, String)>) -> io::Result<()> {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new());
     server.http2().timer(TokioTimer::new());
-    let graceful = GracefulShutdown::new();
+    let stopping = CancellationToken::new();
     let mut connections = tokio::task::JoinSet::new();
     println!("listening on {port}, revision {}", app.var("K_REVISION").unwrap_or("none"));
     loop {
@@ -92,7 +92,7 @@ async fn serve(env: Vec<(String, String)>) -> io::Result<()> {
                     async move { Ok::<_, Infallible>(app.answer(request).await) }
                 });
                 let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-                connections.spawn(graceful.watch(connection));
+                connections.spawn(converse(connection, stopping.clone()));
             }
             Some(_) = connections.join_next() => {}
             _ = term.recv() => break,
@@ -101,8 +101,31 @@ async fn serve(env: Vec<(String, String)>) -> io::Result<()> {
     }
     println!("stopping after {} requests", app.served.load(Ordering::Relaxed));
     drop(listener);
-    drop(tokio::time::timeout(DRAIN, graceful.shutdown()).await);
+    stopping.cancel();
+    let drained = async { while connections.join_next().await.is_some() {} };
+    // What is still in flight then is cut off by the process's end.
+    drop(tokio::time::timeout(DRAIN, drained).await);
     Ok(())
+}
+
+/// One connection to its end; told to stop, it ends after the request it is in.
+async fn converse<S>(
+    connection: auto::UpgradeableConnection<'static, TokioIo<tokio::net::TcpStream>, S, TokioExecutor>,
+    stopping: CancellationToken,
+) where
+    S: hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
+    S::Future: Send + 'static,
+{
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        () = stopping.cancelled() => None,
+    };
+    if ended.is_none() {
+        connection.as_mut().graceful_shutdown();
+        // A peer that broke off needs no answer.
+        drop(connection.await);
+    }
 }
 
 impl App {

@@ -28,7 +28,7 @@ impl<'a> Query<'a> {
 
 fn decode(value: &str) -> String {
     let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.bytes();
+    let mut rest = value.as_bytes().iter();
     while let Some(byte) = rest.next() {
         match byte {
             b'+' => bytes.push(b' '),
@@ -42,7 +42,7 @@ fn decode(value: &str) -> String {
                     None => bytes.push(b'%'),
                 }
             }
-            other => bytes.push(other),
+            other => bytes.push(*other),
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()

@@ -21,6 +21,8 @@ use super::platform::{Error, Parts, listen, now};
 const SELF: &str = "system:serviceaccount:knative-serving:controller";
 /// Who the kubeconfig's user is.
 const ADMIN: &str = "neap-admin";
+/// Who says that a service account's token is good, and for whom it is meant unless somebody asks otherwise.
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// May do everything.
 const MASTERS: &str = "system:masters";
 
@@ -59,7 +61,7 @@ impl Api {
         names.dedup();
         let tls = pki::server_config(&authority, &authority.serving(&names)?)?;
         let mut server = neap_apiserver::Config::new(Arc::new(now), fastrand::u64(..));
-        server.signer = Some(Arc::new(Signer::new(&pki::signing_key(&data.pki())?)?));
+        server.signer = Some(Arc::new(Signer::new(&pki::signing_key(&data.pki())?, ISSUER, ISSUER)?));
         server.shutdown = stop.clone();
         let server = ApiServer::new(store, registry, server);
         Ok(Self { server, authority, tls, address: OnceLock::new(), settings, stop })

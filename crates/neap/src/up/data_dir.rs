@@ -71,11 +71,8 @@ impl DataDir {
         self.root.join("pki")
     }
 
-    pub fn images(&self) -> PathBuf {
-        self.root.join("images")
-    }
-
-    pub fn pods(&self) -> PathBuf {
+    /// Pods, images and logs.
+    pub fn runtime(&self) -> PathBuf {
         self.root.join("runtime")
     }
 

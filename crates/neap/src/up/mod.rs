@@ -52,7 +52,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
     let demo = config.demo;
-    let platform = platform::Platform::start(config).await?;
+    let mut platform = platform::Platform::start(config).await?;
     for line in platform.banner() {
         println!("{line}");
     }

@@ -58,6 +58,8 @@ pub enum Error {
     Store { path: PathBuf, source: neap_store::Error },
     #[error("the certificates of this platform cannot be made")]
     Pki(#[from] neap_apiserver::pki::PkiError),
+    #[error("the key that signs tokens cannot be used: remove pki/sa.key from the data directory to have a new one made")]
+    Signer(#[from] neap_apiserver::auth::token::SignerError),
     #[error("the kinds of the platform cannot be served")]
     Kinds(#[from] neap_apiserver::KindError),
     #[error("images cannot be kept")]
@@ -115,18 +117,19 @@ impl Platform {
 
         let sockets = Sockets::bind(&config).await?;
         let registry_name = dialable(sockets.registry.local_addr().map_err(Error::Gateway)?).to_string();
-        let images = open_images(&data, &registry_name)?;
         let runtime = neap_runtime::Runtime::open(neap_runtime::Config {
-            data_dir: data.pods(),
+            data_dir: data.runtime(),
             mode: mode(config.runtime),
             pod_cidr: config.pod_cidr.clone(),
-            images: images.clone(),
+            images: neap_runtime::image::Config::default(),
         })
         .await
         .map_err(Error::Runtime)?;
+        let images = runtime.images().clone();
+        images.set_local_registries(&local_names(&registry_name));
         // Where pods have a network of their own, they find the platform at its first address.
         let bridge = runtime.gateway();
-        let pods: Arc<dyn PodRuntime> = runtime.pods();
+        let pods: Arc<dyn PodRuntime> = runtime;
 
         let path = data.store();
         let opened = {
@@ -277,29 +280,28 @@ impl Platform {
     }
 
     /// Resolves when a part that should run for ever has ended.
-    pub async fn failed(&self) -> Error {
-        // The tasks hold the sender; while one runs there may be a failure.
-        let failures = &self.failures;
-        futures::future::poll_fn(|context| {
-            let _ = (failures, &context);
-            std::task::Poll::Pending
-        })
-        .await
+    pub async fn failed(&mut self) -> Error {
+        match self.failures.recv().await {
+            Some(error) => error,
+            // Every part has let go of its end: they were all told to stop.
+            None => std::future::pending().await,
+        }
     }
 
     /// Requests in flight end first, then the controllers, then the API; the store last.
-    pub async fn stop(mut self, ending: Ending) {
+    pub async fn stop(self, ending: Ending) {
         self.gateway_stop.cancel();
-        if tokio::time::timeout(DRAIN, self.gateway.join()).await.is_err() {
+        let Self { gateway, stop, mut tasks, pods, store, data, .. } = self;
+        if tokio::time::timeout(DRAIN, gateway.join()).await.is_err() {
             tracing::warn!("requests were still in flight after {} s", DRAIN.as_secs());
         }
-        self.stop.cancel();
-        if tokio::time::timeout(START, async { while self.tasks.join_next().await.is_some() {} }).await.is_err() {
+        stop.cancel();
+        if tokio::time::timeout(START, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
             tracing::warn!("not every part ended in time");
         }
         if ending == Ending::Whole {
-            let ends = self.pods.list().into_iter().map(|pod| {
-                let pods = self.pods.clone();
+            let ends = pods.list().into_iter().map(|pod| {
+                let pods = pods.clone();
                 async move { pods.remove(&pod.id, POD_GRACE).await }
             });
             for result in futures::future::join_all(ends).await {
@@ -308,8 +310,8 @@ impl Platform {
                 }
             }
         }
-        self.store.close();
-        drop(self.data);
+        store.close();
+        drop(data);
     }
 }
 
@@ -420,12 +422,10 @@ fn gateway_config(endpoints: &Endpoints) -> neap_dataplane::Config {
     neap_dataplane::Config { https_port: endpoints.https.port(), ..Default::default() }
 }
 
-fn open_images(data: &DataDir, registry: &str) -> Result<Images, Error> {
+/// Every way to write the registry of this machine in the name of an image.
+fn local_names(registry: &str) -> [String; 3] {
     let port = registry.rsplit_once(':').map_or(registry, |(_, port)| port);
-    let names = [registry.to_owned(), format!("localhost:{port}"), format!("127.0.0.1:{port}")];
-    let images = Images::open(data.images(), neap_runtime::image::Config::default()).map_err(Error::Images)?;
-    images.set_local_registries(&names);
-    Ok(images)
+    [registry.to_owned(), format!("localhost:{port}"), format!("127.0.0.1:{port}")]
 }
 
 fn mode(flag: args::Runtime) -> neap_runtime::Mode {

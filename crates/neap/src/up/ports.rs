@@ -98,8 +98,8 @@ pub(super) async fn mirror_ingress_status(mut status: watch::Receiver<IngressSta
             .borrow_and_update()
             .iter()
             .map(|(ingress, state)| {
-                let conflicts = state.conflicts.iter().map(|c| (c.host.to_string(), c.holder.to_string())).collect();
-                let key = Key::new(&ingress.namespace, &ingress.name);
+                let conflicts = state.conflicts.iter().map(|c| (c.host.to_string(), format!("{}/{}", c.owner.namespace, c.owner.name))).collect();
+                let key = Key::new(ingress.namespace.to_string(), ingress.name.to_string());
                 (key, Served { hash: Some(state.hash.to_string()), conflicts })
             })
             .collect();
@@ -134,10 +134,14 @@ impl DigestResolver for Resolver {
         async move {
             let mut known = Vec::new();
             for config in &credentials.docker_configs {
-                known.extend(neap_node::kubelet::docker_credentials(config.as_bytes())?);
+                known.extend(read(config)?);
             }
             images.resolve(&image, &known).await.map_err(|error| error.to_string())
         }
         .boxed()
     }
+}
+
+fn read(config: &str) -> Result<Vec<neap_runtime::pod::Credentials>, String> {
+    neap_node::kubelet::docker_credentials(config.as_bytes()).map_err(|error| format!("a pull secret is no docker configuration: {error}"))
 }

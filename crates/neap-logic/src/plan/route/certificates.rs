@@ -71,7 +71,11 @@ pub(super) fn plan(
                 c.mark_true_because(CERTIFICATE_PROVISIONED, "HTTPDowngrade", &message);
             }
             State::Waiting(name) => {
-                c.mark_unknown(CERTIFICATE_PROVISIONED, "CertificateNotReady", &format!("Certificate {name} is not ready."));
+                c.mark_unknown(
+                    CERTIFICATE_PROVISIONED,
+                    "CertificateNotReady",
+                    &format!("Certificate {name} is not ready."),
+                );
                 tls.https_main = true;
             }
             State::Failed(name) if downgrade => {
@@ -79,7 +83,11 @@ pub(super) fn plan(
                 c.mark_true_because(CERTIFICATE_PROVISIONED, "HTTPDowngrade", &message);
             }
             State::Failed(name) => {
-                c.mark_false(CERTIFICATE_PROVISIONED, "CertificateProvisionFailed", &format!("Certificate {name} fails to be provisioned."));
+                c.mark_false(
+                    CERTIFICATE_PROVISIONED,
+                    "CertificateProvisionFailed",
+                    &format!("Certificate {name} fails to be provisioned."),
+                );
                 tls.https_main = true;
             }
         }
@@ -136,7 +144,8 @@ fn make(o: &Observed, tag: &str, host: &str, domain: &str) -> Certificate {
         tag => format!("route-{uid}-{}", adler32(tag.as_bytes())),
     };
     let spellings = [networking::CERTIFICATE_CLASS, networking::CERTIFICATE_CLASS_ALT];
-    let class = meta::annotation_of(own, &spellings).unwrap_or(&o.context.settings.network.certificate_class).to_owned();
+    let class =
+        meta::annotation_of(own, &spellings).unwrap_or(&o.context.settings.network.certificate_class).to_owned();
     let mut annotations = meta::annotations(own, &spellings);
     annotations.insert(networking::CERTIFICATE_CLASS.into(), class);
     Certificate {

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use neap_api::keys::{networking, serving as keys};
-use neap_api::networking::{HeaderMatch, HttpPath, HttpRule, Ingress, IngressRule, IngressSpec, IngressSplit, IngressTls};
+use neap_api::networking::{
+    HeaderMatch, HttpPath, HttpRule, Ingress, IngressRule, IngressSpec, IngressSplit, IngressTls,
+};
 use neap_api::serving::Route;
 
 use super::Observed;
 use crate::config::network::HttpProtocol;
 use crate::config::{Flag, Settings};
-use crate::names::hosts::{self, HostError};
 use crate::names;
+use crate::names::hosts::{self, HostError};
 use crate::plan::ensure::controller_ref;
 use crate::plan::meta;
 use crate::traffic::{Rollout, Target, Traffic, Visibility, route_name};
@@ -61,13 +63,20 @@ pub(super) fn make(
     })
 }
 
-fn metadata(route: &Route, rollout: &Rollout, tag_hosts: &BTreeMap<&str, Vec<String>>, settings: &Settings) -> ObjectMeta {
+fn metadata(
+    route: &Route,
+    rollout: &Rollout,
+    tag_hosts: &BTreeMap<&str, Vec<String>>,
+    settings: &Settings,
+) -> ObjectMeta {
     let own = &route.metadata;
     let mut labels = meta::labels(own);
     labels.insert(keys::ROUTE.into(), meta::name(own).into());
     labels.insert(keys::ROUTE_NAMESPACE.into(), meta::namespace(own).into());
     let spellings = [networking::INGRESS_CLASS, networking::INGRESS_CLASS_ALT];
-    let class = meta::annotation_of(own, &spellings).filter(|class| !class.is_empty()).unwrap_or(&settings.network.ingress_class);
+    let class = meta::annotation_of(own, &spellings)
+        .filter(|class| !class.is_empty())
+        .unwrap_or(&settings.network.ingress_class);
     let mut annotations = meta::annotations(own, &spellings);
     annotations.insert(networking::INGRESS_CLASS.into(), class.to_owned());
     annotations.insert(networking::ROLLOUT.into(), json(rollout));
@@ -95,7 +104,14 @@ fn http_option(route: &Route, has_tls: bool, settings: &Settings) -> &'static st
     if redirected && has_tls { "Redirected" } else { "Enabled" }
 }
 
-fn paths(namespace: &str, tag: &str, targets: &[Target], traffic: &Traffic, rollout: &Rollout, settings: &Settings) -> Vec<HttpPath> {
+fn paths(
+    namespace: &str,
+    tag: &str,
+    targets: &[Target],
+    traffic: &Traffic,
+    rollout: &Rollout,
+    settings: &Settings,
+) -> Vec<HttpPath> {
     let mut main = HttpPath { splits: splits(namespace, tag, targets, rollout), ..HttpPath::default() };
     if settings.features.tag_header_based_routing == Flag::Disabled {
         return vec![main];

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use neap_api::ConditionStatus;
 use neap_api::condition::{READY, find};
 use neap_api::keys::{networking, serving as keys};
 use neap_api::networking::{Certificate, Ingress};
 use neap_api::serving::{Address, Configuration, Revision, Route, RouteStatus};
-use neap_api::ConditionStatus;
 
 use super::cache::Cache;
 use super::ensure::{Match, ensure, is_controlled_by};
@@ -79,7 +79,8 @@ fn lookup<C: Cache>(cache: &C, namespace: &str, route: &Route) -> Known {
     for target in &route.spec.traffic {
         let mut revision_name = target.revision_name.clone();
         if let Some(configuration) = cache.get::<Configuration>(namespace, &target.configuration_name) {
-            revision_name = configuration.status.as_ref().map(|s| s.latest_ready_revision_name.clone()).unwrap_or_default();
+            revision_name =
+                configuration.status.as_ref().map(|s| s.latest_ready_revision_name.clone()).unwrap_or_default();
             known.configurations.insert(target.configuration_name.clone(), configuration);
         }
         if let Some(revision) = cache.get::<Revision>(namespace, &revision_name) {
@@ -153,7 +154,9 @@ fn assign(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut RouteS
     status.address = Some(Address { url: Some(format!("http://{local_host}")) });
 
     let foreign = |service: &str| o.foreign_services.iter().any(|f| f == service);
-    if let Some(taken) = placeholder::plan(route, &traffic, &o.placeholders, &foreign, o.ingress.as_deref(), &o.context, plan)? {
+    if let Some(taken) =
+        placeholder::plan(route, &traffic, &o.placeholders, &foreign, o.ingress.as_deref(), &o.context, plan)?
+    {
         let message = format!("There is an existing Service {:?} that we do not own.", taken.name);
         c.mark_false(INGRESS_READY, "NotOwned", &message);
         return Ok(());
@@ -171,7 +174,13 @@ fn assign(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut RouteS
         let local = visibilities.get(tag) == Some(&Visibility::ClusterLocal);
         let host = hosts::host(&name, tag, local, settings)?;
         let secure = tls.https_hosts.contains(&host);
-        let scheme = if secure { "https" } else if local { "http" } else { settings.network.default_external_scheme.as_str() };
+        let scheme = if secure {
+            "https"
+        } else if local {
+            "http"
+        } else {
+            settings.network.default_external_scheme.as_str()
+        };
         Ok(hosts::url(scheme, &host, settings))
     };
     status.traffic = traffic::status_targets(&traffic, &rollout, &url_of_tag)?;
@@ -183,9 +192,11 @@ fn rollout(o: &Observed, traffic: &Traffic, plan: &mut Plan) -> Rollout {
     let goal = Rollout::goal(traffic);
     let route = &o.route.metadata;
     let own = meta::annotation_of(route, &[keys::ROLLOUT_DURATION, keys::ROLLOUT_DURATION_ALT]);
-    let duration = own.and_then(parse_duration).and_then(|d| d.positive()).unwrap_or(o.context.settings.network.rollout_duration);
+    let duration =
+        own.and_then(parse_duration).and_then(|d| d.positive()).unwrap_or(o.context.settings.network.rollout_duration);
     let Some(ingress) = o.ingress.as_deref().filter(|_| !duration.is_zero()) else { return goal };
-    let held = meta::annotation(&ingress.metadata, networking::ROLLOUT).and_then(|text| serde_json::from_str::<Rollout>(text).ok());
+    let held = meta::annotation(&ingress.metadata, networking::ROLLOUT)
+        .and_then(|text| serde_json::from_str::<Rollout>(text).ok());
     let Some(mut held) = held else { return goal };
     let now = i64::try_from(o.context.now.as_nanosecond()).unwrap_or(i64::MAX);
     if is_served(ingress) {
@@ -229,7 +240,11 @@ fn ingress_state(o: &Observed, desired: &Ingress, rollout: &Rollout, plan: &mut 
     match observed {
         None => not_configured(c),
         Some(_) if !rollout.is_done() => {
-            c.mark_unknown(INGRESS_READY, "RolloutInProgress", "A gradual rollout of the latest revision(s) is in progress.");
+            c.mark_unknown(
+                INGRESS_READY,
+                "RolloutInProgress",
+                "A gradual rollout of the latest revision(s) is in progress.",
+            );
         }
         Some(observed) => match find(&observed.conditions, READY) {
             Some(ready) => match ready.status {

@@ -43,7 +43,8 @@ fn settings() -> Settings {
 
 fn run_with(world: &mut World, settings: Settings) -> Plan {
     let context = Context { now: now(), settings: Arc::new(settings), refusals: Vec::new() };
-    let route: Route = serde_json::from_value(world.value("Route", "ns", "hello").expect("there").clone()).expect("a Route");
+    let route: Route =
+        serde_json::from_value(world.value("Route", "ns", "hello").expect("there").clone()).expect("a Route");
     world.settle(&ObjectRef::of(&route), |w| observe(w, "ns", "hello", context.clone()), plan)
 }
 
@@ -56,7 +57,14 @@ fn status(world: &World) -> Value {
 }
 
 fn shown(world: &World) -> String {
-    let show = |c: &Value| format!("{}={}({})", c["type"].as_str().unwrap_or(""), c["status"].as_str().unwrap_or(""), c["reason"].as_str().unwrap_or(""));
+    let show = |c: &Value| {
+        format!(
+            "{}={}({})",
+            c["type"].as_str().unwrap_or(""),
+            c["status"].as_str().unwrap_or(""),
+            c["reason"].as_str().unwrap_or("")
+        )
+    };
     status(world)["conditions"].as_array().expect("conditions").iter().map(show).collect::<Vec<_>>().join(" ")
 }
 
@@ -96,7 +104,10 @@ fn a_route_becomes_ready_when_its_ingress_is() {
     serve(&mut world);
     run(&mut world);
     assert!(shown(&world).ends_with("Ready=True()"), "{}", shown(&world));
-    assert_eq!(world.value("Service", "ns", "hello").expect("there")["spec"]["externalName"], "gw.knative-serving.svc.cluster.local");
+    assert_eq!(
+        world.value("Service", "ns", "hello").expect("there")["spec"]["externalName"],
+        "gw.knative-serving.svc.cluster.local"
+    );
     let status = status(&world);
     assert_eq!(status["url"], "http://hello.ns.localhost:8080");
     assert_eq!(status["address"]["url"], "http://hello.ns.svc.cluster.local");
@@ -106,7 +117,8 @@ fn a_route_becomes_ready_when_its_ingress_is() {
 #[test]
 fn tags_get_hosts_and_headers() {
     let mut world = World::of(WORLD);
-    let traffic = json!([{"revisionName": "hello-1", "percent": 100}, {"revisionName": "hello-2", "tag": "next", "percent": 0}]);
+    let traffic =
+        json!([{"revisionName": "hello-1", "percent": 100}, {"revisionName": "hello-2", "tag": "next", "percent": 0}]);
     world.patch("Route", "ns", "hello", json!({"spec": {"traffic": traffic}}));
     let mut with_headers = settings();
     with_headers.features.tag_header_based_routing = Flag::Enabled;
@@ -119,11 +131,21 @@ fn tags_get_hosts_and_headers() {
     let tag = &ingress["spec"]["rules"][3];
     assert_eq!(tag["hosts"], json!(["next-hello.ns.localhost"]));
     assert_eq!(tag["http"]["paths"][0]["appendHeaders"], json!({"Knative-Serving-Tag": "next"}));
-    assert!(ingress["metadata"]["annotations"]["networking.internal.knative.dev/tag-to-host"].as_str().expect("set").contains("next-hello.ns.localhost"));
+    assert!(
+        ingress["metadata"]["annotations"]["networking.internal.knative.dev/tag-to-host"]
+            .as_str()
+            .expect("set")
+            .contains("next-hello.ns.localhost")
+    );
     assert!(world.value("Service", "ns", "next-hello").is_some());
 
     // A tag is hidden by labelling its placeholder, and forgotten with its target.
-    world.patch("Service", "ns", "next-hello", json!({"metadata": {"labels": {"networking.knative.dev/visibility": "cluster-local"}}}));
+    world.patch(
+        "Service",
+        "ns",
+        "next-hello",
+        json!({"metadata": {"labels": {"networking.knative.dev/visibility": "cluster-local"}}}),
+    );
     run(&mut world);
     assert_eq!(status(&world)["traffic"][1]["url"], "http://next-hello.ns.svc.cluster.local");
     world.patch("Route", "ns", "hello", json!({"spec": {"traffic": [{"revisionName": "hello-1", "percent": 100}]}}));
@@ -134,9 +156,17 @@ fn tags_get_hosts_and_headers() {
 #[test]
 fn a_hidden_route_has_no_public_rule() {
     let mut world = World::of(WORLD);
-    world.patch("Route", "ns", "hello", json!({"metadata": {"labels": {"networking.knative.dev/visibility": "cluster-local"}}}));
+    world.patch(
+        "Route",
+        "ns",
+        "hello",
+        json!({"metadata": {"labels": {"networking.knative.dev/visibility": "cluster-local"}}}),
+    );
     run(&mut world);
-    assert_eq!(world.value("Ingress", "ns", "hello").expect("created")["spec"]["rules"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        world.value("Ingress", "ns", "hello").expect("created")["spec"]["rules"].as_array().map(Vec::len),
+        Some(1)
+    );
     assert_eq!(status(&world)["url"], "http://hello.ns.svc.cluster.local");
 }
 
@@ -179,8 +209,16 @@ fn certificates_are_asked_for_when_tls_is_on() {
     run_with(&mut world, secure.clone());
     assert!(shown(&world).contains("CertificateProvisioned=True(HTTPDowngrade)"), "{}", shown(&world));
     let name = "route-uid-route-hello";
-    assert_eq!(world.value("Certificate", "ns", name).expect("asked for")["spec"]["dnsNames"], json!(["hello.ns.localhost"]));
-    world.patch("Certificate", "ns", name, json!({"status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}}));
+    assert_eq!(
+        world.value("Certificate", "ns", name).expect("asked for")["spec"]["dnsNames"],
+        json!(["hello.ns.localhost"])
+    );
+    world.patch(
+        "Certificate",
+        "ns",
+        name,
+        json!({"status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}}),
+    );
     run_with(&mut world, secure);
     assert_eq!(status(&world)["url"], "https://hello.ns.localhost");
     assert_eq!(world.value("Ingress", "ns", "hello").expect("there")["spec"]["tls"][0]["secretName"], name);

@@ -1,0 +1,750 @@
+//! Real containers on this machine, through the crate's public face only.
+//!
+//! Every case has a data directory of its own and leaves nothing behind: no process, mount, interface, group. Needs
+//! root and a static busybox; says so and passes when they are missing. `-- NAME` runs one case, `-- bench` measures.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use neap_runtime::image::ImageConfig;
+use neap_runtime::pod::*;
+use neap_runtime::{Config, Mode, Runtime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const IMAGE: &str = "example.test/busybox:1";
+const BUSYBOX: &str = "/usr/bin/busybox";
+/// Nothing here takes longer on a machine that is not broken.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+type Case = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
+
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => { &[$((stringify!($name), || Box::pin($name()))),*] };
+}
+
+const CASES: &[Case] = cases![
+    serves_and_leaves_nothing,
+    looks_right_inside,
+    restarts_and_backs_off,
+    survives_the_runtime,
+    freezes_and_thaws,
+    is_killed_for_memory,
+    mounts_volumes,
+    runs_init_containers_first,
+    obeys_probes,
+    ends_gracefully,
+    keeps_two_neaps_apart,
+    outlives_its_spawner,
+    shares_what_is_asked_for,
+    runs_rootless,
+    runs_as_a_process,
+    says_what_cannot_run,
+];
+
+/// What an ordinary user can run, too.
+const FOR_ANYONE: &[&str] = &["runs_rootless", "runs_as_a_process"];
+
+fn main() {
+    neap_runtime::spawner::main_if_requested();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    if let [flag, dir] = &arguments[..]
+        && flag == "--hold"
+    {
+        return runtime.block_on(hold(Path::new(dir)));
+    }
+    if !Path::new(BUSYBOX).exists() {
+        println!("skipped: needs a static busybox at {BUSYBOX}");
+        return;
+    }
+    let wanted = arguments.iter().find(|a| !a.starts_with('-'));
+    if wanted.is_some_and(|w| w == "bench") {
+        return runtime.block_on(bench());
+    }
+    for (name, case) in CASES {
+        if wanted.is_some_and(|w| !name.contains(w.as_str())) {
+            continue;
+        }
+        if !nix::unistd::geteuid().is_root() && !FOR_ANYONE.contains(name) {
+            println!("skipped: {name} needs root");
+            continue;
+        }
+        let begun = Instant::now();
+        runtime.block_on(async {
+            tokio::time::timeout(PATIENCE * 3, case()).await.unwrap_or_else(|_| panic!("{name} takes too long"));
+        });
+        println!("ok {name} ({:.1} s)", begun.elapsed().as_secs_f64());
+    }
+}
+
+struct World {
+    dir: tempfile::TempDir,
+    runtime: Arc<Runtime>,
+}
+
+async fn open_at(dir: &Path, mode: Mode) -> Arc<Runtime> {
+    let config = Config {
+        data_dir: dir.to_owned(),
+        mode,
+        pod_cidr: "198.19.0.0/16".to_owned(),
+        images: neap_runtime::image::Config::default(),
+    };
+    let runtime = Runtime::open(config).await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+    let busybox = std::fs::read(BUSYBOX).expect("busybox");
+    let mut files: Vec<(String, u32, Vec<u8>)> = vec![
+        ("bin/busybox".into(), 0o755, busybox),
+        ("www/index.html".into(), 0o644, b"hello\n".to_vec()),
+        ("etc/passwd".into(), 0o644, b"root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001::/home/web:/bin/sh\n".to_vec()),
+        ("tmp/.keep".into(), 0o644, vec![]),
+    ];
+    for tool in ["sh", "httpd"] {
+        files.push((format!("bin/{tool}"), 0o755, format!("#!/bin/busybox {tool}\n").into_bytes()));
+    }
+    let files: Vec<(&str, u32, &[u8])> = files.iter().map(|(p, m, c)| (p.as_str(), *m, c.as_slice())).collect();
+    let image = ImageConfig { cmd: vec!["/bin/busybox".into()], env: vec![("FROM_IMAGE".into(), "yes".into())], ..ImageConfig::default() };
+    runtime.images().import_files(IMAGE, &files, image).await.expect("imports");
+    runtime
+}
+
+async fn world(mode: Mode) -> World {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let runtime = open_at(dir.path(), mode).await;
+    World { dir, runtime }
+}
+
+impl World {
+    /// Removes every pod and checks that nothing is left.
+    async fn end(self) {
+        for pod in self.runtime.list() {
+            self.runtime.remove(&pod.id, Duration::ZERO).await.expect("removes");
+        }
+        self.runtime.shutdown().await;
+        let dir = self.dir.path().canonicalize().expect("there");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        let left: Vec<_> = mounts.lines().filter(|l| l.contains(&*dir.to_string_lossy())).collect();
+        assert!(left.is_empty(), "mounts left: {left:?}");
+        assert_eq!(std::fs::read_dir(dir.join("pods")).expect("there").count(), 0, "pods left");
+        let namespaces = std::fs::read_dir(dir.join("run/ns")).map_or(0, Iterator::count);
+        assert_eq!(namespaces, 0, "namespaces left");
+    }
+
+    async fn run(&self, spec: PodSpec) -> PodId {
+        let id = spec.id.clone();
+        self.runtime.ensure(spec).await.expect("taken");
+        id
+    }
+
+    async fn wait(&self, id: &PodId, what: &str, reached: impl Fn(&PodStatus) -> bool) -> PodStatus {
+        wait(&self.runtime, id, what, reached).await
+    }
+
+    async fn log(&self, id: &PodId, options: LogOptions) -> String {
+        let mut stream = self.runtime.logs(id, "user", options).await.expect("a log");
+        let mut all = Vec::new();
+        while let Some(bytes) = stream.next().await {
+            all.extend(bytes.expect("reads"));
+        }
+        String::from_utf8_lossy(&all).into_owned()
+    }
+
+    /// Runs a shell script to its end and returns what it said.
+    async fn script(&self, name: &str, script: &str, change: impl FnOnce(&mut PodSpec)) -> (String, Terminated) {
+        let mut spec = pod(name, &["/bin/busybox", "sh", "-c", script]);
+        spec.restart = RestartPolicy::Never;
+        change(&mut spec);
+        let id = self.run(spec).await;
+        let status = self.wait(&id, "the end of the script", |s| matches!(s.phase, PodPhase::Succeeded | PodPhase::Failed)).await;
+        let ContainerState::Terminated(end) = status.containers[0].state.clone() else { panic!("it ended") };
+        (self.log(&id, LogOptions::default()).await, end)
+    }
+}
+
+async fn wait(runtime: &Runtime, id: &PodId, what: &str, reached: impl Fn(&PodStatus) -> bool) -> PodStatus {
+    let mut changes = runtime.changes();
+    let waiting = async {
+        loop {
+            if let Some(status) = runtime.status(id).filter(|s| reached(s)) {
+                return status;
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(200), changes.recv()).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, waiting).await {
+        Ok(status) => status,
+        Err(_) => panic!("waited for {what} of {id}; it is {:#?}", runtime.status(id)),
+    }
+}
+
+fn pod(name: &str, argv: &[&str]) -> PodSpec {
+    PodSpec {
+        id: PodId(format!("uid-{name}")),
+        name: name.to_owned(),
+        namespace: "test".to_owned(),
+        hostname: format!("{name}-host"),
+        init_containers: vec![],
+        containers: vec![container("user", argv)],
+        volumes: BTreeMap::new(),
+        restart: RestartPolicy::Always,
+        dns: Dns { nameservers: vec!["198.19.0.1".parse().expect("an address")], searches: vec!["svc".into()], options: vec![] },
+        share_process_namespace: false,
+        host_network: false,
+        grace: Duration::from_secs(2),
+        labels: BTreeMap::from([("l".to_owned(), "v".to_owned())]),
+    }
+}
+
+fn container(name: &str, argv: &[&str]) -> ContainerSpec {
+    ContainerSpec {
+        name: name.to_owned(),
+        image: IMAGE.to_owned(),
+        pull: PullPolicy::IfNotPresent,
+        credentials: vec![],
+        command: argv.iter().map(|a| (*a).to_owned()).collect(),
+        args: vec![],
+        env: vec![("GIVEN".into(), "value".into())],
+        working_dir: None,
+        user: None,
+        group: None,
+        run_as_non_root: false,
+        read_only_root: false,
+        privileged: false,
+        add_capabilities: vec![],
+        drop_capabilities: vec![],
+        no_new_privileges: false,
+        resources: Resources::default(),
+        mounts: vec![],
+        ports: vec![Port { name: "user-port".into(), container_port: 8080 }],
+        startup: None,
+        readiness: None,
+        liveness: None,
+        pre_stop: None,
+        termination_message_path: "/dev/termination-log".into(),
+        termination_message_from_logs: false,
+    }
+}
+
+fn probe(action: ProbeAction) -> Probe {
+    Probe {
+        action,
+        initial_delay: Duration::ZERO,
+        period: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+        success_threshold: 1,
+        failure_threshold: 1,
+    }
+}
+
+fn web(name: &str) -> PodSpec {
+    let mut spec = pod(name, &["/bin/busybox", "httpd", "-f", "-v", "-p", "8080", "-h", "/www"]);
+    spec.containers[0].readiness = Some(probe(http()));
+    spec
+}
+
+fn http() -> ProbeAction {
+    ProbeAction::Http { port: 8080, path: "/".into(), https: false, host: None, headers: vec![] }
+}
+
+async fn get(status: &PodStatus, port: u16) -> std::io::Result<String> {
+    let port = status.ports.get("user-port").copied().unwrap_or(port);
+    let mut stream = tokio::net::TcpStream::connect((status.ip.expect("an address"), port)).await?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+async fn serves_and_leaves_nothing() {
+    let world = world(Mode::Container).await;
+    let id = world.run(web("web")).await;
+    let status = world.wait(&id, "readiness", |s| s.ready).await;
+    assert_eq!(status.phase, PodPhase::Running);
+    assert_eq!(status.labels.get("l").map(String::as_str), Some("v"));
+    assert!(status.containers[0].image_id.contains("@sha256:"), "{}", status.containers[0].image_id);
+    assert!(get(&status, 8080).await.expect("served").ends_with("hello\n"));
+    assert!(world.log(&id, LogOptions::default()).await.contains("response:200"), "requests are logged");
+    world.runtime.ensure(web("web")).await.expect("again is fine");
+    let begun = Instant::now();
+    world.runtime.remove(&id, Duration::from_secs(20)).await.expect("removed");
+    // busybox has no handler for SIGTERM, to which a first process without one is immune.
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(world.runtime.status(&id), None);
+    assert!(get(&status, 8080).await.is_err(), "nobody answers at a dead pod's address");
+    assert!(world.log(&id, LogOptions { tail: Some(1), ..LogOptions::default() }).await.contains("response:200"), "logs stay");
+    world.runtime.remove(&id, Duration::ZERO).await.expect("gone is gone");
+    world.end().await;
+}
+
+async fn looks_right_inside() {
+    let world = world(Mode::Container).await;
+    let script = r#"
+        P=/bin/busybox
+        for f in fd full null ptmx random stdin stdout stderr tty urandom zero shm mqueue pts; do $P test -e /dev/$f || echo "MISSING $f"; done
+        $P test -e /dev/console && echo "HAS console"
+        $P cat; echo "stdin at end"
+        echo "host $($P hostname) $HOSTNAME $GIVEN $FROM_IMAGE $HOME"
+        echo "memory $($P cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null)"
+        echo "shares $($P cat /sys/fs/cgroup/cpu/cpu.shares /sys/fs/cgroup/cpu.weight 2>/dev/null)"
+        echo 1 2>/dev/null > /proc/sys/kernel/domainname && echo "WROTE sysctl"
+        $P mkdir /sys/fs/cgroup/x 2>/dev/null && echo "WROTE cgroup"
+        $P mkdir /sys/fs/cgroup/memory/x 2>/dev/null && echo "WROTE cgroup"
+        $P mknod /tmp/disk b 8 0 2>/dev/null && echo "MADE device"
+        $P mount -t tmpfs none /tmp 2>/dev/null && echo "MOUNTED"
+        $P stat -c "resolv %a" /etc/resolv.conf
+        $P cat /etc/resolv.conf
+        $P grep -c . /etc/hosts >/dev/null && $P grep host /etc/hosts
+        echo "pid $$"; echo "files $(ulimit -n)"
+        $P touch /tmp/a && echo "tmp works"
+        $P ls /proc/acpi /sys/firmware 2>/dev/null | $P wc -l
+        echo oops >&2
+        echo -n "last words" > /dev/termination-log
+        exit 7"#;
+    let (said, end) = world
+        .script("inside", script, |spec| {
+            spec.containers[0].resources = Resources {
+                cpu_request_milli: Some(125),
+                cpu_limit_milli: Some(1000),
+                memory_limit: Some(128 << 20),
+                pids_limit: Some(100),
+            };
+        })
+        .await;
+    for bad in ["MISSING", "HAS", "WROTE", "MADE", "MOUNTED"] {
+        assert!(!said.contains(bad), "{bad} in:\n{said}");
+    }
+    for good in [
+        "stdin at end",
+        "host inside-host inside-host value yes /root",
+        "memory 134217728",
+        "resolv 644",
+        "nameserver 198.19.0.1",
+        "search svc",
+        "inside-host",
+        "pid 1\n",
+        "tmp works",
+        "oops",
+    ] {
+        assert!(said.contains(good), "no {good:?} in:\n{said}");
+    }
+    assert_eq!((end.exit_code, end.reason.as_str(), end.message.as_str()), (7, "Error", "last words"));
+
+    let whoami = "echo $(/bin/busybox id -u):$(/bin/busybox id -g) $HOME; echo through > /dev/stdout; /bin/busybox grep -E 'Cap(Eff|Bnd)|NoNewPrivs' /proc/self/status";
+    let (said, _) = world.script("numbers", whoami, |s| s.containers[0].user = Some(2020)).await;
+    assert!(said.contains("2020:0 /") && said.contains("through"), "{said}");
+    assert!(said.contains("CapEff:\t0000000000000000"), "{said}");
+    let (said, _) = world
+        .script("named", whoami, |s| {
+            (s.containers[0].user, s.containers[0].no_new_privileges) = (Some(1000), true);
+            s.containers[0].drop_capabilities = vec!["ALL".into()];
+        })
+        .await;
+    assert!(said.contains("1000:1001 /home/web"), "{said}");
+    assert!(said.contains("CapBnd:\t0000000000000000") && said.contains("NoNewPrivs:\t1"), "{said}");
+    let (said, end) = world
+        .script("sealed", "echo x > /file && echo WROTE; echo $PWD; echo end", |s| {
+            s.containers[0].read_only_root = true;
+            s.containers[0].working_dir = Some("/foo/bar/baz".into());
+        })
+        .await;
+    assert!(!said.contains("WROTE"), "{said}");
+    assert!(said.contains("/foo/bar/baz") && end.exit_code == 0, "{said} {end:?}");
+    world.end().await;
+}
+
+async fn restarts_and_backs_off() {
+    let world = world(Mode::Container).await;
+    let mut spec = pod("crash", &["/bin/busybox", "sh", "-c", "echo run; exit 3"]);
+    spec.containers[0].termination_message_from_logs = true;
+    let id = world.run(spec).await;
+    let waits = |s: &PodStatus| matches!(&s.containers[0].state, ContainerState::Waiting { reason, .. } if reason == "CrashLoopBackOff");
+    let status = world.wait(&id, "a crash loop", waits).await;
+    assert_eq!(status.containers[0].restarts, 1, "the first restart is immediate");
+    let last = status.containers[0].last.clone().expect("it ended");
+    assert_eq!((last.exit_code, last.reason.as_str(), last.message.as_str()), (3, "Error", "run"));
+    let previous = LogOptions { previous: true, ..LogOptions::default() };
+    assert_eq!(world.log(&id, previous).await, "run\n");
+    world.end().await;
+}
+
+/// Takes a pod, says when it is ready, and waits to be killed.
+async fn hold(dir: &Path) {
+    let runtime = open_at(dir, Mode::Container).await;
+    let mut spec = pod("held", &["/bin/busybox", "sh", "-c", "/bin/busybox httpd -p 8080 -h /www; n=0; while :; do n=$((n+1)); echo tick $n; /bin/busybox usleep 50000; done"]);
+    spec.containers[0].readiness = Some(probe(http()));
+    let id = spec.id.clone();
+    runtime.ensure(spec).await.expect("taken");
+    runtime.ensure(pod("dying", &["/bin/busybox", "sh", "-c", "/bin/busybox sleep 1; exit 9"])).await.expect("taken");
+    wait(&runtime, &id, "readiness", |s| s.ready).await;
+    wait(&runtime, &PodId("uid-dying".into()), "a run", |s| matches!(s.containers[0].state, ContainerState::Running { .. })).await;
+    println!("ready");
+    std::future::pending().await
+}
+
+async fn survives_the_runtime() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut child = tokio::process::Command::new(std::env::current_exe().expect("this program"))
+        .arg("--hold")
+        .arg(dir.path())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("starts");
+    let mut line = String::new();
+    let stdout = child.stdout.take().expect("piped");
+    tokio::io::AsyncBufReadExt::read_line(&mut tokio::io::BufReader::new(stdout), &mut line).await.expect("reads");
+    assert_eq!(line, "ready\n");
+    child.kill().await.expect("killed");
+    // Long enough for the dying one to die unseen, and for the held one to go on talking.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+
+    let runtime = open_at(dir.path(), Mode::Container).await;
+    let world = World { dir, runtime };
+    let id = PodId("uid-held".into());
+    let status = world.wait(&id, "adoption", |s| s.ready).await;
+    assert_eq!(status.containers[0].restarts, 0, "it was adopted, not started anew");
+    assert!(get(&status, 8080).await.expect("served").ends_with("hello\n"));
+    let ticks = world.log(&id, LogOptions::default()).await;
+    let ticks: Vec<_> = ticks.lines().collect();
+    assert!(ticks.len() > 20, "the log went on without the runtime: {} lines", ticks.len());
+    for (at, tick) in ticks.iter().enumerate() {
+        assert_eq!(*tick, format!("tick {}", at + 1), "no line is lost");
+    }
+    let dying = PodId("uid-dying".into());
+    let status = world.wait(&dying, "the restart of what died meanwhile", |s| s.containers[0].restarts >= 1).await;
+    assert_eq!(status.containers[0].last.as_ref().map(|t| t.exit_code), Some(9));
+    world.end().await;
+}
+
+async fn freezes_and_thaws() {
+    let world = world(Mode::Container).await;
+    let mut spec = web("cold");
+    spec.containers[0].liveness = Some(probe(http()));
+    let id = world.run(spec).await;
+    let status = world.wait(&id, "readiness", |s| s.ready).await;
+    world.runtime.freeze(&id).await.expect("frozen");
+    assert!(world.runtime.status(&id).expect("there").frozen);
+    let asked = tokio::time::timeout(Duration::from_millis(1500), get(&status, 8080)).await;
+    assert!(asked.is_err(), "a frozen pod does not answer");
+    let begun = Instant::now();
+    world.runtime.thaw(&id).await.expect("thawed");
+    get(&status, 8080).await.expect("served");
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    let after = world.runtime.status(&id).expect("there");
+    assert_eq!((after.containers[0].restarts, after.ready, after.frozen), (0, true, false), "probes held still");
+    world.runtime.freeze(&id).await.expect("frozen");
+    world.runtime.remove(&id, Duration::from_secs(20)).await.expect("a frozen pod can be removed");
+    world.end().await;
+}
+
+async fn is_killed_for_memory() {
+    let world = world(Mode::Container).await;
+    let (_, end) = world
+        .script("greedy", "exec /bin/busybox tail /dev/zero", |s| s.containers[0].resources.memory_limit = Some(16 << 20))
+        .await;
+    assert_eq!((end.exit_code, end.reason.as_str()), (137, "OOMKilled"));
+    world.end().await;
+}
+
+async fn mounts_volumes() {
+    let world = world(Mode::Container).await;
+    let file = |text: &str| VolumeFile { content: text.as_bytes().to_vec(), mode: 0o640 };
+    let mount = |volume: &str, path: &str, sub: Option<&str>, read_only| Mount {
+        volume: volume.into(),
+        path: path.into(),
+        sub_path: sub.map(PathBuf::from),
+        read_only,
+    };
+    let mut spec = pod("vol", &["/bin/busybox", "sh", "-c", "while :; do /bin/busybox cat /config/a; /bin/busybox usleep 20000; done"]);
+    spec.volumes = BTreeMap::from([
+        ("config".to_owned(), Volume::Files(BTreeMap::from([("a".into(), file("one\n")), ("sub/b".into(), file("two\n"))]))),
+        ("disk".to_owned(), Volume::EmptyDir { memory: false, size_limit: None }),
+        ("ram".to_owned(), Volume::EmptyDir { memory: true, size_limit: Some(1 << 20) }),
+    ]);
+    spec.containers[0].mounts = vec![
+        mount("config", "/config", None, true),
+        mount("disk", "/disk", None, false),
+    ];
+    let mut second = container(
+        "second",
+        &[
+            "/bin/busybox",
+            "sh",
+            "-c",
+            "P=/bin/busybox; $P cat /one; echo x 2>/dev/null > /config/sub/b && echo WROTE; echo y > /disk/deep/f && $P ls /disk/deep; $P df /ram | $P grep -c 1024; $P id -u > /ram/who; $P sleep 100",
+        ],
+    );
+    second.user = Some(33);
+    second.mounts = vec![
+        mount("config", "/config", None, true),
+        mount("config", "/one", Some("sub/b"), true),
+        mount("disk", "/disk/deep", Some("made/by/us"), false),
+        mount("ram", "/ram", None, false),
+    ];
+    second.user = None;
+    spec.containers.push(second);
+    let id = world.run(spec.clone()).await;
+    world.wait(&id, "both to run", |s| s.ready).await;
+    let read = async |container: &str| {
+        let mut stream = world.runtime.logs(&id, container, LogOptions::default()).await.expect("a log");
+        let mut all = Vec::new();
+        while let Some(bytes) = stream.next().await {
+            all.extend(bytes.expect("reads"));
+        }
+        String::from_utf8_lossy(&all).into_owned()
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(read("second").await, "two\nf\n1\n");
+    spec.volumes.insert("config".to_owned(), Volume::Files(BTreeMap::from([("a".into(), file("changed\n"))])));
+    world.runtime.ensure(spec).await.expect("taken");
+    let seen = async {
+        while !read("user").await.contains("changed") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), seen).await.expect("the running container sees the change");
+    world.end().await;
+}
+
+async fn runs_init_containers_first() {
+    let world = world(Mode::Container).await;
+    let mut spec = pod("init", &["/bin/busybox", "sh", "-c", "/bin/busybox cat /shared/f; /bin/busybox sleep 100"]);
+    spec.volumes = BTreeMap::from([("s".to_owned(), Volume::EmptyDir { memory: false, size_limit: None })]);
+    let mount = Mount { volume: "s".into(), path: "/shared".into(), sub_path: None, read_only: false };
+    for (name, script) in [("first", "/bin/busybox usleep 100000; echo 1 >> /shared/f"), ("then", "echo 2 >> /shared/f")] {
+        let mut one = container(name, &["/bin/busybox", "sh", "-c", script]);
+        one.mounts.push(mount.clone());
+        spec.init_containers.push(one);
+    }
+    spec.containers[0].mounts.push(mount);
+    let id = world.run(spec).await;
+    let status = world.wait(&id, "the main container", |s| s.ready).await;
+    assert!(status.init_containers.iter().all(|c| matches!(&c.state, ContainerState::Terminated(t) if t.exit_code == 0)));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(world.log(&id, LogOptions::default()).await, "1\n2\n");
+    world.end().await;
+}
+
+async fn obeys_probes() {
+    let world = world(Mode::Container).await;
+    let exec = |script: &str| probe(ProbeAction::Exec(vec!["/bin/busybox".into(), "sh".into(), "-c".into(), script.into()]));
+    let mut spec = pod("probed", &["/bin/busybox", "sh", "-c", "/bin/busybox usleep 300000; /bin/busybox touch /tmp/ready; /bin/busybox sleep 100"]);
+    spec.containers[0].startup = Some(Probe { failure_threshold: 30, ..exec("/bin/busybox test -e /tmp/ready") });
+    spec.containers[0].liveness = Some(exec("! /bin/busybox test -e /tmp/bad"));
+    spec.containers[0].readiness = Some(exec("! /bin/busybox test -e /tmp/busy"));
+    spec.containers[0].pre_stop = None;
+    let id = world.run(spec).await;
+    let status = world.wait(&id, "readiness", |s| s.ready).await;
+    assert!(status.containers[0].started);
+    let mut spec = pod("unwell", &["/bin/busybox", "sleep", "100"]);
+    spec.containers[0].liveness = Some(exec("exit 1"));
+    let id = world.run(spec).await;
+    let status = world.wait(&id, "a restart by the liveness probe", |s| s.containers[0].restarts > 0).await;
+    assert!(status.containers[0].last.is_some());
+    world.end().await;
+}
+
+async fn ends_gracefully() {
+    let world = world(Mode::Container).await;
+    let script = "trap 'echo term; /bin/busybox usleep 300000; echo bye; exit 0' TERM; echo up; while :; do /bin/busybox usleep 10000; done";
+    let mut spec = pod("polite", &["/bin/busybox", "sh", "-c", script]);
+    spec.containers[0].pre_stop = Some(ProbeAction::Exec(vec!["/bin/busybox".into(), "sh".into(), "-c".into(), "echo hook > /proc/1/fd/1".into()]));
+    let id = world.run(spec).await;
+    world.wait(&id, "a run", |s| s.ready).await;
+    let following = world.runtime.logs(&id, "user", LogOptions { follow: true, ..LogOptions::default() }).await.expect("a log");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let reading = following.map(|b| b.expect("reads")).collect::<Vec<_>>();
+    let (removed, said) = tokio::join!(world.runtime.remove(&id, Duration::from_secs(10)), reading);
+    removed.expect("removed");
+    assert_eq!(String::from_utf8_lossy(&said.concat()), "up\nhook\nterm\nbye\n");
+    let script = "trap '' TERM; echo up; while :; do /bin/busybox usleep 10000; done";
+    let id = world.run(pod("stubborn", &["/bin/busybox", "sh", "-c", script])).await;
+    world.wait(&id, "a run", |s| s.ready).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let begun = Instant::now();
+    let (slow, quick) = tokio::join!(world.runtime.remove(&id, Duration::from_secs(60)), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.runtime.remove(&id, Duration::from_millis(300)).await
+    });
+    slow.and(quick).expect("removed");
+    assert!(begun.elapsed() < Duration::from_secs(5), "the more impatient asker is heard: {:?}", begun.elapsed());
+    world.end().await;
+}
+
+async fn keeps_two_neaps_apart() {
+    let (one, two) = (world(Mode::Container).await, world(Mode::Container).await);
+    let (a, b) = (one.run(web("same")).await, two.run(web("same")).await);
+    let a = one.wait(&a, "readiness", |s| s.ready).await;
+    let b = two.wait(&b, "readiness", |s| s.ready).await;
+    assert_ne!(a.ip, b.ip);
+    assert_ne!(one.runtime.gateway(), two.runtime.gateway());
+    assert!(get(&a, 8080).await.is_ok() && get(&b, 8080).await.is_ok());
+    one.end().await;
+    assert!(get(&b, 8080).await.is_ok(), "the other lives on");
+    two.end().await;
+}
+
+/// The spawner of this process: its child that is not a keeper.
+fn spawner() -> i32 {
+    let children = std::fs::read_dir("/proc/self/task").expect("tasks").flatten();
+    let children: Vec<i32> = children
+        .flat_map(|task| {
+            let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()
+        })
+        .collect();
+    let is_spawner = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "pod-spawner");
+    children.into_iter().find(is_spawner).expect("a spawner runs")
+}
+
+async fn outlives_its_spawner() {
+    let world = world(Mode::Container).await;
+    let before = world.run(web("before")).await;
+    world.wait(&before, "readiness", |s| s.ready).await;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(spawner()), nix::sys::signal::SIGKILL).expect("killed");
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let id = world.run(web(name)).await;
+        world.wait(&id, "readiness", |s| s.ready).await;
+    }
+    let status = world.runtime.status(&before).expect("there");
+    assert!(status.ready && status.containers[0].restarts == 0);
+    world.end().await;
+}
+
+async fn shares_what_is_asked_for() {
+    let world = world(Mode::Container).await;
+    let mut spec = pod("shared", &["/bin/busybox", "sh", "-c", "while :; do /bin/busybox usleep 50000; done"]);
+    spec.share_process_namespace = true;
+    spec.containers.push(container("other", &["/bin/busybox", "sh", "-c", "/bin/busybox ls /proc | /bin/busybox grep -c '^1$'; echo pid $$; /bin/busybox sleep 100"]));
+    let id = world.run(spec).await;
+    world.wait(&id, "both", |s| s.ready).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut stream = world.runtime.logs(&id, "other", LogOptions::default()).await.expect("a log");
+    let said = stream.next().await.expect("something").expect("reads");
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.starts_with("1\npid ") && !said.contains("pid 1\n"), "it sees the first one's process: {said}");
+    let mut spec = pod("host", &["/bin/busybox", "sh", "-c", "/bin/busybox ip -o link | /bin/busybox grep -c neap; exec /bin/busybox sleep 100"]);
+    spec.host_network = true;
+    let id = world.run(spec).await;
+    world.wait(&id, "a run", |s| s.ready).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_ne!(world.log(&id, LogOptions::default()).await, "0\n", "it sees the machine's interfaces");
+    world.end().await;
+}
+
+async fn runs_rootless() {
+    let world = world(Mode::Rootless).await;
+    assert!(world.runtime.describe().starts_with("rootless"), "{}", world.runtime.describe());
+    let mut spec = pod("rootless", &["/bin/busybox", "sh", "-c", "echo pid $$; /bin/busybox hostname; exec /bin/busybox httpd -f -p $PORT -h /www"]);
+    spec.containers[0].readiness = Some(probe(http()));
+    let id = world.run(spec).await;
+    let status = world.wait(&id, "readiness", |s| s.ready).await;
+    assert!(get(&status, 0).await.expect("served").ends_with("hello\n"));
+    assert_eq!(world.log(&id, LogOptions::default()).await, "pid 1\nrootless-host\n");
+    world.end().await;
+}
+
+async fn runs_as_a_process() {
+    let world = world(Mode::Process).await;
+    assert!(world.runtime.describe().contains("NO ISOLATION"), "{}", world.runtime.describe());
+    let mut spec = pod("process", &["/bin/busybox", "sh", "-c", "echo port $PORT; exec /usr/bin/busybox httpd -f -p 127.0.0.1:$PORT -h /"]);
+    spec.containers[0].readiness = Some(probe(ProbeAction::Tcp { port: 8080 }));
+    let id = world.run(spec).await;
+    let status = world.wait(&id, "readiness", |s| s.ready).await;
+    let port = status.ports["user-port"];
+    assert_eq!(world.log(&id, LogOptions::default()).await, format!("port {port}\n"));
+    assert!(get(&status, 0).await.is_ok());
+    world.runtime.freeze(&id).await.expect("frozen");
+    world.runtime.thaw(&id).await.expect("thawed");
+    world.runtime.remove(&id, Duration::from_secs(5)).await.expect("removed");
+    assert!(get(&status, 0).await.is_err());
+    world.end().await;
+}
+
+async fn says_what_cannot_run() {
+    let world = world(Mode::Container).await;
+    let (_, end) = world
+        .script("missing", "", |s| s.containers[0].command = vec!["/no/such/program".into()])
+        .await;
+    assert_eq!((end.exit_code, end.reason.as_str()), (128, "StartError"));
+    assert!(end.message.contains("/no/such/program"), "{}", end.message);
+    let mut spec = pod("root", &["/bin/busybox", "true"]);
+    spec.containers[0].run_as_non_root = true;
+    let id = world.run(spec).await;
+    let waits = |wanted: &'static str| move |s: &PodStatus| matches!(&s.containers[0].state, ContainerState::Waiting { reason, .. } if reason == wanted);
+    world.wait(&id, "the refusal", waits("CreateContainerConfigError")).await;
+    let mut spec = pod("nowhere", &["/bin/busybox", "true"]);
+    spec.containers[0].image = "example.test/none:1".into();
+    spec.containers[0].pull = PullPolicy::Never;
+    let id = world.run(spec).await;
+    world.wait(&id, "the pull's refusal", waits("ErrImageNeverPull")).await;
+    let begun = Instant::now();
+    world.runtime.remove(&id, Duration::from_secs(20)).await.expect("removed");
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    world.end().await;
+}
+
+/// Create to ready, twenty times, with the machine's pools filled; then twenty at once.
+async fn bench() {
+    let world = world(Mode::Container).await;
+    println!("{}", world.runtime.describe());
+    let mut times = Vec::new();
+    for at in 0..20 {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let spec = web(&format!("b{at}"));
+        let begun = Instant::now();
+        let id = world.run(spec).await;
+        world.wait(&id, "readiness", |s| s.ready).await;
+        times.push(begun.elapsed());
+        world.runtime.remove(&id, Duration::ZERO).await.expect("removed");
+    }
+    times.sort();
+    println!("create to ready: p50 {:?}, p95 {:?}, max {:?}", times[10], times[18], times[19]);
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    let begun = Instant::now();
+    let all = (0..20).map(|at| {
+        let (world, spec) = (&world, web(&format!("m{at}")));
+        async move {
+            let id = world.run(spec).await;
+            world.wait(&id, "readiness", |s| s.ready).await;
+        }
+    });
+    futures::future::join_all(all).await;
+    println!("twenty at once: last ready after {:?}", begun.elapsed());
+    println!("{}", memory());
+    let id = PodId("uid-m0".into());
+    let status = world.runtime.status(&id).expect("there");
+    let mut thaws = Vec::new();
+    for _ in 0..20 {
+        world.runtime.freeze(&id).await.expect("frozen");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let begun = Instant::now();
+        world.runtime.thaw(&id).await.expect("thawed");
+        get(&status, 8080).await.expect("served");
+        thaws.push(begun.elapsed());
+    }
+    thaws.sort();
+    println!("thaw to last byte: p50 {:?}, max {:?}", thaws[10], thaws[19]);
+    world.end().await;
+}
+
+/// Memory of the keepers, by proportional share.
+fn memory() -> String {
+    let mut keepers = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
+        let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        if read("comm").trim() == "pod-keeper" {
+            let rollup = read("smaps_rollup");
+            let kib = |field: &str| -> u64 {
+                rollup.lines().find_map(|l| l.strip_prefix(field)?.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+            };
+            keepers.push((kib("Rss:"), kib("Pss:"), kib("Private_Dirty:")));
+        }
+    }
+    let count = keepers.len().max(1) as u64;
+    let mean = |pick: fn(&(u64, u64, u64)) -> u64| keepers.iter().map(pick).sum::<u64>() / count;
+    format!("{} keepers: mean RSS {} KiB, PSS {} KiB, private {} KiB", keepers.len(), mean(|k| k.0), mean(|k| k.1), mean(|k| k.2))
+}
