@@ -1,5 +1,11 @@
 //! The Kubernetes HTTP contract for whatever kinds are registered, as a tower service; a listener is optional.
 //!
+//! A request is parsed (`request`), its caller identified and judged (`auth`), its kind found (`registry`), and a verb
+//! (`verbs`) answers it. What a kind is comes from a CustomResourceDefinition (`kind`), for compiled-in kinds as for those
+//! that users define while the server runs (`crd`). Rules are pure modules (`metadata`, `selector`, `schema`, `patch`,
+//! `namespace`, `jsonpath`, `table`); everything about one object is decided between two reads of the store without an
+//! await. Objects are stored as JSON that is served by splicing, never by parsing, where nothing has to be changed.
+//!
 //! This crate knows no concrete kind beyond the few that the contract itself speaks of (namespaces, definitions, the
 //! subresources of pods and service accounts, roles), and nothing of Knative.
 

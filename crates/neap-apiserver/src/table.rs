@@ -40,23 +40,35 @@ pub(crate) fn table(x: &Exchange, objects: &[Value], meta: Value, head: bool) ->
 }
 
 fn definitions(columns: &[Column]) -> Value {
-    let mut out = vec![json!({"name": "Name", "type": "string", "format": "name", "description": NAME_HELP,
-        "priority": 0})];
+    let mut out = Vec::with_capacity(columns.len() + 1);
+    if adds_name(columns) {
+        out.push(json!({"name": "Name", "type": "string", "format": "name", "description": NAME_HELP,
+            "priority": 0}));
+    }
     for c in columns {
         let description = if c.description.is_empty() && c.kind == "date" {
             "Custom resource definition column (in JSONPath format): .metadata.creationTimestamp"
         } else {
             &c.description
         };
-        out.push(json!({"name": c.name, "type": c.kind, "format": c.format, "description": description,
+        // kubectl puts the kind before the cell of this format when it shows several kinds.
+        let format = if c.name == "Name" { "name" } else { &c.format };
+        out.push(json!({"name": c.name, "type": c.kind, "format": format, "description": description,
             "priority": c.priority}));
     }
     Value::Array(out)
 }
 
+/// A kind that describes its own name column keeps it.
+fn adds_name(columns: &[Column]) -> bool {
+    columns.first().is_none_or(|c| c.name != "Name")
+}
+
 pub fn cells(columns: &[Column], object: &Value, now: Timestamp) -> Vec<Value> {
     let mut out = Vec::with_capacity(columns.len() + 1);
-    out.push(json!(crate::metadata::text(object, "name")));
+    if adds_name(columns) {
+        out.push(json!(crate::metadata::text(object, "name")));
+    }
     out.extend(columns.iter().map(|c| match &c.value {
         ColumnValue::Cell(f) => f(object, now),
         ColumnValue::Path(path) => path.first(object).map_or(Value::Null, |v| cell(v, &c.kind, now)),

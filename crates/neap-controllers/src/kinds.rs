@@ -84,15 +84,15 @@ impl Queues {
     }
 }
 
-/// A watch that has not begun: it runs until it is dropped, and says once when its first listing is complete.
+/// A watch under way: it runs until it is dropped.
 pub(crate) type Watch = BoxFuture<'static, ()>;
 
+/// Begins a watch: with the finished caches, and with a sender that is dropped when the first listing is complete.
+pub(crate) type Start = Box<dyn FnOnce(Client, Arc<Caches>, mpsc::Sender<()>) -> Watch + Send>;
+
 /// Adds every kind to the caches and returns the watches that feed them, to be run with the finished caches.
-pub(crate) fn register(
-    caches: &mut Caches,
-    queues: &Arc<Queues>,
-) -> Vec<Box<dyn FnOnce(Client, Arc<Caches>, mpsc::Sender<()>) -> Watch + Send>> {
-    let mut watches: Vec<Box<dyn FnOnce(Client, Arc<Caches>, mpsc::Sender<()>) -> Watch + Send>> = Vec::new();
+pub(crate) fn register(caches: &mut Caches, queues: &Arc<Queues>) -> Vec<Start> {
+    let mut watches: Vec<Start> = Vec::new();
     macro_rules! kind {
         ($kind:ty, $config:expr, $terms:expr, |$caches:ident, $queues:ident, $step:ident, $key:ident| $tell:expr) => {{
             let listening = queues.clone();
@@ -226,10 +226,9 @@ pub(crate) fn register(
                     queues.serverless_service.add(sks);
                 }
             }
-            if let Some(service) = caches.get::<CoreService>(&key.namespace, &service) {
-                if let Some(owner) = owner_of(&service.metadata, "ServerlessService") {
-                    queues.serverless_service.add(Key::new(key.namespace.as_str(), owner));
-                }
+            let service = caches.get::<CoreService>(&key.namespace, &service);
+            if let Some(owner) = service.and_then(|service| owner_of(&service.metadata, "ServerlessService")) {
+                queues.serverless_service.add(Key::new(key.namespace, owner));
             }
         }
     );

@@ -7,6 +7,7 @@ mod digests;
 mod events;
 mod index;
 mod kinds;
+mod leader;
 mod metrics;
 mod ports;
 mod queue;
@@ -21,6 +22,7 @@ pub mod autoscaler;
 
 pub use autoscaler::Clock;
 pub use index::Key;
+pub use leader::Election;
 pub use metrics::Metrics;
 pub use ports::{Credentials, DigestResolver, GatewayStatus, ServedBoard};
 pub use run::{Controllers, RunError};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::Client;
 use neap_logic::config::Settings;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
@@ -59,6 +59,12 @@ pub enum RunError {
     NotListed {
         /// How long was waited.
         seconds: u64,
+    },
+    /// A task that should have gone on did not.
+    #[error("a part of the controllers ended early; start them again")]
+    Ended {
+        /// Its panic, if it was one.
+        source: Option<JoinError>,
     },
 }
 
@@ -118,12 +124,20 @@ impl Controllers {
         ready.cancel();
         info!("controllers run");
 
-        stop.cancelled().await;
+        let ended = tokio::select! {
+            () = stop.cancelled() => None,
+            // None of these ends by itself.
+            Some(ended) = background.join_next() => Some(ended),
+            Some(ended) = loops.join_next() => Some(ended),
+        };
         let drained = async { while loops.join_next().await.is_some() {} };
         if timeout(DRAIN, drained).await.is_err() {
             debug!("some looks did not end in time; they are made again at the next start");
         }
-        Ok(())
+        match ended {
+            Some(ended) if !stop.is_cancelled() => Err(RunError::Ended { source: ended.err() }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
-use kube::api::{DeleteParams, DynamicObject, PatchParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, GetParams, PatchParams, PostParams};
 use kube::core::{Request, Resource as _, request};
 use neap_logic::config::Settings;
 use neap_logic::plan::{Context, Object, ObjectRef, Patch, Plan, Refusal, Write};
@@ -277,6 +277,7 @@ async fn call(
             404 if matches!(verb, "delete" | "patch") => Ok(Written::Done(None)),
             404 | 409 => {
                 debug!(%target, verb, error = status.message, "the caches are behind");
+                catch_up(shared, target).await;
                 Ok(Written::Stale)
             }
             400 | 403 | 405 | 422 => {
@@ -285,5 +286,15 @@ async fn call(
             _ => Err(CallError::Api { verb, target: target.to_string(), source: kube::Error::Api(status) }),
         },
         Err(source) => Err(CallError::Api { verb, target: target.to_string(), source }),
+    }
+}
+
+/// Reads one object anew, so that the next look need not wait for the watch, and sees also what no watch
+/// shows because it lacks our labels.
+async fn catch_up(shared: &Shared, target: &ObjectRef) {
+    let Ok(request) = base(target).get(&target.name, &GetParams::default()) else { return };
+    // Whatever goes wrong here goes wrong again in the next look, and is told there.
+    if let Ok(object) = shared.client.request::<Value>(request).await {
+        shared.caches.written(target, object);
     }
 }

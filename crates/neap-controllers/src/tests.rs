@@ -14,8 +14,8 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt as _};
 use neap_api::autoscaling::PodAutoscaler;
 use neap_api::condition::{READY, find};
-use neap_api::networking::Ingress;
-use neap_api::serving::{Configuration, Revision, Route, Service};
+use neap_api::networking::{ClusterDomainClaim, Ingress};
+use neap_api::serving::{Configuration, DomainMapping, Revision, Route, Service};
 use neap_logic::plan::ingress::Served;
 use neap_logic::routing::network_hash;
 use neap_testkit::{Api, eventually};
@@ -273,4 +273,50 @@ async fn settings_take_effect_at_once_and_mistakes_never() {
         .await;
     let patch = json!({"data": {"external-http-port": "none"}});
     maps.patch("config-neap", &PatchParams::default(), &Patch::Merge(&patch)).await.expect_err("refused at the door");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_domain_leads_to_a_service() {
+    let stage = Stage::set().await;
+    stage.deploy().await;
+    let maps: kube::Api<ConfigMap> = kube::Api::namespaced(stage.api.client(), "knative-serving");
+    let patch = json!({"data": {"autocreate-cluster-domain-claims": "true"}});
+    maps.patch("config-network", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("admitted");
+    let mapping: DomainMapping = serde_json::from_value(json!({
+        "apiVersion": "serving.knative.dev/v1beta1", "kind": "DomainMapping", "metadata": {"name": "shop.example.org"},
+        "spec": {"ref": {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": "hello"}},
+    }))
+    .expect("a DomainMapping");
+    stage.of::<DomainMapping>().create(&PostParams::default(), &mapping).await.expect("admitted");
+    stage.served("shop.example.org", |_| true).await;
+    stage
+        .wait::<DomainMapping>("shop.example.org", "the mapping is ready", |m| {
+            let conditions = m.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+            find(conditions, READY).is_some_and(|c| c.status == neap_api::ConditionStatus::True)
+        })
+        .await;
+    stage.of::<DomainMapping>().delete("shop.example.org", &DeleteParams::default()).await.expect("deleted");
+    let claims = kube::Api::<ClusterDomainClaim>::all(stage.api.client());
+    eventually("the claim is given up", || async {
+        claims.get_opt("shop.example.org").await.expect("answers").is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_taken_by_somebody_else_is_explained() {
+    let stage = Stage::set().await;
+    // Without our labels, so that no watch of ours shows it.
+    let foreign: Deployment = serde_json::from_value(json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "hello-00001-deployment"},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}},
+    }))
+    .expect("a Deployment");
+    stage.of::<Deployment>().create(&PostParams::default(), &foreign).await.expect("created");
+    stage.create(hello()).await;
+    stage
+        .wait::<Service>("hello", "the Service says who is in the way", |s| {
+            s.status.as_ref().is_some_and(|s| message(&s.conditions, READY).contains("There is an existing Deployment"))
+        })
+        .await;
 }

@@ -145,7 +145,8 @@ fn mounts(
     dir: &Path,
     volumes: &BTreeMap<String, PathBuf>,
 ) -> Result<Vec<Bind>, String> {
-    let own = |source: PathBuf, target: PathBuf| Bind { source, sub_path: None, target, read_only: false, recursive: false };
+    let own =
+        |source: PathBuf, target: PathBuf| Bind { source, sub_path: None, target, read_only: false, recursive: false };
     let mut all = Vec::new();
     for name in ETC_FILES {
         let target = Path::new("/etc").join(name);
@@ -157,9 +158,9 @@ fn mounts(
     let mut wanted: Vec<_> = container.mounts.iter().collect();
     wanted.sort_by_key(|mount| mount.path.components().count());
     for mount in wanted {
-        let source = volumes
-            .get(&mount.volume)
-            .ok_or_else(|| format!("the volume {:?} of mount {} is not in the pod", mount.volume, mount.path.display()))?;
+        let source = volumes.get(&mount.volume).ok_or_else(|| {
+            format!("the volume {:?} of mount {} is not in the pod", mount.volume, mount.path.display())
+        })?;
         if !mount.path.is_absolute() {
             return Err(format!("the mount path {} is not absolute", mount.path.display()));
         }

@@ -59,7 +59,10 @@ impl Tree {
             let mut left = left.split(' ').skip(3);
             let (root, mount) = (left.next().unwrap_or(""), left.next().unwrap_or(""));
             // A bind mount of a part of a hierarchy (as containers have) is not the hierarchy.
-            if root != "/" && !root.starts_with("/..") && hierarchies.iter().any(|h: &Hierarchy| h.mount == Path::new(mount)) {
+            if root != "/"
+                && !root.starts_with("/..")
+                && hierarchies.iter().any(|h: &Hierarchy| h.mount == Path::new(mount))
+            {
                 continue;
             }
             let kind = match kind {
@@ -212,7 +215,8 @@ impl Group {
     /// The processes in the group, as this process sees their numbers.
     pub(crate) fn pids(&self) -> Vec<i32> {
         let Some(dir) = self.dirs().next() else { return Vec::new() };
-        read(&dir.join("cgroup.procs")).map_or_else(|_| Vec::new(), |t| t.lines().filter_map(|l| l.parse().ok()).collect())
+        read(&dir.join("cgroup.procs"))
+            .map_or_else(|_| Vec::new(), |t| t.lines().filter_map(|l| l.parse().ok()).collect())
     }
 
     /// Kills what is left and removes the group. Returns whether it is gone.
@@ -311,8 +315,6 @@ fn read(path: &Path) -> io::Result<String> {
 fn write(path: &Path, text: &str) -> io::Result<()> {
     fs::OpenOptions::new().write(true).truncate(true).open(path)?.write_all(text.as_bytes())
 }
-
-
 
 #[cfg(test)]
 mod tests;

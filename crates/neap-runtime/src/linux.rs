@@ -27,7 +27,7 @@ use crate::pod::{BoxFuture, ProbeAction};
 use crate::probe::Prober;
 use crate::record::{self, Exit, ProcessId};
 use crate::spawner::sandbox::NAMESPACES;
-use crate::spawner::wire::{Cell, Exec, Order, StartError, Sandbox as SandboxOrder};
+use crate::spawner::wire::{Cell, Exec, Order, Sandbox as SandboxOrder, StartError};
 use crate::spawner::{Keeper, Spawner};
 use crate::sys;
 
@@ -124,7 +124,7 @@ impl LinuxMachine {
             }
         }
         let refill = refill(self.shared.clone(), self.closing.clone());
-        #[allow(clippy::disallowed_methods, reason = "owned by the machine, aborted with it")]
+        #[expect(clippy::disallowed_methods, reason = "owned by the machine, aborted with it")]
         let refill = AbortOnDropHandle::new(tokio::spawn(refill));
         *lock(&self.refill) = Some(refill);
     }
@@ -181,8 +181,7 @@ impl Shared {
         let address = network.take()?;
         let cable = network.cable(address);
         let dir = self.run_dir.join("ns").join(format!("{:016x}", sys::random_u64()));
-        let order =
-            SandboxOrder { dir: dir.clone(), address, gateway: network.gateway(), interface: cable.clone() };
+        let order = SandboxOrder { dir: dir.clone(), address, gateway: network.gateway(), interface: cable.clone() };
         let sandbox = Sandbox { dir: Some(dir), address, cable: Some(cable) };
         match self.spawner.sandbox(order).await {
             Ok(()) => Ok(sandbox),
@@ -470,8 +469,8 @@ fn unheard(status: &str, signal: i32) -> bool {
 }
 
 fn is_namespace(file: &Path) -> bool {
-    const NSFS: i64 = 0x6e73_6673;
-    nix::sys::statfs::statfs(file).is_ok_and(|s| s.filesystem_type().0 as i64 == NSFS)
+    const NSFS: nix::sys::statfs::FsType = nix::sys::statfs::NSFS_MAGIC;
+    nix::sys::statfs::statfs(file).is_ok_and(|s| s.filesystem_type() == NSFS)
 }
 
 fn remove_sandbox(network: &Network, sandbox: &Sandbox) -> io::Result<()> {

@@ -84,7 +84,10 @@ impl Choice {
             Some(_) => "some limits",
             None => "no CPU or memory limits",
         };
-        let because = self.because.as_ref().map_or(String::new(), |why| format!(" (chosen because `container` is not possible: {why})"));
+        let because = self
+            .because
+            .as_ref()
+            .map_or(String::new(), |why| format!(" (chosen because `container` is not possible: {why})"));
         match self.isolation {
             Isolation::Full => {
                 let block = block.unwrap_or_default();

@@ -133,7 +133,10 @@ pub struct Mount {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Volume {
     /// A directory that lives as long as the pod; `memory` puts it on a tmpfs. `size_limit` in bytes.
-    EmptyDir { memory: bool, size_limit: Option<u64> },
+    EmptyDir {
+        memory: bool,
+        size_limit: Option<u64>,
+    },
     /// Files with content and mode, relative paths; written anew when `ensure` brings other content.
     Files(BTreeMap<PathBuf, VolumeFile>),
     HostPath(PathBuf),
@@ -222,8 +225,13 @@ pub struct ContainerStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ContainerState {
     /// `ContainerCreating`, `PodInitializing`, `ErrImagePull`, `ImagePullBackOff`, `CrashLoopBackOff`, `CreateContainerError`, ….
-    Waiting { reason: String, message: String },
-    Running { since: jiff::Timestamp },
+    Waiting {
+        reason: String,
+        message: String,
+    },
+    Running {
+        since: jiff::Timestamp,
+    },
     Terminated(Terminated),
 }
 

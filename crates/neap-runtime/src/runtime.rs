@@ -20,9 +20,7 @@ use crate::lifecycle::{World, pod};
 use crate::linux::LinuxMachine;
 use crate::logs::read::LogReader;
 use crate::net::{Network, NetworkError};
-use crate::pod::{
-    BoxFuture, ContainerState, Error, LogOptions, LogStream, PodId, PodRuntime, PodSpec, PodStatus,
-};
+use crate::pod::{BoxFuture, ContainerState, Error, LogOptions, LogStream, PodId, PodRuntime, PodSpec, PodStatus};
 use crate::record::{self, Run};
 use crate::{clock, mode};
 
@@ -72,6 +70,8 @@ pub enum OpenError {
     Images(#[from] StoreError),
 }
 
+type Pods = HashMap<PodId, Arc<PodCell>>;
+
 /// Pods on this machine.
 pub struct Runtime {
     world: Arc<World>,
@@ -79,7 +79,7 @@ pub struct Runtime {
     images: Images,
     description: String,
     pods_dir: PathBuf,
-    pods: Mutex<HashMap<PodId, Arc<PodCell>>>,
+    pods: Arc<Mutex<Pods>>,
     changes: broadcast::Sender<PodId>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -94,8 +94,9 @@ impl Runtime {
         let run_dir = made(&data_dir.join("run"))?;
         let pods_dir = made(&data_dir.join("pods"))?;
         // Environments and volumes hold secrets.
-        fs::set_permissions(&pods_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
-            .map_err(|source| OpenError::Disk { what: "close to others the directory", path: pods_dir.clone(), source })?;
+        fs::set_permissions(&pods_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(|source| {
+            OpenError::Disk { what: "close to others the directory", path: pods_dir.clone(), source }
+        })?;
         let logs_dir = made(&data_dir.join("logs"))?;
         let tree = choice.tree(&data_dir);
         let network = match choice.isolation {
@@ -124,7 +125,7 @@ impl Runtime {
             images,
             description,
             pods_dir,
-            pods: Mutex::default(),
+            pods: Arc::default(),
             changes,
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
@@ -176,16 +177,19 @@ impl Runtime {
 
     fn start(&self, cell: Arc<PodCell>) {
         self.pods().insert(cell.id.clone(), cell.clone());
-        let (world, shutdown) = (self.world.clone(), self.shutdown.clone());
+        let (world, pods, shutdown) = (self.world.clone(), self.pods.clone(), self.shutdown.clone());
         self.tasks.spawn(async move {
             tokio::select! {
-                () = pod::live(world, cell) => {}
+                () = pod::live(&world, &cell) => {
+                    pods.lock().unwrap_or_else(PoisonError::into_inner).remove(&cell.id);
+                    cell.announce_gone();
+                }
                 () = shutdown.cancelled() => {}
             }
         });
     }
 
-    fn pods(&self) -> MutexGuard<'_, HashMap<PodId, Arc<PodCell>>> {
+    fn pods(&self) -> MutexGuard<'_, Pods> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -203,6 +207,9 @@ impl Runtime {
         // Bound before the match: the map must not stay locked while a pod is written down.
         let known = self.pods().get(&spec.id).cloned();
         if let Some(cell) = known {
+            if cell.stop.borrow().is_some() {
+                return Err(Error::Invalid(format!("pod {} is being removed", cell.id)));
+            }
             let old = cell.spec();
             let new = PodSpec { volumes: spec.volumes, labels: spec.labels, grace: spec.grace, ..(*old).clone() };
             if new == *old {
@@ -223,7 +230,12 @@ impl Runtime {
     }
 
     /// The log file of a container's current (or previous) run, and whether that run may still write.
-    fn find_log(&self, id: &PodId, container: &str, previous: bool) -> Result<(PathBuf, Option<Arc<PodCell>>, u32), Error> {
+    fn find_log(
+        &self,
+        id: &PodId,
+        container: &str,
+        previous: bool,
+    ) -> Result<(PathBuf, Option<Arc<PodCell>>, u32), Error> {
         let cell = self.pods().get(id).cloned();
         let dir = match &cell {
             Some(cell) => cell.log_dir.clone(),
@@ -257,6 +269,13 @@ impl Runtime {
     }
 }
 
+impl Drop for Runtime {
+    /// Pods run on, but nobody here looks after them any more.
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
 impl PodRuntime for Runtime {
     fn ensure(&self, pod: PodSpec) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move { self.take(pod) })
@@ -273,10 +292,7 @@ impl PodRuntime for Runtime {
             cell.stop.send_replace(Some(deadline));
             let mut gone = cell.gone.subscribe();
             tokio::select! {
-                _ = gone.wait_for(|gone| *gone) => {
-                    self.pods().remove(&id);
-                    Ok(())
-                }
+                _ = gone.wait_for(|gone| *gone) => Ok(()),
                 () = self.shutdown.cancelled() => Err(Error::ShuttingDown),
             }
         })
@@ -292,13 +308,11 @@ impl PodRuntime for Runtime {
 
     fn list(&self) -> Vec<PodStatus> {
         let cells: Vec<_> = self.pods().values().cloned().collect();
-        cells.iter().filter(|c| !*c.gone.borrow()).map(|c| c.status()).collect()
+        cells.iter().map(|c| c.status()).collect()
     }
 
     fn status(&self, id: &PodId) -> Option<PodStatus> {
-        let cell = self.find(id).ok()?;
-        let gone = *cell.gone.borrow();
-        (!gone).then(|| cell.status())
+        Some(self.find(id).ok()?.status())
     }
 
     fn changes(&self) -> broadcast::Receiver<PodId> {
@@ -342,7 +356,10 @@ fn stream_log(
         *cell.gone.borrow()
             || cell.read(|s| {
                 let newer = s.record.containers.get(&container).is_some_and(|c| c.runs > run + 1 || c.accounted > run);
-                newer || s.containers.get(&container).is_some_and(|c| matches!(c.status.state, ContainerState::Terminated(_)))
+                newer
+                    || s.containers
+                        .get(&container)
+                        .is_some_and(|c| matches!(c.status.state, ContainerState::Terminated(_)))
             })
     };
     struct Following<E> {
@@ -411,7 +428,10 @@ fn check(spec: &PodSpec) -> Result<(), Error> {
     let mut names = std::collections::BTreeSet::new();
     for container in spec.init_containers.iter().chain(&spec.containers) {
         if !plain(&container.name) || !names.insert(&container.name) {
-            return Err(Error::Invalid(format!("the container name {:?} is empty, not plain, or used twice", container.name)));
+            return Err(Error::Invalid(format!(
+                "the container name {:?} is empty, not plain, or used twice",
+                container.name
+            )));
         }
     }
     Ok(())

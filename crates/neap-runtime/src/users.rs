@@ -71,10 +71,17 @@ mod tests {
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/var/www:/bin/false\nbad line\n";
     const GROUP: &str = "root:x:0:\nwww:x:34:\nlogs:x:40:other,web\n";
 
-    fn check(wanted: &str, expected: Result<(u32, u32, &[u32], Option<&str>), &str>) {
+    type Expected<'a> = (u32, u32, &'a [u32], Option<&'a str>);
+
+    fn check(wanted: &str, expected: Result<Expected<'_>, &str>) {
         let found = resolve(wanted, PASSWD, GROUP);
         let expected = expected
-            .map(|(uid, gid, groups, home)| Identity { uid, gid, groups: groups.to_vec(), home: home.map(str::to_owned) })
+            .map(|(uid, gid, groups, home)| Identity {
+                uid,
+                gid,
+                groups: groups.to_vec(),
+                home: home.map(str::to_owned),
+            })
             .map_err(str::to_owned);
         assert_eq!(found, expected, "{wanted}");
     }

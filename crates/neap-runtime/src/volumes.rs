@@ -24,7 +24,10 @@ pub(crate) fn prepare(pod_dir: &Path, spec: &PodSpec, root: bool) -> io::Result<
         let place = match volume {
             Volume::HostPath(path) => {
                 if !path.exists() {
-                    return Err(io::Error::new(io::ErrorKind::NotFound, format!("the path {} of volume {name} does not exist on this machine", path.display())));
+                    return Err(io::Error::new(
+                        io::ErrorKind::NotFound,
+                        format!("the path {} of volume {name} does not exist on this machine", path.display()),
+                    ));
                 }
                 path.clone()
             }
@@ -109,7 +112,8 @@ fn write_files(dir: &Path, files: &BTreeMap<PathBuf, VolumeFile>) -> io::Result<
     {
         return Ok(());
     }
-    let number = current.as_ref().and_then(|c| c.to_str()?.strip_prefix("..set")?.parse::<u64>().ok()).map_or(0, |n| n + 1);
+    let number =
+        current.as_ref().and_then(|c| c.to_str()?.strip_prefix("..set")?.parse::<u64>().ok()).map_or(0, |n| n + 1);
     let name = format!("..set{number}");
     let set = dir.join(&name);
     // Left by a crash half-way.
@@ -129,8 +133,11 @@ fn write_files(dir: &Path, files: &BTreeMap<PathBuf, VolumeFile>) -> io::Result<
     let _ = fs::remove_file(&aside);
     symlink(&name, &aside)?;
     fs::rename(&aside, dir.join(DATA))?;
-    let tops: Vec<PathBuf> =
-        files.keys().filter_map(|p| p.components().find(|c| matches!(c, Component::Normal(_)))).map(|c| PathBuf::from(c.as_os_str())).collect();
+    let tops: Vec<PathBuf> = files
+        .keys()
+        .filter_map(|p| p.components().find(|c| matches!(c, Component::Normal(_))))
+        .map(|c| PathBuf::from(c.as_os_str()))
+        .collect();
     for top in &tops {
         let link = dir.join(top);
         if fs::symlink_metadata(&link).is_err() {

@@ -8,13 +8,14 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use neap_runtime::image::ImageConfig;
 use neap_runtime::pod::*;
 use neap_runtime::{Config, Mode, Runtime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 const IMAGE: &str = "example.test/busybox:1";
 const BUSYBOX: &str = "/usr/bin/busybox";
@@ -52,7 +53,8 @@ const FOR_ANYONE: &[&str] = &["runs_rootless", "runs_as_a_process"];
 fn main() {
     neap_runtime::spawner::main_if_requested();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     if let [flag, dir] = &arguments[..]
         && flag == "--hold"
     {
@@ -94,7 +96,8 @@ async fn open_at(dir: &Path, mode: Mode) -> Arc<Runtime> {
         pod_cidr: "198.19.0.0/16".to_owned(),
         images: neap_runtime::image::Config::default(),
     };
-    let runtime = Runtime::open(config).await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+    let runtime =
+        Runtime::open(config).await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
     let busybox = std::fs::read(BUSYBOX).expect("busybox");
     let mut files: Vec<(String, u32, Vec<u8>)> = vec![
         ("bin/busybox".into(), 0o755, busybox),
@@ -106,7 +109,11 @@ async fn open_at(dir: &Path, mode: Mode) -> Arc<Runtime> {
         files.push((format!("bin/{tool}"), 0o755, format!("#!/bin/busybox {tool}\n").into_bytes()));
     }
     let files: Vec<(&str, u32, &[u8])> = files.iter().map(|(p, m, c)| (p.as_str(), *m, c.as_slice())).collect();
-    let image = ImageConfig { cmd: vec!["/bin/busybox".into()], env: vec![("FROM_IMAGE".into(), "yes".into())], ..ImageConfig::default() };
+    let image = ImageConfig {
+        cmd: vec!["/bin/busybox".into()],
+        env: vec![("FROM_IMAGE".into(), "yes".into())],
+        ..ImageConfig::default()
+    };
     runtime.images().import_files(IMAGE, &files, image).await.expect("imports");
     runtime
 }
@@ -152,13 +159,24 @@ impl World {
         String::from_utf8_lossy(&all).into_owned()
     }
 
+    /// Waits until the log is this.
+    async fn says(&self, id: &PodId, expected: &str) {
+        let begun = Instant::now();
+        while self.log(id, LogOptions::default()).await != expected {
+            assert!(begun.elapsed() < PATIENCE, "{:?}", self.log(id, LogOptions::default()).await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Runs a shell script to its end and returns what it said.
     async fn script(&self, name: &str, script: &str, change: impl FnOnce(&mut PodSpec)) -> (String, Terminated) {
         let mut spec = pod(name, &["/bin/busybox", "sh", "-c", script]);
         spec.restart = RestartPolicy::Never;
         change(&mut spec);
         let id = self.run(spec).await;
-        let status = self.wait(&id, "the end of the script", |s| matches!(s.phase, PodPhase::Succeeded | PodPhase::Failed)).await;
+        let status = self
+            .wait(&id, "the end of the script", |s| matches!(s.phase, PodPhase::Succeeded | PodPhase::Failed))
+            .await;
         let ContainerState::Terminated(end) = status.containers[0].state.clone() else { panic!("it ended") };
         (self.log(&id, LogOptions::default()).await, end)
     }
@@ -190,7 +208,11 @@ fn pod(name: &str, argv: &[&str]) -> PodSpec {
         containers: vec![container("user", argv)],
         volumes: BTreeMap::new(),
         restart: RestartPolicy::Always,
-        dns: Dns { nameservers: vec!["198.19.0.1".parse().expect("an address")], searches: vec!["svc".into()], options: vec![] },
+        dns: Dns {
+            nameservers: vec!["198.19.0.1".parse().expect("an address")],
+            searches: vec!["svc".into()],
+            options: vec![],
+        },
         share_process_namespace: false,
         host_network: false,
         grace: Duration::from_secs(2),
@@ -274,7 +296,10 @@ async fn serves_and_leaves_nothing() {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_eq!(world.runtime.status(&id), None);
     assert!(get(&status, 8080).await.is_err(), "nobody answers at a dead pod's address");
-    assert!(world.log(&id, LogOptions { tail: Some(1), ..LogOptions::default() }).await.contains("response:200"), "logs stay");
+    assert!(
+        world.log(&id, LogOptions { tail: Some(1), ..LogOptions::default() }).await.contains("response:200"),
+        "logs stay"
+    );
     world.runtime.remove(&id, Duration::ZERO).await.expect("gone is gone");
     world.end().await;
 }
@@ -373,15 +398,26 @@ async fn restarts_and_backs_off() {
 /// Takes a pod, says when it is ready, and waits to be killed.
 async fn hold(dir: &Path) {
     let runtime = open_at(dir, Mode::Container).await;
-    let mut spec = pod("held", &["/bin/busybox", "sh", "-c", "/bin/busybox httpd -p 8080 -h /www; n=0; while :; do n=$((n+1)); echo tick $n; /bin/busybox usleep 50000; done"]);
+    let mut spec = pod(
+        "held",
+        &[
+            "/bin/busybox",
+            "sh",
+            "-c",
+            "/bin/busybox httpd -p 8080 -h /www; n=0; while :; do n=$((n+1)); echo tick $n; /bin/busybox usleep 50000; done",
+        ],
+    );
     spec.containers[0].readiness = Some(probe(http()));
     let id = spec.id.clone();
     runtime.ensure(spec).await.expect("taken");
     runtime.ensure(pod("dying", &["/bin/busybox", "sh", "-c", "/bin/busybox sleep 1; exit 9"])).await.expect("taken");
     wait(&runtime, &id, "readiness", |s| s.ready).await;
-    wait(&runtime, &PodId("uid-dying".into()), "a run", |s| matches!(s.containers[0].state, ContainerState::Running { .. })).await;
+    wait(&runtime, &PodId("uid-dying".into()), "a run", |s| {
+        matches!(s.containers[0].state, ContainerState::Running { .. })
+    })
+    .await;
     println!("ready");
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn survives_the_runtime() {
@@ -443,7 +479,9 @@ async fn freezes_and_thaws() {
 async fn is_killed_for_memory() {
     let world = world(Mode::Container).await;
     let (_, end) = world
-        .script("greedy", "exec /bin/busybox tail /dev/zero", |s| s.containers[0].resources.memory_limit = Some(16 << 20))
+        .script("greedy", "exec /bin/busybox tail /dev/zero", |s| {
+            s.containers[0].resources.memory_limit = Some(16 << 20);
+        })
         .await;
     assert_eq!((end.exit_code, end.reason.as_str()), (137, "OOMKilled"));
     world.end().await;
@@ -458,16 +496,19 @@ async fn mounts_volumes() {
         sub_path: sub.map(PathBuf::from),
         read_only,
     };
-    let mut spec = pod("vol", &["/bin/busybox", "sh", "-c", "while :; do /bin/busybox cat /config/a; /bin/busybox usleep 20000; done"]);
+    let mut spec = pod(
+        "vol",
+        &["/bin/busybox", "sh", "-c", "while :; do /bin/busybox cat /config/a; /bin/busybox usleep 20000; done"],
+    );
     spec.volumes = BTreeMap::from([
-        ("config".to_owned(), Volume::Files(BTreeMap::from([("a".into(), file("one\n")), ("sub/b".into(), file("two\n"))]))),
+        (
+            "config".to_owned(),
+            Volume::Files(BTreeMap::from([("a".into(), file("one\n")), ("sub/b".into(), file("two\n"))])),
+        ),
         ("disk".to_owned(), Volume::EmptyDir { memory: false, size_limit: None }),
         ("ram".to_owned(), Volume::EmptyDir { memory: true, size_limit: Some(1 << 20) }),
     ]);
-    spec.containers[0].mounts = vec![
-        mount("config", "/config", None, true),
-        mount("disk", "/disk", None, false),
-    ];
+    spec.containers[0].mounts = vec![mount("config", "/config", None, true), mount("disk", "/disk", None, false)];
     let mut second = container(
         "second",
         &[
@@ -514,7 +555,9 @@ async fn runs_init_containers_first() {
     let mut spec = pod("init", &["/bin/busybox", "sh", "-c", "/bin/busybox cat /shared/f; /bin/busybox sleep 100"]);
     spec.volumes = BTreeMap::from([("s".to_owned(), Volume::EmptyDir { memory: false, size_limit: None })]);
     let mount = Mount { volume: "s".into(), path: "/shared".into(), sub_path: None, read_only: false };
-    for (name, script) in [("first", "/bin/busybox usleep 100000; echo 1 >> /shared/f"), ("then", "echo 2 >> /shared/f")] {
+    for (name, script) in
+        [("first", "/bin/busybox usleep 100000; echo 1 >> /shared/f"), ("then", "echo 2 >> /shared/f")]
+    {
         let mut one = container(name, &["/bin/busybox", "sh", "-c", script]);
         one.mounts.push(mount.clone());
         spec.init_containers.push(one);
@@ -522,16 +565,26 @@ async fn runs_init_containers_first() {
     spec.containers[0].mounts.push(mount);
     let id = world.run(spec).await;
     let status = world.wait(&id, "the main container", |s| s.ready).await;
-    assert!(status.init_containers.iter().all(|c| matches!(&c.state, ContainerState::Terminated(t) if t.exit_code == 0)));
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(world.log(&id, LogOptions::default()).await, "1\n2\n");
+    assert!(
+        status.init_containers.iter().all(|c| matches!(&c.state, ContainerState::Terminated(t) if t.exit_code == 0))
+    );
+    world.says(&id, "1\n2\n").await;
     world.end().await;
 }
 
 async fn obeys_probes() {
     let world = world(Mode::Container).await;
-    let exec = |script: &str| probe(ProbeAction::Exec(vec!["/bin/busybox".into(), "sh".into(), "-c".into(), script.into()]));
-    let mut spec = pod("probed", &["/bin/busybox", "sh", "-c", "/bin/busybox usleep 300000; /bin/busybox touch /tmp/ready; /bin/busybox sleep 100"]);
+    let exec =
+        |script: &str| probe(ProbeAction::Exec(vec!["/bin/busybox".into(), "sh".into(), "-c".into(), script.into()]));
+    let mut spec = pod(
+        "probed",
+        &[
+            "/bin/busybox",
+            "sh",
+            "-c",
+            "/bin/busybox usleep 300000; /bin/busybox touch /tmp/ready; /bin/busybox sleep 100",
+        ],
+    );
     spec.containers[0].startup = Some(Probe { failure_threshold: 30, ..exec("/bin/busybox test -e /tmp/ready") });
     spec.containers[0].liveness = Some(exec("! /bin/busybox test -e /tmp/bad"));
     spec.containers[0].readiness = Some(exec("! /bin/busybox test -e /tmp/busy"));
@@ -551,10 +604,16 @@ async fn ends_gracefully() {
     let world = world(Mode::Container).await;
     let script = "trap 'echo term; /bin/busybox usleep 300000; echo bye; exit 0' TERM; echo up; while :; do /bin/busybox usleep 10000; done";
     let mut spec = pod("polite", &["/bin/busybox", "sh", "-c", script]);
-    spec.containers[0].pre_stop = Some(ProbeAction::Exec(vec!["/bin/busybox".into(), "sh".into(), "-c".into(), "echo hook > /proc/1/fd/1".into()]));
+    spec.containers[0].pre_stop = Some(ProbeAction::Exec(vec![
+        "/bin/busybox".into(),
+        "sh".into(),
+        "-c".into(),
+        "echo hook > /proc/1/fd/1".into(),
+    ]));
     let id = world.run(spec).await;
     world.wait(&id, "a run", |s| s.ready).await;
-    let following = world.runtime.logs(&id, "user", LogOptions { follow: true, ..LogOptions::default() }).await.expect("a log");
+    let following =
+        world.runtime.logs(&id, "user", LogOptions { follow: true, ..LogOptions::default() }).await.expect("a log");
     tokio::time::sleep(Duration::from_millis(200)).await;
     let reading = following.map(|b| b.expect("reads")).collect::<Vec<_>>();
     let (removed, said) = tokio::join!(world.runtime.remove(&id, Duration::from_secs(10)), reading);
@@ -596,7 +655,8 @@ fn spawner() -> i32 {
             text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()
         })
         .collect();
-    let is_spawner = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "pod-spawner");
+    let is_spawner =
+        |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "pod-spawner");
     children.into_iter().find(is_spawner).expect("a spawner runs")
 }
 
@@ -618,7 +678,15 @@ async fn shares_what_is_asked_for() {
     let world = world(Mode::Container).await;
     let mut spec = pod("shared", &["/bin/busybox", "sh", "-c", "while :; do /bin/busybox usleep 50000; done"]);
     spec.share_process_namespace = true;
-    spec.containers.push(container("other", &["/bin/busybox", "sh", "-c", "/bin/busybox ls /proc | /bin/busybox grep -c '^1$'; echo pid $$; /bin/busybox sleep 100"]));
+    spec.containers.push(container(
+        "other",
+        &[
+            "/bin/busybox",
+            "sh",
+            "-c",
+            "/bin/busybox ls /proc | /bin/busybox grep -c '^1$'; echo pid $$; /bin/busybox sleep 100",
+        ],
+    ));
     let id = world.run(spec).await;
     world.wait(&id, "both", |s| s.ready).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -626,7 +694,15 @@ async fn shares_what_is_asked_for() {
     let said = stream.next().await.expect("something").expect("reads");
     let said = String::from_utf8_lossy(&said);
     assert!(said.starts_with("1\npid ") && !said.contains("pid 1\n"), "it sees the first one's process: {said}");
-    let mut spec = pod("host", &["/bin/busybox", "sh", "-c", "/bin/busybox ip -o link | /bin/busybox grep -c neap; exec /bin/busybox sleep 100"]);
+    let mut spec = pod(
+        "host",
+        &[
+            "/bin/busybox",
+            "sh",
+            "-c",
+            "/bin/busybox ip -o link | /bin/busybox grep -c neap; exec /bin/busybox sleep 100",
+        ],
+    );
     spec.host_network = true;
     let id = world.run(spec).await;
     world.wait(&id, "a run", |s| s.ready).await;
@@ -638,24 +714,35 @@ async fn shares_what_is_asked_for() {
 async fn runs_rootless() {
     let world = world(Mode::Rootless).await;
     assert!(world.runtime.describe().starts_with("rootless"), "{}", world.runtime.describe());
-    let mut spec = pod("rootless", &["/bin/busybox", "sh", "-c", "echo pid $$; /bin/busybox hostname; exec /bin/busybox httpd -f -p $PORT -h /www"]);
+    let mut spec = pod(
+        "rootless",
+        &[
+            "/bin/busybox",
+            "sh",
+            "-c",
+            "echo pid $$; /bin/busybox hostname; exec /bin/busybox httpd -f -p $PORT -h /www",
+        ],
+    );
     spec.containers[0].readiness = Some(probe(http()));
     let id = world.run(spec).await;
     let status = world.wait(&id, "readiness", |s| s.ready).await;
     assert!(get(&status, 0).await.expect("served").ends_with("hello\n"));
-    assert_eq!(world.log(&id, LogOptions::default()).await, "pid 1\nrootless-host\n");
+    world.says(&id, "pid 1\nrootless-host\n").await;
     world.end().await;
 }
 
 async fn runs_as_a_process() {
     let world = world(Mode::Process).await;
     assert!(world.runtime.describe().contains("NO ISOLATION"), "{}", world.runtime.describe());
-    let mut spec = pod("process", &["/bin/busybox", "sh", "-c", "echo port $PORT; exec /usr/bin/busybox httpd -f -p 127.0.0.1:$PORT -h /"]);
+    let mut spec = pod(
+        "process",
+        &["/bin/busybox", "sh", "-c", "echo port $PORT; exec /usr/bin/busybox httpd -f -p 127.0.0.1:$PORT -h /"],
+    );
     spec.containers[0].readiness = Some(probe(ProbeAction::Tcp { port: 8080 }));
     let id = world.run(spec).await;
     let status = world.wait(&id, "readiness", |s| s.ready).await;
     let port = status.ports["user-port"];
-    assert_eq!(world.log(&id, LogOptions::default()).await, format!("port {port}\n"));
+    world.says(&id, &format!("port {port}\n")).await;
     assert!(get(&status, 0).await.is_ok());
     world.runtime.freeze(&id).await.expect("frozen");
     world.runtime.thaw(&id).await.expect("thawed");
@@ -666,9 +753,7 @@ async fn runs_as_a_process() {
 
 async fn says_what_cannot_run() {
     let world = world(Mode::Container).await;
-    let (_, end) = world
-        .script("missing", "", |s| s.containers[0].command = vec!["/no/such/program".into()])
-        .await;
+    let (_, end) = world.script("missing", "", |s| s.containers[0].command = vec!["/no/such/program".into()]).await;
     assert_eq!((end.exit_code, end.reason.as_str()), (128, "StartError"));
     assert!(end.message.contains("/no/such/program"), "{}", end.message);
     let mut spec = pod("root", &["/bin/busybox", "true"]);
@@ -746,5 +831,11 @@ fn memory() -> String {
     }
     let count = keepers.len().max(1) as u64;
     let mean = |pick: fn(&(u64, u64, u64)) -> u64| keepers.iter().map(pick).sum::<u64>() / count;
-    format!("{} keepers: mean RSS {} KiB, PSS {} KiB, private {} KiB", keepers.len(), mean(|k| k.0), mean(|k| k.1), mean(|k| k.2))
+    format!(
+        "{} keepers: mean RSS {} KiB, PSS {} KiB, private {} KiB",
+        keepers.len(),
+        mean(|k| k.0),
+        mean(|k| k.1),
+        mean(|k| k.2)
+    )
 }

@@ -236,7 +236,7 @@ pub(super) fn warn_insecure(container: &Value, pod_context: &Value, settings: &S
     match (&own["seccompProfile"], &pod_context["seccompProfile"]) {
         (Value::Null, Value::Null) => errors.add(warn("seccompProfile")),
         (own, pod) if text(own, "type").is_empty() && text(pod, "type").is_empty() => {
-            errors.add(warn("seccompProfile.type"))
+            errors.add(warn("seccompProfile.type"));
         }
         _ => {}
     }

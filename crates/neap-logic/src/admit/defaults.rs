@@ -21,10 +21,8 @@ pub(super) fn revision(spec: &mut Value, parent: &Value, creating: bool, setting
         spec["containerConcurrency"] = d.container_concurrency.into();
     }
     names(spec, parent, d);
-    if creating && spec["enableServiceLinks"].is_null() {
-        if let Some(links) = d.enable_service_links {
-            spec["enableServiceLinks"] = links.into();
-        }
+    if let Some(links) = d.enable_service_links.filter(|_| creating && spec["enableServiceLinks"].is_null()) {
+        spec["enableServiceLinks"] = links.into();
     }
     let writable: BTreeSet<String> = items(&spec["volumes"])
         .iter()

@@ -31,6 +31,7 @@ use serving::Incoming;
 
 /// Fills in defaults and checks one write. The result is the object to store and warnings for the writer, or
 /// the refusal. A deletion and a write to a subresource pass as they are, as does a kind without rules.
+#[expect(clippy::result_large_err, reason = "the shape every door of the API server has")]
 pub fn admit(
     request: &AdmissionRequest<DynamicObject>,
     settings: &Settings,

@@ -352,7 +352,7 @@ fn downward(held: &Value) -> Errors {
         match (is_set(&item["fieldRef"]), is_set(&item["resourceFieldRef"])) {
             (false, false) => wrong.add(Errors::neither(&["fieldRef", "resourceFieldRef"])),
             (true, true) => {
-                wrong.add(Errors::of("Within a single item, cannot set both", &["resourceFieldRef", "fieldRef"]))
+                wrong.add(Errors::of("Within a single item, cannot set both", &["resourceFieldRef", "fieldRef"]));
             }
             _ => {}
         }

@@ -184,11 +184,8 @@ fn target(target: &Value, in_service: bool) -> Errors {
         errors.add(Errors::of(message, &["latestRevision"]));
     }
     match (revision.is_empty(), configuration.is_empty()) {
-        _ if in_service => {
-            if !configuration.is_empty() {
-                errors.add(Errors::disallowed(&["configurationName"]));
-            }
-        }
+        (_, false) if in_service => errors.add(Errors::disallowed(&["configurationName"])),
+        _ if in_service => {}
         (false, false) => errors.add(Errors::both(&["revisionName", "configurationName"])),
         (true, true) => errors.add(Errors::neither(&["revisionName", "configurationName"])),
         _ => {}

@@ -70,7 +70,7 @@ pub fn host(route: &RouteName<'_>, tag: &str, local: bool, settings: &Settings) 
             "Labels": route.labels,
         }))
         .map_err(|source| HostError::Template { key: "domain-template", source })?;
-    match host.split('.').all(|label| super::is_dns1123_label(label)) {
+    match host.split('.').all(super::is_dns1123_label) {
         true => Ok(host),
         false => Err(HostError::Invalid { host }),
     }

@@ -121,8 +121,7 @@ fn split(source: &str) -> Result<Vec<Piece>, TemplateError> {
     let mut pieces = Vec::new();
     let mut rest = source;
     let mut trim_next = false;
-    loop {
-        let Some(start) = rest.find("{{") else { break };
+    while let Some(start) = rest.find("{{") {
         let mut text = &rest[..start];
         if trim_next {
             text = text.trim_start();

@@ -133,7 +133,13 @@ fn make(
             };
             let subset = EndpointSubset {
                 addresses: Some(vec![EndpointAddress { ip: at.ip.clone(), ..EndpointAddress::default() }]),
-                ports: Some(vec![EndpointPort { name: Some("http2".into()), port: PORT, ..EndpointPort::default() }]),
+                ports: Some(vec![EndpointPort {
+                    name: Some("http2".into()),
+                    port: PORT,
+                    // As the API server would fill it in.
+                    protocol: Some("TCP".into()),
+                    ..EndpointPort::default()
+                }]),
                 ..EndpointSubset::default()
             };
             (spec, Some(Endpoints { metadata: metadata.clone(), subsets: Some(vec![subset]) }))

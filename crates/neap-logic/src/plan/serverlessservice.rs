@@ -216,6 +216,7 @@ fn endpoints(o: &Observed, plan: &mut Plan, c: &mut Conditions) {
             ports.push(EndpointPort {
                 name: Some("https".into()),
                 port: sidecar::HTTPS_PORT,
+                protocol: Some("TCP".into()),
                 ..EndpointPort::default()
             });
         }

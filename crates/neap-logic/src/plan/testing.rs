@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kube_core::Resource;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::cache::{Cache, Cached};
-use super::{Object, ObjectRef, Plan, Write};
+use super::{ObjectRef, Plan, Write};
 use crate::check;
 
 type Key = (String, String, String);
@@ -46,11 +44,6 @@ impl World {
             let namespace = value["metadata"]["namespace"].as_str().map(str::to_owned);
             self.store(key(&kind, namespace.as_deref(), &name), value, true);
         }
-    }
-
-    pub(crate) fn put<K: Resource<DynamicType = ()> + Serialize>(&mut self, object: &K) {
-        let object = Object::of(object);
-        self.store(key(&object.resource.kind, object.namespace.as_deref(), &object.name), object.value, true);
     }
 
     /// Stores as an API server does: uid once, generation with the spec.

@@ -195,7 +195,7 @@ pub(super) fn field(pod: &Pod, path: &str, node: &NodeFacts) -> Result<String, S
         "metadata.labels" => lines(meta.labels.as_ref()),
         "metadata.annotations" => lines(meta.annotations.as_ref()),
         "spec.nodeName" => node.name.clone(),
-        "spec.serviceAccountName" => spec.map_or("default", super::needs::account).to_owned(),
+        "spec.serviceAccountName" => spec.map_or(super::needs::DEFAULT_ACCOUNT, super::needs::account).to_owned(),
         "status.hostIP" | "status.hostIPs" => node.address.to_string(),
         "status.podIP" | "status.podIPs" => match spec {
             Some(spec) if spec.host_network == Some(true) => node.address.to_string(),

@@ -60,7 +60,7 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(10);
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// The system's clock.
-#[allow(clippy::disallowed_methods, reason = "the edge: times in objects are told by the system's clock")]
+#[expect(clippy::disallowed_methods, reason = "the edge: times in objects are told by the system's clock")]
 pub fn system_clock() -> Clock {
     Arc::new(Timestamp::now)
 }

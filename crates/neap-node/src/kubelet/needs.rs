@@ -11,6 +11,9 @@ pub(super) const TOKEN_SECONDS: i64 = 3600;
 /// Where programs look for the token that every pod may have.
 pub(super) const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
+/// The account of pods that name none.
+pub(super) const DEFAULT_ACCOUNT: &str = "default";
+
 /// A token: audience (empty for the API server) and lifetime in seconds.
 pub(super) type TokenNeed = (String, i64);
 
@@ -53,15 +56,17 @@ pub(super) fn of(pod: &Pod) -> Needs {
 
 /// The account a pod runs as.
 pub(super) fn account(spec: &PodSpec) -> &str {
-    spec.service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
+    spec.service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or(DEFAULT_ACCOUNT)
 }
 
-/// Whether the pod gets a token it did not ask for: its own wish first, then its account's.
-pub(super) fn wants_token(spec: &PodSpec, account: Option<&ServiceAccount>) -> bool {
+/// Whether the pod gets a token it did not ask for by a volume. Unlike in a cluster the account `default` gives one
+/// only to pods that say so: nobody gives it rights here, and a token costs each start a signature and a volume.
+pub(super) fn wants_token(spec: &PodSpec, found: Option<&ServiceAccount>) -> bool {
     let mounted = |c: &Container| c.volume_mounts.iter().flatten().any(|m| m.mount_path == TOKEN_DIR);
     let own = spec.automount_service_account_token;
-    let accounts = account.and_then(|a| a.automount_service_account_token);
-    account.is_some() && own.or(accounts).unwrap_or(true) && !spec.containers.iter().any(mounted)
+    let accounts = found.and_then(|a| a.automount_service_account_token);
+    let wanted = own.or(accounts).unwrap_or(account(spec) != DEFAULT_ACCOUNT);
+    wanted && found.is_some() && !spec.containers.iter().any(mounted)
 }
 
 /// The claim behind a volume, if it is one. A generic ephemeral volume is a claim named after the pod.
@@ -148,16 +153,22 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_given_unless_somebody_says_no() {
-        let check = |own: Option<bool>, accounts: Option<bool>, want: bool| {
-            let spec = PodSpec { automount_service_account_token: own, ..Default::default() };
+    fn a_token_is_given_to_a_named_account_or_on_request() {
+        let check = |name: &str, own: Option<bool>, accounts: Option<bool>, want: bool| {
+            let service_account_name = Some(name.to_owned());
+            let spec =
+                PodSpec { automount_service_account_token: own, service_account_name, ..Default::default() };
             let account = ServiceAccount { automount_service_account_token: accounts, ..Default::default() };
-            assert_eq!(wants_token(&spec, Some(&account)), want, "{own:?} {accounts:?}");
+            assert_eq!(wants_token(&spec, Some(&account)), want, "{name} {own:?} {accounts:?}");
         };
-        check(None, None, true);
-        check(Some(false), None, false);
-        check(None, Some(false), false);
-        check(Some(true), Some(false), true);
+        check("robot", None, None, true);
+        check("robot", Some(false), None, false);
+        check("robot", None, Some(false), false);
+        check("robot", Some(true), Some(false), true);
+        check("", None, None, false);
+        check("default", None, None, false);
+        check("default", Some(true), None, true);
+        check("default", None, Some(true), true);
         assert!(!wants_token(&PodSpec::default(), None));
     }
 }

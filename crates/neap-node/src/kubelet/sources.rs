@@ -14,12 +14,10 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::time::{Duration, Instant};
 
-use super::needs::{Found, Needs, TokenNeed};
+use super::needs::{DEFAULT_ACCOUNT, Found, Needs, TokenNeed};
 use super::spec::account_of;
 use super::volumes::claim_dir;
 use crate::feed::Change;
-
-const DEFAULT_ACCOUNT: &str = "default";
 
 /// Namespace and name.
 pub(super) type Key = (String, String);

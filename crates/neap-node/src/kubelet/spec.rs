@@ -14,7 +14,7 @@ use neap_runtime::pod::{
 };
 
 use super::env::{NodeFacts, environment, expand_with};
-use super::needs::{Found, TOKEN_DIR, TOKEN_SECONDS, account, wants_token};
+use super::needs::{DEFAULT_ACCOUNT, Found, TOKEN_DIR, TOKEN_SECONDS, account, wants_token};
 use super::secrets::credentials;
 use super::volumes::{TOKEN_VOLUME, token_volume, volume};
 use crate::quantity;
@@ -186,7 +186,7 @@ pub(super) fn unasked_token(pod: &Pod, found: &Found, around: &Surroundings) -> 
 }
 
 pub(super) fn account_of(pod: &Pod) -> &str {
-    pod.spec.as_ref().map_or("default", account)
+    pod.spec.as_ref().map_or(DEFAULT_ACCOUNT, account)
 }
 
 /// Without a policy of its own an image without a fixed tag is asked for each time.

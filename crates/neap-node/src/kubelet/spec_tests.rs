@@ -147,7 +147,8 @@ fn a_token_is_mounted_where_clients_look_for_it() {
     around.api = Some(ApiAccess { host: "198.19.0.1".into(), port: 443, authority });
     let mut found = Found { account: Some(Arc::default()), ..Found::default() };
     found.tokens.insert((String::new(), TOKEN_SECONDS), "ticket".into());
-    let pod = pod(json!({"enableServiceLinks": false, "containers": [{"name": "c", "image": "x:1"}]}));
+    let spec = json!({"enableServiceLinks": false, "serviceAccountName": "robot", "containers": [{"name": "c", "image": "x:1"}]});
+    let pod = pod(spec);
     assert!(unasked_token(&pod, &found, &around));
     let spec = pod_spec(&pod, &found, &around).unwrap();
     let c = &spec.containers[0];

@@ -76,7 +76,8 @@ fn users_come_from_the_specification_before_the_image() {
 
 #[test]
 fn the_environment_is_the_images_then_ours_then_the_specifications() {
-    let container = ContainerSpec { env: vec![("A".into(), "pod".into()), ("PORT".into(), "8080".into())], ..container() };
+    let container =
+        ContainerSpec { env: vec![("A".into(), "pod".into()), ("PORT".into(), "8080".into())], ..container() };
     let env = process(&container, &image(), Isolation::User, Some(4000), "h").expect("fine").env;
     let last = |name: &str| env.iter().rfind(|(n, _)| n == name).map(|(_, v)| v.as_str());
     assert_eq!((last("A"), last("HOSTNAME"), last("PORT")), (Some("pod"), Some("h"), Some("4000")));
@@ -98,12 +99,8 @@ fn limits_are_kubernetes_arithmetic() {
 
 #[test]
 fn mounts_are_ordered_and_a_volume_may_cover_our_files() {
-    let mount = |volume: &str, path: &str| Mount {
-        volume: volume.into(),
-        path: path.into(),
-        sub_path: None,
-        read_only: false,
-    };
+    let mount =
+        |volume: &str, path: &str| Mount { volume: volume.into(), path: path.into(), sub_path: None, read_only: false };
     let volumes = BTreeMap::from([("v".to_owned(), PathBuf::from("/vol"))]);
     let targets = |mounts: Vec<Mount>| {
         let container = ContainerSpec { mounts, ..container() };
@@ -114,7 +111,11 @@ fn mounts_are_ordered_and_a_volume_may_cover_our_files() {
     let ours = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
     assert_eq!(
         targets(vec![mount("v", "/data/deep"), mount("v", "/data")]),
-        Ok([&ours[..], &["/data", "/data/deep", "/dev/termination-log"]].concat().iter().map(|s| (*s).to_owned()).collect())
+        Ok([&ours[..], &["/data", "/data/deep", "/dev/termination-log"]]
+            .concat()
+            .iter()
+            .map(|s| (*s).to_owned())
+            .collect())
     );
     assert_eq!(targets(vec![mount("v", "/etc")]), Ok(strings(&["/etc", "/dev/termination-log"])));
     assert!(targets(vec![mount("none", "/data")]).is_err());

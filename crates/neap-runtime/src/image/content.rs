@@ -76,7 +76,7 @@ impl Images {
             return Ok(None);
         }
         let path = self.inner.store.blob_path(digest);
-        #[allow(clippy::disallowed_methods, reason = "a file's age is told by the system's clock")]
+        #[expect(clippy::disallowed_methods, reason = "a file's age is told by the system's clock")]
         let time = SystemTime::now();
         blocking(move || match File::open(&path) {
             Ok(file) => {

@@ -433,7 +433,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// The store's only clock: times of use, and how long pulls take.
-#[allow(clippy::disallowed_methods, reason = "the edge: nothing decides by it except what is unused longest")]
+#[expect(clippy::disallowed_methods, reason = "the edge: nothing decides by it except what is unused longest")]
 fn now() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }

@@ -483,7 +483,7 @@ async fn collection_takes_what_nobody_runs_and_spares_what_was_given() {
 struct SystemTimeAgo;
 
 impl SystemTimeAgo {
-    #[allow(clippy::disallowed_methods, reason = "ages of files are told by the system's clock")]
+    #[expect(clippy::disallowed_methods, reason = "ages of files are told by the system's clock")]
     fn hours(n: u64) -> std::time::SystemTime {
         std::time::SystemTime::now() - Duration::from_secs(n * 3600)
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::{sleep, sleep_until, Instant};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::probes::{self, Target};
 use super::restart::{self, Backoff};
@@ -134,7 +134,8 @@ impl Life<'_> {
                 (Some(run), None, _) => {
                     // The machine was started anew since.
                     let error = StartError { config: false, message: "the machine restarted".to_owned() };
-                    let exit = Exit { started: Some(run.started), error: None, ..Exit::not_started(error, clock::now()) };
+                    let exit =
+                        Exit { started: Some(run.started), error: None, ..Exit::not_started(error, clock::now()) };
                     return Some(Begun::Ended { dir, exit: Exit { code: 255, ..exit } });
                 }
                 (None, None, _) if !dir.exists() || Instant::now() >= until => return None,
@@ -205,9 +206,10 @@ impl Life<'_> {
             record.runs - 1
         });
         let dir = self.run_dir(number);
-        let join = sandbox.as_ref().and_then(|s| s.dir.as_ref()).map_or_else(Vec::new, |dir| {
-            crate::spawner::sandbox::NAMESPACES.iter().map(|n| dir.join(n)).collect()
-        });
+        let join = sandbox
+            .as_ref()
+            .and_then(|s| s.dir.as_ref())
+            .map_or_else(Vec::new, |dir| crate::spawner::sandbox::NAMESPACES.iter().map(|n| dir.join(n)).collect());
         let places = Places {
             dir: &dir,
             pod_dir: &self.cell.dir,
@@ -302,12 +304,7 @@ impl Life<'_> {
     }
 
     /// preStop, the stop signal, time, SIGKILL.
-    async fn end(
-        &self,
-        target: &Target<'_>,
-        ended: &mut (impl Future<Output = Exit> + Unpin),
-        unwell: bool,
-    ) -> Exit {
+    async fn end(&self, target: &Target<'_>, ended: &mut (impl Future<Output = Exit> + Unpin), unwell: bool) -> Exit {
         let grace = self.cell.spec().grace;
         let own = unwell.then(|| clock::now().saturating_add(grace).unwrap_or(Timestamp::MAX));
         let machine = &self.world.machine;
@@ -315,20 +312,22 @@ impl Life<'_> {
         if self.cell.read(|s| s.record.frozen) {
             let _ = machine.freeze(target.handle, false).await;
         }
+        let mut deadline = std::pin::pin!(self.deadline(own));
+        let mut due = false;
         if let Some(hook) = &target.spec.pre_stop {
             let left = self.time_left(own);
             let run_hook = self.hook(target, hook, left);
             tokio::select! {
                 exit = &mut *ended => return exit,
                 () = run_hook => {}
-                () = self.deadline(own) => {}
+                () = &mut deadline => due = true,
             }
         }
         let signal = self.stop_signal();
         if let Err(error) = machine.signal(target.handle, signal) {
             tracing::warn!(pod = %self.cell.id, container = self.name, %error, "cannot signal the container");
         }
-        loop {
+        while !due {
             // Where the kernel drops the signal (a first process without a handler is immune to it), waiting is idle.
             if let Err(error) = machine.end_if_deaf(target.handle, signal) {
                 tracing::warn!(pod = %self.cell.id, container = self.name, %error, "cannot signal the container");
@@ -336,7 +335,7 @@ impl Life<'_> {
             tokio::select! {
                 exit = &mut *ended => return exit,
                 () = sleep(LISTEN_AGAIN) => {}
-                () = self.deadline(own) => break,
+                () = &mut deadline => due = true,
             }
         }
         loop {

@@ -18,18 +18,18 @@ use crate::{clock, volumes};
 
 /// Lives a pod's life to its end, after which nothing of it is left but its logs. Dropping it leaves the containers
 /// running for the next runtime.
-pub(crate) async fn live(world: Arc<World>, cell: Arc<PodCell>) {
+pub(crate) async fn live(world: &World, cell: &Arc<PodCell>) {
     let mut stop = cell.stop.subscribe();
-    if open_sandbox(&world, &cell).await {
+    if open_sandbox(world, cell).await {
         let spec = cell.spec();
-        if run_init(&world, &cell, &spec).await {
-            let lives = spec.containers.iter().map(|c| container::live(&world, &cell, &c.name, false));
+        if run_init(world, cell, &spec).await {
+            let lives = spec.containers.iter().map(|c| container::live(world, cell, &c.name, false));
             join_all(lives).await;
         }
     }
     // All containers are done, or somebody asked for the end; it is always somebody who asks.
     let _ = stop.wait_for(Option::is_some).await;
-    close(&world, &cell).await;
+    close(world, cell).await;
 }
 
 /// Stops or lets run every container of the pod.
@@ -147,7 +147,6 @@ async fn close(world: &World, cell: &PodCell) {
     if let Ok(Err(error)) = removed.await {
         tracing::warn!(pod = %cell.id, %error, "cannot remove the pod's directory; the next start tries again");
     }
-    cell.announce_gone();
 }
 
 /// Another removal, of a container's last run, may be at work in the same tree.

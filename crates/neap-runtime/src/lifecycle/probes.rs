@@ -117,12 +117,8 @@ async fn watch_liveness(target: &Target<'_>, probe: &Probe) -> String {
             Some(Ok(())) => {
                 verdicts.success(probe);
             }
-            Some(Err(last)) => {
-                if verdicts.failure(probe, true) == Some(false) {
-                    return last;
-                }
-            }
-            None => {}
+            Some(Err(last)) if verdicts.failure(probe, true) == Some(false) => return last,
+            Some(Err(_)) | None => {}
         }
         sleep(cadence.next(true, probe.period)).await;
     }
@@ -153,9 +149,8 @@ impl Target<'_> {
             network => {
                 let address = self.cell.read(|s| s.record.sandbox.as_ref().map(|s| s.address));
                 let Some(address) = address else { return Err("the pod has no address".to_owned()) };
-                let action = with_real_port(network, self.spec, |name| {
-                    self.cell.read(|s| s.record.ports.get(name).copied())
-                });
+                let action =
+                    with_real_port(network, self.spec, |name| self.cell.read(|s| s.record.ports.get(name).copied()));
                 self.world.machine.probe(address, &action, timeout).await
             }
         }

@@ -24,18 +24,26 @@ use crate::spawner::wire::StartError;
 #[derive(Clone, Debug)]
 enum Act {
     /// Ends by itself.
-    Ends { after: Duration, code: i32 },
+    Ends {
+        after: Duration,
+        code: i32,
+    },
     /// Runs until a signal it obeys.
-    Runs { hears_term: bool },
+    Runs {
+        hears_term: bool,
+    },
     CannotStart,
 }
+
+/// A container at play, and the signal that ended it.
+type Playing = (Act, watch::Sender<Option<i32>>);
 
 #[derive(Default)]
 struct Fake {
     acts: Mutex<BTreeMap<String, VecDeque<Act>>>,
     /// What was done, in order.
     events: Mutex<Vec<String>>,
-    running: Mutex<BTreeMap<i32, (Act, watch::Sender<Option<i32>>)>>,
+    running: Mutex<BTreeMap<i32, Playing>>,
     /// Network probes succeed from then on.
     well_at: Mutex<Option<Instant>>,
     probes: Mutex<u32>,
@@ -152,12 +160,7 @@ impl Machine for Fake {
         Box::pin(async { Ok(()) })
     }
 
-    fn exec<'a>(
-        &'a self,
-        _: &'a Handle,
-        process: Process,
-        _: Duration,
-    ) -> BoxFuture<'a, io::Result<CommandOutput>> {
+    fn exec<'a>(&'a self, _: &'a Handle, process: Process, _: Duration) -> BoxFuture<'a, io::Result<CommandOutput>> {
         self.note(format!("exec {}", process.argv.join(" ")));
         Box::pin(async move {
             let code = process.argv.last().and_then(|a| a.parse().ok()).unwrap_or(0);
@@ -251,7 +254,8 @@ fn container(name: &str) -> ContainerSpec {
 /// Puts a pod with containers `init` (of the names that begin with "init") and others on a fake machine.
 fn stage(acts: &[(&str, &[Act])], pulls_fail: u32, change: impl FnOnce(&mut PodSpec)) -> Stage {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let of = |init: bool| acts.iter().map(|(n, _)| *n).filter(|n| n.starts_with("init") == init).map(container).collect();
+    let of =
+        |init: bool| acts.iter().map(|(n, _)| *n).filter(|n| n.starts_with("init") == init).map(container).collect();
     let mut spec = PodSpec {
         id: PodId("u".into()),
         name: "p".into(),
@@ -281,7 +285,8 @@ fn stage(acts: &[(&str, &[Act])], pulls_fail: u32, change: impl FnOnce(&mut PodS
     let (changes, _) = broadcast::channel(1024);
     let cell = PodCell::create(dir.path().join("u"), logs.join("n_p_u"), spec, changes).expect("written down");
     let mut tasks = JoinSet::new();
-    tasks.spawn(pod::live(world, cell.clone()));
+    let living = cell.clone();
+    tasks.spawn(async move { pod::live(&world, &living).await });
     Stage { fake, cell, _dir: dir, tasks }
 }
 
@@ -305,7 +310,6 @@ impl Stage {
         let deadline = crate::clock::now().saturating_add(Duration::from_secs(grace)).expect("in range");
         self.cell.stop.send_replace(Some(deadline));
         self.tasks.join_next().await.expect("one").expect("no panic");
-        assert!(*self.cell.gone.borrow());
         assert!(!self.cell.dir.exists(), "nothing is left but logs");
         (self.fake.events(), begun.elapsed())
     }
@@ -323,14 +327,32 @@ const TCP: ProbeAction = ProbeAction::Tcp { port: 80 };
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_comes_and_goes() {
-    let stage = stage(&[("init-a", &[Act::Ends { after: Duration::from_secs(1), code: 0 }]), ("init-b", &[Act::Ends { after: Duration::from_secs(1), code: 0 }]), ("main", POLITE), ("side", POLITE)], 0, |_| {});
+    let stage = stage(
+        &[
+            ("init-a", &[Act::Ends { after: Duration::from_secs(1), code: 0 }]),
+            ("init-b", &[Act::Ends { after: Duration::from_secs(1), code: 0 }]),
+            ("main", POLITE),
+            ("side", POLITE),
+        ],
+        0,
+        |_| {},
+    );
     assert_eq!(stage.cell.status().phase, PodPhase::Pending);
     let status = stage.wait(|s| s.ready).await;
     assert_eq!(status.containers[0].image_id, "app@sha256:1");
     let (events, _) = stage.remove(10).await;
     assert_eq!(
         events,
-        ["sandbox", "start init-a", "start init-b", "start main", "start side", "signal 15", "signal 15", "sandbox closed"]
+        [
+            "sandbox",
+            "start init-a",
+            "start init-b",
+            "start main",
+            "start side",
+            "signal 15",
+            "signal 15",
+            "sandbox closed"
+        ]
     );
 }
 
@@ -459,7 +481,8 @@ async fn frozen_pods_are_not_probed() {
 
 #[tokio::test(start_paused = true)]
 async fn an_init_container_that_fails_holds_the_rest_back() {
-    let crash = &[Act::Ends { after: Duration::from_secs(1), code: 1 }, Act::Ends { after: Duration::from_secs(1), code: 0 }];
+    let crash =
+        &[Act::Ends { after: Duration::from_secs(1), code: 1 }, Act::Ends { after: Duration::from_secs(1), code: 0 }];
     let stage = stage(&[("init", crash), ("main", POLITE)], 0, |_| {});
     let status = stage.wait(|s| s.init_containers[0].restarts == 1).await;
     assert_eq!((status.phase, reason(&status)), (PodPhase::Pending, "PodInitializing"));

@@ -250,10 +250,7 @@ mod tests {
             check(LogOptions { tail: Some(0), ..none() }, "");
             check(LogOptions { tail: Some(5), ..none() }, "line 5\nline 6\nline 7\nline 8\nline 9\n");
             check(LogOptions { since: Some(time(8)), ..none() }, "line 8\nline 9\n");
-            check(
-                LogOptions { tail: Some(1), timestamps: true, ..none() },
-                "1970-01-01T00:00:09.000000000Z line 9\n",
-            );
+            check(LogOptions { tail: Some(1), timestamps: true, ..none() }, "1970-01-01T00:00:09.000000000Z line 9\n");
             check(LogOptions { tail: Some(1), limit_bytes: Some(3), ..none() }, "lin");
             assert!(read(&path, LogOptions { tail: Some(100), ..none() }).starts_with("line 0\nline 1\n"));
             assert_eq!(read(&path, none()).lines().count(), 10);

@@ -141,7 +141,12 @@ mod tests {
         check(&[(Stdout, "\n\n")], 1000, 3, &["stdout F \nstdout F \n"]);
         let long = "y".repeat(MAX_LINE + 1);
         let cut = format!("stdout P {}\nstdout F yz\n", "y".repeat(MAX_LINE));
-        check(&[(Stdout, &long), (Stdout, "z\n")], 100_000, 3, &[&format!("stdout P {}\nstdout P y\nstdout F z\n", "y".repeat(MAX_LINE))]);
+        check(
+            &[(Stdout, &long), (Stdout, "z\n")],
+            100_000,
+            3,
+            &[&format!("stdout P {}\nstdout P y\nstdout F z\n", "y".repeat(MAX_LINE))],
+        );
         check(&[(Stdout, &format!("{long}z\n"))], 100_000, 3, &[&cut]);
         check(
             &[(Stdout, "1\n"), (Stdout, "2\n"), (Stdout, "3\n"), (Stdout, "4\n")],

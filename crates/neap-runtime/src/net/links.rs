@@ -162,10 +162,7 @@ pub(crate) fn connect(
     pod: Ipv4Addr,
     gateway: Ipv4Addr,
 ) -> io::Result<()> {
-    inside.talk(&[
-        link(NEW_LINK, 0, 1, true),
-        cable(host_name, host),
-    ])?;
+    inside.talk(&[link(NEW_LINK, 0, 1, true), cable(host_name, host)])?;
     let gateway_route = Route { to: (gateway, 32), via: None, device: Some(POD_INDEX), from: None };
     let default_route =
         Route { to: (Ipv4Addr::UNSPECIFIED, 0), via: Some(gateway), device: Some(POD_INDEX), from: None };

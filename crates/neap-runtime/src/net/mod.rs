@@ -26,7 +26,9 @@ const MAX_NEAPS: u32 = 64;
 pub enum NetworkError {
     #[error("{range} must be an IPv4 range like 198.19.0.0/16, of /30 or more addresses")]
     Range { range: String },
-    #[error("every block of {range} is taken by another neap on this machine ({holders}); choose another with --pod-cidr")]
+    #[error(
+        "every block of {range} is taken by another neap on this machine ({holders}); choose another with --pod-cidr"
+    )]
     Full { range: String, holders: String },
     #[error("cannot {what}")]
     Kernel { what: &'static str, source: io::Error },
@@ -148,7 +150,9 @@ fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block)
         };
         let number = (0..MAX_NEAPS).find(|n| claims.iter().all(|c| c.number != *n)).unwrap_or(MAX_NEAPS);
         let alias = format!("{block} {owner}");
-        if links::claim(socket, &name_of(number), &alias, block.gateway()).map_err(kernel("make the interface of the pod network"))? {
+        if links::claim(socket, &name_of(number), &alias, block.gateway())
+            .map_err(kernel("make the interface of the pod network"))?
+        {
             return Ok((number, block));
         }
     }
@@ -162,7 +166,10 @@ fn settled(socket: &mut Socket) -> io::Result<Vec<Claim>> {
         if claims.iter().all(|c| c.block.is_some()) {
             break;
         }
-        #[allow(clippy::disallowed_methods, reason = "once at start, at most 20 ms, and only beside foreign interfaces")]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "once at start, at most 20 ms, and only beside foreign interfaces"
+        )]
         std::thread::sleep(std::time::Duration::from_millis(2));
         claims = existing(socket)?;
     }

@@ -63,7 +63,8 @@ fn message(kind: u16, flags: u16) -> Message {
 }
 
 fn transact(messages: &[Message]) -> io::Result<()> {
-    let border = |kind| Message::new(kind, 0, &[0, 0, (SUBSYSTEM >> 8).to_be_bytes()[0], (SUBSYSTEM >> 8).to_be_bytes()[1]]);
+    let border =
+        |kind| Message::new(kind, 0, &[0, 0, (SUBSYSTEM >> 8).to_be_bytes()[0], (SUBSYSTEM >> 8).to_be_bytes()[1]]);
     let mut socket = Socket::netfilter()?;
     socket.talk_batch(border(BATCH_BEGIN), messages, border(BATCH_END))
 }

@@ -57,7 +57,11 @@ fn verdicts_need_their_rows() {
     assert_eq!([(); 3].map(|()| verdicts.failure(&probe, true)), [None, None, Some(false)]);
 }
 
-async fn ask(action: impl FnOnce(u16) -> ProbeAction, answer: fn(&Request<Incoming>) -> Response<Full<Bytes>>, h2: bool) -> Result<(), String> {
+async fn ask(
+    action: impl FnOnce(u16) -> ProbeAction,
+    answer: fn(&Request<Incoming>) -> Response<Full<Bytes>>,
+    h2: bool,
+) -> Result<(), String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let mut server = JoinSet::new();
@@ -124,10 +128,15 @@ async fn grpc_health_is_asked_in_its_own_words() {
     let grpc = |port| ProbeAction::Grpc { port, service: "s".into() };
     let serving = |request: &Request<Incoming>| {
         assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
-        Response::builder().header("grpc-status", "0").body(Full::new(Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1]))).expect("a response")
+        Response::builder()
+            .header("grpc-status", "0")
+            .body(Full::new(Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1])))
+            .expect("a response")
     };
     assert_eq!(ask(grpc, serving, true).await, Ok(()));
-    let unknown = |_: &Request<Incoming>| Response::builder().header("grpc-status", "12").body(Full::default()).expect("a response");
+    let unknown = |_: &Request<Incoming>| {
+        Response::builder().header("grpc-status", "12").body(Full::default()).expect("a response")
+    };
     let error = ask(grpc, unknown, true).await.expect_err("not well");
     assert!(error.contains("does not implement"), "{error}");
 }

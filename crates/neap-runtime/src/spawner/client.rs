@@ -178,7 +178,7 @@ impl Connection {
         }
         let waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         let reader = read_answers(child, channel.clone(), waiting.clone());
-        #[allow(clippy::disallowed_methods, reason = "owned by the connection, aborted with it")]
+        #[expect(clippy::disallowed_methods, reason = "owned by the connection, aborted with it")]
         let reader = AbortOnDropHandle::new(tokio::spawn(reader));
         Ok(Arc::new(Self { channel, waiting, _reader: reader }))
     }

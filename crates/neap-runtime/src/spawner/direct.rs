@@ -17,7 +17,13 @@ use crate::sys;
 
 /// Directories of an image where its loader would look for libraries.
 const LIBRARY_DIRS: [&str; 8] = [
-    "lib", "lib64", "usr/lib", "usr/lib64", "usr/local/lib", "lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu",
+    "lib",
+    "lib64",
+    "usr/lib",
+    "usr/lib64",
+    "usr/local/lib",
+    "lib/x86_64-linux-gnu",
+    "usr/lib/x86_64-linux-gnu",
     "usr/lib/aarch64-linux-gnu",
 ];
 /// Interpreters of interpreters end somewhere.

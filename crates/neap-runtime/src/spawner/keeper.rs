@@ -227,7 +227,7 @@ fn map_user(child: Pid) -> io::Result<()> {
 }
 
 fn pause_a_millisecond() {
-    #[allow(clippy::disallowed_methods, reason = "a keeper has one thread and nothing else to do")]
+    #[expect(clippy::disallowed_methods, reason = "a keeper has one thread and nothing else to do")]
     std::thread::sleep(std::time::Duration::from_millis(1));
 }
 

@@ -135,7 +135,11 @@ fn handle(socket: &OwnedFd, request: Request, fds: Vec<OwnedFd>, commands: &mut 
         }
         Request::Exec { id, exec } => {
             let Ok(stdio) = <[OwnedFd; 3]>::try_from(fds) else {
-                return wire::send(socket.as_fd(), &Reply::Done { id, error: Some("three streams are needed".into()) }, &[]);
+                return wire::send(
+                    socket.as_fd(),
+                    &Reply::Done { id, error: Some("three streams are needed".into()) },
+                    &[],
+                );
             };
             match sys::fork() {
                 Ok(Fork::Child) => {

@@ -98,7 +98,8 @@ impl Ready {
             };
             become_user().or_else(step("take on the container's user and capabilities"))?;
         } else if self.isolation == Isolation::User {
-            let limit = || sys::drop_bounding(self.capabilities).and_then(|()| sys::set_capabilities(self.capabilities));
+            let limit =
+                || sys::drop_bounding(self.capabilities).and_then(|()| sys::set_capabilities(self.capabilities));
             limit().or_else(step("limit the capabilities"))?;
         }
         if self.no_new_privileges {

@@ -34,8 +34,17 @@ const LINKS: [(&str, &str); 5] = [
 ];
 /// What would tell about, or reach into, the machine (the lists that Docker and Kubernetes use).
 const MASKED: [&str; 11] = [
-    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/timer_list", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 /// mount(2) takes its options on one page.
@@ -114,7 +123,9 @@ fn mount_root(root: &Root) -> Started<PathBuf> {
                 .or_else(step(format_args!("mount the root directory {}", target.display())))?;
             Ok(target.clone())
         }
-        Root::None(_) => Err(StartError { config: false, message: "this kind of container has no root of its own".into() }),
+        Root::None(_) => {
+            Err(StartError { config: false, message: "this kind of container has no root of its own".into() })
+        }
     }
 }
 

@@ -1,0 +1,240 @@
+//! Leader election: of several copies one acts, decided by a Lease as upstream's components do (fact D15.1).
+//!
+//! A holder that cannot renew in time stops its work before anybody else may begin.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use neap_api::keys::config;
+use neap_logic::config::{LeaderElection, Settings};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::autoscaler::Clock;
+
+/// How long work may take to end once the lead is lost; less than the time between the renewal deadline and the end of
+/// the Lease.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// A candidate for one Lease.
+pub struct Election {
+    /// The API.
+    pub client: Client,
+    /// What is led, in lower case: `controller`, `autoscaler`.
+    pub component: String,
+    /// Who this is; no two candidates may share it.
+    pub identity: String,
+    /// The settings.
+    pub settings: watch::Receiver<Arc<Settings>>,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// What a look at the Lease means for a candidate.
+#[derive(Debug, PartialEq)]
+enum Claim {
+    /// It is ours, or free: write this.
+    Take(Box<Lease>),
+    /// Somebody holds it.
+    Wait,
+}
+
+impl Election {
+    /// Waits for the lead, runs `work` with it, and returns when `work` is done, the lead is lost, or `stop`.
+    /// `work` must end soon after its token is cancelled.
+    pub async fn run<W, F>(self, stop: CancellationToken, work: W)
+    where
+        W: FnOnce(CancellationToken) -> F,
+        F: Future<Output = ()>,
+    {
+        let name = format!("{}.neap.00-of-01", self.component);
+        let leases = Api::<Lease>::namespaced(self.client.clone(), config::NAMESPACE);
+        loop {
+            let period = self.settings.borrow().leader_election.retry_period;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                held = self.try_hold(&leases, &name) => match held {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(error) => warn!(lease = %name, %error, "the lead cannot be asked for; it is tried again"),
+                },
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(period) => {}
+            }
+        }
+        info!(lease = %name, identity = %self.identity, "leading");
+        let leading = stop.child_token();
+        let mut work = pin!(work(leading.clone()));
+        tokio::select! {
+            () = &mut work => {}
+            () = self.keep(&leases, &name) => {
+                warn!(lease = %name, "the lead is lost");
+                leading.cancel();
+                // Whoever does not end in time is dropped: the next one may begin soon.
+                if timeout(DRAIN, work).await.is_err() {
+                    warn!(lease = %name, "what was led did not end in time");
+                }
+            }
+        }
+        leading.cancel();
+        self.release(&leases, &name).await;
+    }
+
+    /// Renews until that fails for too long or somebody else holds the Lease.
+    async fn keep(&self, leases: &Api<Lease>, name: &str) {
+        let mut renewed = Instant::now();
+        loop {
+            let election = self.settings.borrow().leader_election.clone();
+            sleep(election.retry_period).await;
+            match self.try_hold(leases, name).await {
+                Ok(true) => renewed = Instant::now(),
+                Ok(false) => return,
+                Err(error) => warn!(lease = %name, %error, "the lead could not be renewed"),
+            }
+            if renewed.elapsed() >= election.renew_deadline {
+                return;
+            }
+        }
+    }
+
+    async fn try_hold(&self, leases: &Api<Lease>, name: &str) -> Result<bool, kube::Error> {
+        let election = self.settings.borrow().leader_election.clone();
+        let held = leases.get_opt(name).await?;
+        let claim = claim(held.as_ref(), name, &self.identity, &election, self.clock.now());
+        let Claim::Take(lease) = claim else { return Ok(false) };
+        let written = match held {
+            None => leases.create(&PostParams::default(), &lease).await,
+            Some(_) => leases.replace(name, &PostParams::default(), &lease).await,
+        };
+        match written {
+            Ok(_) => Ok(true),
+            // Another candidate was quicker.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the lead back, so that the next one need not wait for it to run out.
+    async fn release(&self, leases: &Api<Lease>, name: &str) {
+        let Ok(Some(mut lease)) = leases.get_opt(name).await else { return };
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_deref() != Some(self.identity.as_str()) {
+            return;
+        }
+        spec.holder_identity = Some(String::new());
+        if let Err(error) = leases.replace(name, &PostParams::default(), &lease).await {
+            warn!(lease = %name, %error, "the lead could not be given back; it runs out by itself");
+        }
+    }
+}
+
+fn claim(held: Option<&Lease>, name: &str, identity: &str, election: &LeaderElection, now: Timestamp) -> Claim {
+    let before = held.and_then(|lease| lease.spec.clone()).unwrap_or_default();
+    let holder = before.holder_identity.as_deref().unwrap_or_default();
+    let ours = holder == identity;
+    let lasts = before.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
+    let ends = before.renew_time.as_ref().and_then(|at| {
+        let lasts = SignedDuration::try_from(lasts.unwrap_or(election.lease_duration)).ok()?;
+        at.0.checked_add(lasts).ok()
+    });
+    if !ours && !holder.is_empty() && ends.is_some_and(|ends| ends > now) {
+        return Claim::Wait;
+    }
+    let metadata = held.map_or_else(
+        || ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(config::NAMESPACE.into()),
+            ..ObjectMeta::default()
+        },
+        |lease| lease.metadata.clone(),
+    );
+    let seconds = i32::try_from(election.lease_duration.as_secs()).unwrap_or(i32::MAX);
+    let spec = LeaseSpec {
+        holder_identity: Some(identity.to_owned()),
+        lease_duration_seconds: Some(seconds),
+        acquire_time: if ours { before.acquire_time } else { Some(MicroTime(now)) },
+        renew_time: Some(MicroTime(now)),
+        lease_transitions: Some(before.lease_transitions.unwrap_or(0) + i32::from(!ours && held.is_some())),
+        ..before
+    };
+    Claim::Take(Box::new(Lease { metadata, spec: Some(spec) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(holder: &str, renewed: i64) -> Lease {
+        Lease {
+            metadata: ObjectMeta::default(),
+            spec: Some(LeaseSpec {
+                holder_identity: Some(holder.into()),
+                lease_duration_seconds: Some(60),
+                renew_time: Some(MicroTime(Timestamp::from_second(renewed).expect("in range"))),
+                lease_transitions: Some(3),
+                ..LeaseSpec::default()
+            }),
+        }
+    }
+
+    fn check(held: Option<Lease>, want: Option<i32>) {
+        let now = Timestamp::from_second(1000).expect("in range");
+        let got = match claim(held.as_ref(), "l", "me", &LeaderElection::default(), now) {
+            Claim::Wait => None,
+            Claim::Take(lease) => {
+                let spec = lease.spec.expect("a spec");
+                assert_eq!(spec.holder_identity.as_deref(), Some("me"));
+                spec.lease_transitions
+            }
+        };
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn a_lease_is_taken_when_it_is_free_ours_or_run_out() {
+        check(None, Some(0));
+        check(Some(lease("me", 990)), Some(3));
+        check(Some(lease("", 990)), Some(4));
+        check(Some(lease("other", 990)), None);
+        check(Some(lease("other", 939)), Some(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_leads_and_the_next_takes_over() {
+        let api = neap_testkit::Api::start().await;
+        let (_keep, settings) = watch::channel(Arc::new(Settings::default()));
+        let candidate = |identity: &str| Election {
+            client: api.client(),
+            component: "controller".into(),
+            identity: identity.into(),
+            settings: settings.clone(),
+            clock: Clock::starting_at(api.now()),
+        };
+        let (led, mut leaders) = tokio::sync::mpsc::channel(4);
+        let mut tasks = tokio::task::JoinSet::new();
+        let stops = [CancellationToken::new(), CancellationToken::new()];
+        for (identity, stop) in ["one", "two"].into_iter().zip(&stops) {
+            let led = led.clone();
+            tasks.spawn(candidate(identity).run(stop.clone(), move |leading| async move {
+                led.send(identity).await.expect("the test listens");
+                leading.cancelled().await;
+            }));
+        }
+        let first = leaders.recv().await.expect("somebody leads");
+        // Renewed for as long as it lives.
+        assert!(timeout(Duration::from_secs(600), leaders.recv()).await.is_err());
+        stops[usize::from(first == "two")].cancel();
+        let second = timeout(Duration::from_secs(15), leaders.recv()).await.expect("soon").expect("the other leads");
+        assert_ne!(first, second);
+    }
+}
