@@ -11,7 +11,7 @@ wait "$neap_pid" 2>/dev/null
 neap_pid=
 [ -z "${load:-}" ] || wait "$load"
 : >"$work/up.out"
-if start --http-port "$HTTP"; then
+if start; then
     ok "it starts again"
     begin=$(date +%s%N)
     if until_true 10 curl -sf -o /dev/null --max-time 5 -H "Host: ${split#http://}" "http://127.0.0.1:$HTTP/"; then

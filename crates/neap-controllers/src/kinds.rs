@@ -117,7 +117,12 @@ pub(crate) fn register(caches: &mut Caches, queues: &Arc<Queues>) -> Vec<Start> 
         for owner in owners(step, "Service", |o| &o.metadata) {
             queues.service.add(owner);
         }
-        queues.garbage.add(key.clone());
+        let pins = |c: &Configuration| {
+            c.status.as_ref().map(|s| (s.latest_ready_revision_name.clone(), s.latest_created_revision_name.clone()))
+        };
+        if step.before.as_deref().and_then(pins) != step.after.as_deref().and_then(pins) {
+            queues.garbage.add(key.clone());
+        }
         queues.configuration.add(key);
     });
     kind!(
@@ -130,10 +135,15 @@ pub(crate) fn register(caches: &mut Caches, queues: &Arc<Queues>) -> Vec<Start> 
         },
         |caches, queues, step, key| {
             queues.routes_to(caches, &key.namespace, "Revision", &key.name);
+            // Only being routed to or not makes a Revision more or less collectable.
+            let labels = |r: &Revision| r.metadata.labels.clone();
+            let collectable = step.before.as_deref().map(labels) != step.after.as_deref().map(labels);
             for owner in owners(step, "Configuration", |o| &o.metadata) {
                 queues.routes_to(caches, &owner.namespace, "Configuration", &owner.name);
-                queues.configuration.add(owner.clone());
-                queues.garbage.add(owner);
+                if collectable {
+                    queues.garbage.add(owner.clone());
+                }
+                queues.configuration.add(owner);
             }
             queues.revision.add(key);
         }

@@ -44,7 +44,7 @@ async fn what_is_written_is_served() {
         create::<Revision>(
             &client,
             json!({ "apiVersion": "serving.knative.dev/v1", "kind": "Revision", "metadata": { "name": "hello-00001" },
-                    "spec": { "containerConcurrency": 3, "containers": [{ "image": "example.com/hello@sha256:00" }] } }),
+                    "spec": { "containerConcurrency": 3, "containers": [{ "image": "example.com/hello:v1" }] } }),
         )
         .await;
         until("the revision", || plane.revision("default", "hello-00001").is_some()).await;

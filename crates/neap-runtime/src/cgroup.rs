@@ -56,15 +56,7 @@ impl Tree {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let mut right = right.split(' ');
             let (kind, options) = (right.next().unwrap_or(""), right.nth(1).unwrap_or(""));
-            let mut left = left.split(' ').skip(3);
-            let (root, mount) = (left.next().unwrap_or(""), left.next().unwrap_or(""));
-            // A bind mount of a part of a hierarchy (as containers have) is not the hierarchy.
-            if root != "/"
-                && !root.starts_with("/..")
-                && hierarchies.iter().any(|h: &Hierarchy| h.mount == Path::new(mount))
-            {
-                continue;
-            }
+            let mount = left.split(' ').nth(4).unwrap_or("");
             let kind = match kind {
                 "cgroup" => {
                     let found: Vec<String> =
@@ -77,6 +69,7 @@ impl Tree {
                 "cgroup2" => Kind::V2,
                 _ => continue,
             };
+            // The same hierarchy may be mounted several times.
             if hierarchies.iter().any(|h: &Hierarchy| h.kind == kind) {
                 continue;
             }

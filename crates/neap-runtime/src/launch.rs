@@ -44,8 +44,6 @@ pub(crate) const LAUNCH_VERSION: u8 = 1;
 pub(crate) enum Root {
     /// Layers, lowest first, under a writable directory; mounted at `target` in the container's own view.
     Overlay { lower: Vec<PathBuf>, upper: PathBuf, work: PathBuf, target: PathBuf, user_xattr: bool },
-    /// A directory as it is, mounted onto itself.
-    Directory(PathBuf),
     /// No change of root: programs and libraries are looked up in this directory, all else is the machine's.
     None(PathBuf),
 }

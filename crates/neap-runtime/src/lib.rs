@@ -21,6 +21,7 @@ mod record;
 mod runtime;
 pub mod spawner;
 mod sys;
+mod trees;
 mod users;
 mod volumes;
 

@@ -26,22 +26,23 @@ struct Facts {
     namespaces: Result<(), String>,
 }
 
-pub(crate) fn choose(mode: Mode) -> Result<Choice, OpenError> {
+/// `against`: what has already spoken against the container runtime.
+pub(crate) fn choose(mode: Mode, against: Option<String>) -> Result<Choice, OpenError> {
     let root = nix::unistd::geteuid().is_root();
-    let facts = Facts {
-        root,
-        namespaces: if root { sys::try_namespaces(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS) } else { Ok(()) }
-            .map_err(|e| e.to_string()),
-        user_namespaces: sys::try_namespaces(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
-            .map_err(|e| e.to_string()),
+    let common = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+    let attempt = |flags| sys::try_namespaces(flags).map_err(|error| error.to_string());
+    let namespaces = match against {
+        Some(why) => Err(why),
+        None if root => attempt(common | CloneFlags::CLONE_NEWNET),
+        None => Ok(()),
     };
-    decide(mode, &facts)
+    decide(mode, &Facts { root, namespaces, user_namespaces: attempt(common | CloneFlags::CLONE_NEWUSER) })
 }
 
 fn decide(mode: Mode, facts: &Facts) -> Result<Choice, OpenError> {
     let full = match (facts.root, &facts.namespaces) {
         (true, Ok(())) => Ok(()),
-        (true, Err(error)) => Err(format!("root may not make namespaces here ({error})")),
+        (true, Err(error)) => Err(format!("root may not do here what it takes ({error})")),
         (false, _) => Err("it needs root".to_owned()),
     };
     let user = match &facts.user_namespaces {

@@ -90,7 +90,7 @@ impl Runtime {
     /// begins with [`crate::spawner::main_if_requested`].
     pub async fn open(config: Config) -> Result<Arc<Self>, OpenError> {
         let data_dir = made(&config.data_dir)?;
-        let choice = mode::choose(config.mode)?;
+        let (choice, network) = choose(&config, &data_dir)?;
         let run_dir = made(&data_dir.join("run"))?;
         let pods_dir = made(&data_dir.join("pods"))?;
         // Environments and volumes hold secrets.
@@ -99,10 +99,6 @@ impl Runtime {
         })?;
         let logs_dir = made(&data_dir.join("logs"))?;
         let tree = choice.tree(&data_dir);
-        let network = match choice.isolation {
-            Isolation::Full => Some(Network::open(&config.pod_cidr, &data_dir)?),
-            _ => None,
-        };
         let description = choice.describe(network.as_ref().map(|n| n.block().to_string()), tree.as_ref());
         let layout = match choice.isolation {
             Isolation::Full => Layout::Overlay,
@@ -163,7 +159,7 @@ impl Runtime {
                 None => {
                     tracing::warn!(dir = %dir.display(), "removing what is left of a pod without a readable record");
                     crate::volumes::release(&dir);
-                    let _ = fs::remove_dir_all(&dir);
+                    let _ = crate::trees::remove(&dir);
                 }
             }
         }
@@ -404,6 +400,21 @@ fn stream_log(
             }
         }
     }))
+}
+
+/// The best that works here: that root may make namespaces does not yet mean that it may make networks.
+fn choose(config: &Config, data_dir: &Path) -> Result<(mode::Choice, Option<Network>), OpenError> {
+    let choice = mode::choose(config.mode, None)?;
+    if choice.isolation != Isolation::Full {
+        return Ok((choice, None));
+    }
+    match Network::open(&config.pod_cidr, data_dir) {
+        Ok(network) => Ok((choice, Some(network))),
+        Err(NetworkError::Kernel { what, source }) if config.mode == Mode::Auto => {
+            Ok((mode::choose(config.mode, Some(format!("cannot {what}: {source}")))?, None))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Groups in which containers of this pod live, by the keepers' own records.

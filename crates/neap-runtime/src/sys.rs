@@ -345,8 +345,10 @@ pub(crate) fn try_namespaces(flags: CloneFlags) -> io::Result<()> {
         Fork::Child => {
             // The parent may have threads: nothing here allocates or locks.
             let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            let done = mount(None::<&str>, "/", None::<&str>, private, None::<&str>);
-            exit_now(done.err().map_or(0, |errno| errno as i32))
+            let done = mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(io::Error::from);
+            // Where parts of /proc are hidden from us, no fresh one may be mounted either.
+            let done = done.and_then(|()| new_filesystem(c"proc", &[], 0).map(drop));
+            exit_now(done.err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EPERM)))
         }
         Fork::Parent(child) => loop {
             match waitpid(child, None) {

@@ -65,3 +65,50 @@ pub fn plan(o: &Observed) -> Plan {
     }
     plan
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+    use crate::plan::testing::{World, now};
+
+    fn revision(name: &str, state: &str, annotation: &str) -> String {
+        format!(
+            r#"
+---
+apiVersion: serving.knative.dev/v1
+kind: Revision
+metadata:
+  name: {name}
+  namespace: ns
+  creationTimestamp: "2025-01-01T00:00:00Z"
+  labels: {{serving.knative.dev/configuration: c, serving.knative.dev/routingState: {state}}}
+  annotations: {{{annotation}}}
+  ownerReferences: [{{apiVersion: serving.knative.dev/v1, kind: Configuration, name: c, uid: uid-configuration-c, controller: true}}]
+spec: {{containers: []}}"#
+        )
+    }
+
+    #[test]
+    fn only_what_nobody_will_miss_goes() {
+        let mut yaml = String::from(
+            "apiVersion: serving.knative.dev/v1\nkind: Configuration\nmetadata: {name: c, namespace: ns}\nspec: {}\nstatus: {latestReadyRevisionName: latest}",
+        );
+        for (name, state, annotation) in [
+            ("latest", "reserve", ""),
+            ("routed", "active", ""),
+            ("kept", "reserve", "serving.knative.dev/no-gc: 'true'"),
+            ("recent", "reserve", "serving.knative.dev/routingStateModified: '2026-01-02T03:00:00Z'"),
+            ("old", "reserve", ""),
+        ] {
+            yaml.push_str(&revision(name, state, annotation));
+        }
+        let world = World::of(&yaml);
+        let mut settings = Settings::default();
+        settings.gc.min_non_active = 0;
+        let context = Context { now: now(), settings: Arc::new(settings), refusals: Vec::new() };
+        let plan = plan(&observe(&world, "ns", "c", context).expect("there"));
+        let names: Vec<String> = plan.writes.iter().map(|w| w.target().name).collect();
+        assert_eq!(names, ["old"]);
+    }
+}

@@ -88,3 +88,48 @@ pub fn plan(o: &Observed) -> Plan {
     plan.set_status(ingress.status.as_ref(), &status);
     plan
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::ObjectRef;
+    use crate::plan::testing::{World, now};
+
+    const INGRESS: &str = r#"
+apiVersion: networking.internal.knative.dev/v1alpha1
+kind: Ingress
+metadata: {name: i, namespace: ns, annotations: {networking.knative.dev/ingress.class: CLASS}}
+spec: {rules: [{hosts: [a.example.com], http: {paths: []}}]}
+"#;
+
+    fn check(class: &str, served: impl Fn(&Ingress) -> Served, want: &str) {
+        let mut world = World::of(&INGRESS.replace("CLASS", class));
+        let value = world.value("Ingress", "ns", "i").expect("there").clone();
+        let ingress: Ingress = serde_json::from_value(value).expect("an Ingress");
+        let served = served(&ingress);
+        let context = Context { now: now(), settings: Default::default(), refusals: Vec::new() };
+        world.settle(&ObjectRef::of(&ingress), |w| observe(w, "ns", "i", served.clone(), context.clone()), plan);
+        let status = &world.value("Ingress", "ns", "i").expect("there")["status"];
+        let ready = status["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready");
+        let words =
+            ready.map(|c| format!("{} {}", c["status"].as_str().unwrap_or(""), c["message"].as_str().unwrap_or("")));
+        let at = status["privateLoadBalancer"]["ingress"][0]["domainInternal"].as_str().unwrap_or("-");
+        assert_eq!(format!("{} {at}", words.unwrap_or_default()), want);
+    }
+
+    #[test]
+    fn it_is_ready_when_this_version_is_served() {
+        let ours = networking::NEAP_INGRESS_CLASS;
+        let hash = |i: &Ingress| Served { hash: Some(network_hash(i)), conflicts: Vec::new() };
+        check(ours, hash, "True  neap-gateway-internal.knative-serving.svc.cluster.local");
+        check(ours, |_| Served::default(), "Unknown Waiting for load balancer to be ready -");
+        check(
+            ours,
+            |_| Served { hash: Some("old".into()), conflicts: Vec::new() },
+            "Unknown Waiting for load balancer to be ready -",
+        );
+        let taken = |i: &Ingress| Served { conflicts: vec![("a.example.com".into(), "ns/first".into())], ..hash(i) };
+        check(ours, taken, "False a.example.com is already in use by Ingress ns/first -");
+        check("kourier.ingress.networking.knative.dev", hash, " -");
+    }
+}

@@ -112,12 +112,13 @@ pub struct PathRule {
 }
 
 impl PathRule {
-    /// The split a number falls on. Equally spread numbers give the splits their percents.
-    pub fn choose(&self, random: u32) -> &Split {
+    /// The split a number falls on. Equally spread numbers give the splits their percents; what counts are the upper
+    /// bits, so that a sequence of evenly spread numbers is as good as chance, and keeps the shares closer.
+    pub fn choose(&self, number: u32) -> &Split {
         if let [only] = &*self.splits {
             return only;
         }
-        let mut left = random % 100;
+        let mut left = u32::try_from((u64::from(number) * 100) >> 32).expect("below 100");
         for split in &self.splits {
             let share = u32::from(split.percent);
             if left < share {

@@ -193,8 +193,8 @@ rules:
     assert_eq!(&**host, "a.b");
     let path = &routes.external.as_ref().unwrap()[0];
     let mut hits = [0; 3];
-    for random in 0..1000 {
-        let split = path.choose(random);
+    for step in 0..1000 {
+        let split = path.choose(u32::MAX / 1000 * step);
         hits[path.splits.iter().position(|other| std::ptr::eq(other, split)).unwrap()] += 1;
     }
     assert_eq!(hits, [300, 0, 700]);

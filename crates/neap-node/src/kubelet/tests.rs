@@ -312,6 +312,8 @@ async fn a_gateway_that_never_lets_go_is_waited_for_no_longer_than_the_grace_per
     stage.runtime.calls();
     let begun = Instant::now();
     stage.pods().delete("p", &DeleteParams::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    assert_eq!(stage.runtime.calls(), [""; 0]);
     let gone = || async { stage.pods().get_opt("p").await.unwrap().is_none().then_some(()) };
     eventually("the pod is gone", gone).await;
     assert_eq!((begun.elapsed().as_secs(), stage.runtime.calls()), (30, vec!["remove p 1".to_owned()]));

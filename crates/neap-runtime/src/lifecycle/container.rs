@@ -21,7 +21,7 @@ use crate::machine::Handle;
 use crate::pod::{ContainerSpec, ContainerState, LogOptions, ProbeAction, Terminated};
 use crate::record::{self, Exit, Run};
 use crate::spawner::wire::StartError;
-use crate::{clock, volumes};
+use crate::{clock, trees, volumes};
 
 /// Bounds of a termination message: of the file's, and of what is taken from the log (Kubernetes' values).
 const MAX_MESSAGE: usize = 4096;
@@ -453,7 +453,7 @@ fn last_words(spec: &ContainerSpec, dir: &Path, log: &Path, code: i32) -> String
 
 /// A writable layer may be large; nobody waits for its removal. What a crash leaves is removed with the pod.
 fn remove_later(dir: PathBuf) {
-    drop(tokio::task::spawn_blocking(move || fs::remove_dir_all(dir)));
+    drop(tokio::task::spawn_blocking(move || trees::remove(&dir)));
 }
 
 fn signal_number(name: &str) -> Option<i32> {

@@ -14,7 +14,7 @@ use super::state::PodCell;
 use super::{World, container, status};
 use crate::launch::Isolation;
 use crate::pod::{ContainerState, PodSpec};
-use crate::{clock, volumes};
+use crate::{clock, trees, volumes};
 
 /// Lives a pod's life to its end, after which nothing of it is left but its logs. Dropping it leaves the containers
 /// running for the next runtime.
@@ -140,27 +140,11 @@ async fn close(world: &World, cell: &PodCell) {
         volumes::release(&dir);
         // The record goes first: what is left of a directory without one is removed at the next start.
         let _ = fs::remove_file(dir.join("spec.json"));
-        let removed = remove_tree(&dir);
+        let removed = trees::remove(&dir);
         crate::logs::prune(&logs);
         removed
     });
     if let Ok(Err(error)) = removed.await {
         tracing::warn!(pod = %cell.id, %error, "cannot remove the pod's directory; the next start tries again");
     }
-}
-
-/// Another removal, of a container's last run, may be at work in the same tree.
-fn remove_tree(dir: &std::path::Path) -> std::io::Result<()> {
-    for _ in 0..10 {
-        match fs::remove_dir_all(dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if !dir.exists() {
-                    return Ok(());
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
-            other => return other,
-        }
-    }
-    fs::remove_dir_all(dir)
 }

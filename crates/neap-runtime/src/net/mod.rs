@@ -50,10 +50,12 @@ impl Network {
         let mut socket = Socket::route().map_err(kernel("open a netlink socket"))?;
         let (number, block) = claim(&mut socket, range, owner)?;
         links::refuse_rest(&mut socket, block.parts()).map_err(kernel("set the route of the pod range"))?;
-        nft::install(&name_of(number), block.parts()).map_err(kernel("set up address translation for pods"))?;
-        let forward = Path::new("/proc/sys/net/ipv4/ip_forward");
-        if fs::read_to_string(forward).is_ok_and(|v| v.trim() != "1") {
-            fs::write(forward, "1").map_err(kernel("switch on IP forwarding"))?;
+        // Without these two, pods still serve: only what they ask of others does not get through.
+        if let Err(error) = nft::install(&name_of(number), block.parts()) {
+            tracing::warn!(%error, "no address translation on this machine: pods cannot reach beyond it");
+        }
+        if let Err(error) = switch_on_forwarding() {
+            tracing::warn!(%error, "cannot switch on IP forwarding: pods can reach neither each other nor the outside");
         }
         Ok(Self { number, block, free: Mutex::new(Addresses::new(block)) })
     }
@@ -112,6 +114,14 @@ impl Network {
     fn lock(&self) -> MutexGuard<'_, Addresses> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn switch_on_forwarding() -> io::Result<()> {
+    let file = Path::new("/proc/sys/net/ipv4/ip_forward");
+    if fs::read_to_string(file)?.trim() == "1" {
+        return Ok(());
+    }
+    fs::write(file, "1")
 }
 
 fn name_of(number: u32) -> String {

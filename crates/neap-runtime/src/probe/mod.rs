@@ -15,8 +15,8 @@ use crate::pod::{Probe, ProbeAction};
 
 /// First tries of a probe that something waits for come this close together.
 const EAGER_STEP: Duration = Duration::from_millis(1);
-/// A command costs a fork and more: fewer tries.
-const EAGER_COMMAND_STEP: Duration = Duration::from_millis(10);
+/// A command costs forks and, on cgroup v1, a moment in which nobody else can fork: fewer tries.
+const EAGER_COMMAND_STEP: Duration = Duration::from_millis(20);
 /// So many eager tries before they begin to thin out, by a quarter each, until the period is reached.
 const EAGER_TRIES: u32 = 100;
 

@@ -40,7 +40,7 @@ fn tries_are_eager_until_the_first_success() {
     assert_eq!(cadence.next(false, period), period, "thins out to the period and no further");
     assert_eq!(Cadence::new(&ProbeAction::Tcp { port: 1 }, true).next(true, period), period);
     assert_eq!(Cadence::new(&ProbeAction::Tcp { port: 1 }, false).next(false, period), period);
-    assert_eq!(Cadence::new(&ProbeAction::Exec(vec![]), true).next(false, period), 10 * MS);
+    assert_eq!(Cadence::new(&ProbeAction::Exec(vec![]), true).next(false, period), 20 * MS);
 }
 
 #[test]

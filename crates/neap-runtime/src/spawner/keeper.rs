@@ -116,7 +116,8 @@ fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd)
         oom_before = group.oom_kills();
     }
     let pidfd = sys::pidfd_open(child)?;
-    wire::send(init.as_fd(), &init::Go, &[])?;
+    // It may have failed and gone already: then it said why, which is read next.
+    let _ = wire::send(init.as_fd(), &init::Go, &[]);
     if let Some((error, _)) = wire::receive::<StartError>(init.as_fd())? {
         let _ = waitpid(child, None);
         drain(&mut log, &mut stdout, Stream::Stdout);

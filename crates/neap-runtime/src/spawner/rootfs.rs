@@ -112,15 +112,15 @@ fn mount_root(root: &Root) -> Started<PathBuf> {
                     .map_err(io::Error::from)
                     .or_else(step(format_args!("change to the layers at {}", parent.display())))?;
             }
-            mount(Some("overlay"), target, Some("overlay"), MsFlags::MS_NODEV, Some(options.as_str()))
+            let mount_with = |options: &str| {
+                mount(Some("overlay"), target, Some("overlay"), MsFlags::MS_NODEV, Some(options))
+            };
+            // "volatile": the writable layer goes with the container, so nothing of it need ever be flushed. Kernels
+            // before 5.10 do not know the word.
+            mount_with(&format!("{options},volatile"))
+                .or_else(|error| if error == nix::errno::Errno::EINVAL { mount_with(&options) } else { Err(error) })
                 .map_err(io::Error::from)
                 .or_else(step(format_args!("mount {} layers as an overlay at {}", lower.len(), target.display())))?;
-            Ok(target.clone())
-        }
-        Root::Directory(target) => {
-            mount(Some(target), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-                .map_err(io::Error::from)
-                .or_else(step(format_args!("mount the root directory {}", target.display())))?;
             Ok(target.clone())
         }
         Root::None(_) => {
@@ -144,9 +144,7 @@ fn overlay_options(lower: &[PathBuf], upper: &Path, work: &Path, user_xattr: boo
             None => escape(layer),
         })
         .collect();
-    // "volatile": the writable layer goes with the container, so nothing of it need ever be flushed.
-    let mut options =
-        format!("lowerdir={},upperdir={},workdir={},volatile", names.join(":"), escape(upper), escape(work));
+    let mut options = format!("lowerdir={},upperdir={},workdir={}", names.join(":"), escape(upper), escape(work));
     if user_xattr {
         options.push_str(",userxattr");
     }

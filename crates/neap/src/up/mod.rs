@@ -16,6 +16,7 @@ mod ports;
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::io::IsTerminal;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -26,7 +27,7 @@ pub use config::Config;
 pub use platform::Error;
 
 /// Which messages are shown when `NEAP_LOG` says nothing.
-const LOG_DEFAULT: &str = "warn,neap=info";
+const LOG_DEFAULT: &str = "warn";
 
 /// Runs until a signal.
 ///
@@ -35,7 +36,8 @@ const LOG_DEFAULT: &str = "warn,neap=info";
 pub fn main(flags: args::Up, env: &BTreeMap<String, String>) -> Result<(), String> {
     let filter = env.get("NEAP_LOG").map_or(LOG_DEFAULT, String::as_str);
     let filter = EnvFilter::try_new(filter).map_err(|e| format!("NEAP_LOG={filter} is no log filter: {e}"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let color = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(std::io::stderr).init();
     let config = Config::resolve(flags, env).map_err(|e| e.to_string())?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
