@@ -1,8 +1,8 @@
 # The platform is killed under load; what ran goes on, and nothing is lost.
 
 before=$(kubectl get ksvc,rt,cfg,rev,cm,secret -A -o name | sort)
-pods=$(kubectl get pod -l serving.knative.dev/service=split -o jsonpath='{.items[*].metadata.uid}')
-restarts() { kubectl get pod -l serving.knative.dev/service=split -o jsonpath='{.items[*].status.containerStatuses[*].restartCount}'; }
+pods=$(kubectl get pod -l serving.knative.dev/revision=split-one -o jsonpath='{.items[*].metadata.uid}')
+restarts() { kubectl get pod -l serving.knative.dev/revision=split-one -o jsonpath='{.items[*].status.containerStatuses[*].restartCount}'; }
 restarted=$(restarts)
 [ -z "$(command -v hey)" ] || { hey -z 4s -c 10 -host "${split#http://}" "http://127.0.0.1:$HTTP/" >/dev/null 2>&1 & load=$!; }
 until_true 1 false
@@ -21,7 +21,7 @@ if start; then
     fi
     after=$(kubectl get ksvc,rt,cfg,rev,cm,secret -A -o name | sort)
     if [ "$before" = "$after" ]; then ok "every object is there"; else bad "every object is there" "$(diff <(echo "$before") <(echo "$after"))"; fi
-    if [ "$pods" = "$(kubectl get pod -l serving.knative.dev/service=split -o jsonpath='{.items[*].metadata.uid}')" ] && [ "$restarted" = "$(restarts)" ]; then
+    if [ "$pods" = "$(kubectl get pod -l serving.knative.dev/revision=split-one -o jsonpath='{.items[*].metadata.uid}')" ] && [ "$restarted" = "$(restarts)" ]; then
         ok "the containers kept running"
     else
         bad "the containers kept running" "$(kubectl get pod)"

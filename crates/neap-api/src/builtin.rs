@@ -40,9 +40,9 @@ struct Kind {
 const ALL: &[&str] = &["all"];
 const NONE: &[&str] = &[];
 
-/// A row: the type says group, version and kind; the scope is checked against the type by the compiler.
+/// A row: the type says group, version, kind and scope.
 macro_rules! kind {
-    ($type:ty, $plural:literal, $short:expr, $categories:expr, $scope:ident, status: $status:literal, scale: $scale:expr) => {
+    ($type:ty, $plural:literal, $short:expr, $categories:expr, status: $status:literal, scale: $scale:expr) => {
         Kind {
             group: <$type as Resource>::GROUP,
             version: <$type as Resource>::VERSION,
@@ -50,53 +50,55 @@ macro_rules! kind {
             plural: $plural,
             short: $short,
             categories: $categories,
-            scope: scope::$scope::<$type>(),
+            scope: <<$type as Resource>::Scope as Scope>::WORD,
             status: $status,
             scale: $scale,
             schema: generate::<$type>,
         }
     };
-    ($type:ty, $plural:literal, $short:expr, $scope:ident, status: $status:literal) => {
-        kind!($type, $plural, $short, NONE, $scope, status: $status, scale: None)
+    ($type:ty, $plural:literal, $short:expr, status: $status:literal) => {
+        kind!($type, $plural, $short, NONE, status: $status, scale: None)
     };
 }
 
-mod scope {
-    use super::{ClusterResourceScope, NamespaceResourceScope, Resource};
+/// The word for a type's scope.
+trait Scope {
+    const WORD: &'static str;
+}
 
-    pub(super) const fn namespaced<T: Resource<Scope = NamespaceResourceScope>>() -> &'static str {
-        "Namespaced"
-    }
-    pub(super) const fn cluster<T: Resource<Scope = ClusterResourceScope>>() -> &'static str {
-        "Cluster"
-    }
+impl Scope for NamespaceResourceScope {
+    const WORD: &'static str = "Namespaced";
+}
+
+impl Scope for ClusterResourceScope {
+    const WORD: &'static str = "Cluster";
 }
 
 const KINDS: &[Kind] = &[
-    kind!(core::Namespace, "namespaces", &["ns"], cluster, status: true),
-    kind!(core::Node, "nodes", &["no"], cluster, status: true),
-    kind!(core::Pod, "pods", &["po"], ALL, namespaced, status: true, scale: None),
-    kind!(core::Service, "services", &["svc"], ALL, namespaced, status: true, scale: None),
-    kind!(core::Endpoints, "endpoints", &["ep"], namespaced, status: false),
-    kind!(core::ConfigMap, "configmaps", &["cm"], namespaced, status: false),
-    kind!(core::Secret, "secrets", NONE, namespaced, status: false),
-    kind!(core::ServiceAccount, "serviceaccounts", &["sa"], namespaced, status: false),
-    kind!(core::Event, "events", &["ev"], namespaced, status: false),
-    kind!(core::PersistentVolumeClaim, "persistentvolumeclaims", &["pvc"], namespaced, status: true),
-    kind!(core::PersistentVolume, "persistentvolumes", &["pv"], cluster, status: true),
-    kind!(core::ResourceQuota, "resourcequotas", &["quota"], namespaced, status: true),
-    kind!(core::LimitRange, "limitranges", &["limits"], namespaced, status: false),
-    kind!(events::Event, "events", &["ev"], namespaced, status: false),
-    kind!(apps::Deployment, "deployments", &["deploy"], ALL, namespaced, status: true, scale: Some(".status.selector")),
-    kind!(apps::ReplicaSet, "replicasets", &["rs"], ALL, namespaced, status: true, scale: Some(".status.selector")),
-    kind!(discovery::EndpointSlice, "endpointslices", NONE, namespaced, status: false),
-    kind!(coordination::Lease, "leases", NONE, namespaced, status: false),
-    kind!(autoscaling::HorizontalPodAutoscaler, "horizontalpodautoscalers", &["hpa"], ALL, namespaced, status: true, scale: None),
-    kind!(rbac::Role, "roles", NONE, namespaced, status: false),
-    kind!(rbac::RoleBinding, "rolebindings", NONE, namespaced, status: false),
-    kind!(rbac::ClusterRole, "clusterroles", NONE, cluster, status: false),
-    kind!(rbac::ClusterRoleBinding, "clusterrolebindings", NONE, cluster, status: false),
-    kind!(storage::StorageClass, "storageclasses", &["sc"], cluster, status: false),
+    kind!(core::Namespace, "namespaces", &["ns"], status: true),
+    kind!(core::Node, "nodes", &["no"], status: true),
+    kind!(core::Pod, "pods", &["po"], ALL, status: true, scale: None),
+    kind!(core::Service, "services", &["svc"], ALL, status: true, scale: None),
+    kind!(core::Endpoints, "endpoints", &["ep"], status: false),
+    kind!(core::ConfigMap, "configmaps", &["cm"], status: false),
+    kind!(core::Secret, "secrets", NONE, status: false),
+    kind!(core::ServiceAccount, "serviceaccounts", &["sa"], status: false),
+    kind!(core::Event, "events", &["ev"], status: false),
+    kind!(core::PersistentVolumeClaim, "persistentvolumeclaims", &["pvc"], status: true),
+    kind!(core::PersistentVolume, "persistentvolumes", &["pv"], status: true),
+    kind!(core::ResourceQuota, "resourcequotas", &["quota"], status: true),
+    kind!(core::LimitRange, "limitranges", &["limits"], status: false),
+    kind!(events::Event, "events", &["ev"], status: false),
+    kind!(apps::Deployment, "deployments", &["deploy"], ALL, status: true, scale: Some(".status.selector")),
+    kind!(apps::ReplicaSet, "replicasets", &["rs"], ALL, status: true, scale: Some(".status.selector")),
+    kind!(discovery::EndpointSlice, "endpointslices", NONE, status: false),
+    kind!(coordination::Lease, "leases", NONE, status: false),
+    kind!(autoscaling::HorizontalPodAutoscaler, "horizontalpodautoscalers", &["hpa"], ALL, status: true, scale: None),
+    kind!(rbac::Role, "roles", NONE, status: false),
+    kind!(rbac::RoleBinding, "rolebindings", NONE, status: false),
+    kind!(rbac::ClusterRole, "clusterroles", NONE, status: false),
+    kind!(rbac::ClusterRoleBinding, "clusterrolebindings", NONE, status: false),
+    kind!(storage::StorageClass, "storageclasses", &["sc"], status: false),
 ];
 
 impl Kind {

@@ -149,11 +149,9 @@ fn relax_containers(schema: &mut Value) {
         return;
     };
     for list in ["containers", "initContainers"] {
-        if let Some(items) = object.get_mut("properties").and_then(|p| p.get_mut(list)).and_then(|l| l.get_mut("items"))
-        {
-            if let Some(items) = items.as_object_mut() {
-                items.remove("required");
-            }
+        let found = object.get_mut("properties").and_then(|p| p.get_mut(list)).and_then(|l| l.get_mut("items"));
+        if let Some(items) = found.and_then(Value::as_object_mut) {
+            items.remove("required");
         }
     }
     if let Some(required) = object.get_mut("required").and_then(Value::as_array_mut) {

@@ -77,6 +77,11 @@ impl Registry {
         Self::default()
     }
 
+    /// A registry of the same kinds that goes its own way from here.
+    pub fn fork(&self) -> Self {
+        Self(Arc::new(RwLock::new(self.kinds())))
+    }
+
     pub fn kinds(&self) -> Arc<Kinds> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -69,7 +69,9 @@ impl Visit {
 
     fn ask(&mut self) -> Entry {
         let first = !std::mem::replace(&mut self.counted, true);
-        self.gate.enter(Instant::now(), first)
+        // Nothing has waited before the first time, so the clock need not be read again.
+        let now = if first { self.arrived } else { Instant::now() };
+        self.gate.enter(now, first)
     }
 
     fn take(&mut self, leave: Leave) -> SocketAddr {

@@ -73,7 +73,7 @@ impl Gateway {
         server.start(sockets, workers, shutdown, move |worker| {
             let upstream = Rc::new(Upstream::new(config.upstream.clone(), metrics.clone(), worker.tasks().clone()));
             let swept = upstream.clone();
-            worker.on_sweep(move |now| swept.sweep(now));
+            worker.on_sweep(move || swept.sweep());
             Front {
                 snapshots: plane.snapshots(),
                 plane: plane.clone(),

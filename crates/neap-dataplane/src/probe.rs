@@ -1,15 +1,17 @@
 //! Answers to Knative's own probes (E1.2, F2), which must neither wake nor reach the application.
 
 use http::StatusCode;
-use http::header::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
 use neap_api::keys::headers as names;
 use neap_proxy::{Body, ProxyError, Request, Response};
 
 use crate::gate::GateName;
 
+const PROBE: HeaderName = HeaderName::from_static(names::PROBE);
+
 /// `None`: not a probe, or one for a plain Service, which has to answer it itself.
 pub(crate) fn answer(request: &Request, hash: Option<&str>, gate: &GateName) -> Option<Result<Response, ProxyError>> {
-    let probe = request.headers().get(names::PROBE)?;
+    let probe = request.headers().get(&PROBE)?;
     if !matches!(gate, GateName::Revision(_)) {
         return None;
     }

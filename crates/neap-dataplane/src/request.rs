@@ -1,7 +1,5 @@
 //! What the gateway changes in a request's headers, as functions on the headers alone.
 
-use std::fmt::Write;
-
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use neap_api::keys::headers as names;
 use neap_logic::routing::Header;
@@ -83,39 +81,84 @@ pub(crate) fn finish_for_revision(headers: &mut HeaderMap) {
 
 /// `Forwarded` (RFC 7239) from the `X-Forwarded-` fields: host and scheme belong to the first node.
 fn forwarded(headers: &HeaderMap) -> Option<HeaderValue> {
-    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let nodes = text(X_FORWARDED_FOR).unwrap_or_default();
-    let mut out = String::with_capacity(96);
-    for (at, node) in nodes.split(',').map(str::trim).filter(|node| !node.is_empty()).enumerate() {
+    let bytes = |name: HeaderName| headers.get(name).map_or(&b""[..], |value| value.as_bytes().trim_ascii());
+    let (host, proto) = (bytes(X_FORWARDED_HOST), bytes(X_FORWARDED_PROTO));
+    let mut out = Text::default();
+    let nodes = bytes(X_FORWARDED_FOR).split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    for (at, node) in nodes.filter(|node| !node.is_empty()).enumerate() {
         if at > 0 {
-            out.push_str(", ");
+            out.push(b", ");
         }
         // Section 6: an IPv6 address is quoted, for it has colons.
-        if node.contains(':') {
-            write!(out, "for=\"[{node}]\"").expect("writing to a string succeeds");
+        if node.contains(&b':') {
+            out.push_all(&[b"for=\"[", node, b"]\""]);
         } else {
-            write!(out, "for={node}").expect("writing to a string succeeds");
+            out.push_all(&[b"for=", node]);
         }
         if at == 0 {
-            push_pairs(&mut out, text(X_FORWARDED_HOST), text(X_FORWARDED_PROTO));
+            push_pairs(&mut out, host, proto);
         }
     }
     if out.is_empty() {
-        push_pairs(&mut out, text(X_FORWARDED_HOST), text(X_FORWARDED_PROTO));
+        push_pairs(&mut out, host, proto);
     }
-    (!out.is_empty()).then(|| HeaderValue::try_from(out).ok()).flatten()
+    out.value()
 }
 
-fn push_pairs(out: &mut String, host: Option<&str>, proto: Option<&str>) {
-    for (name, value) in [("host", host), ("proto", proto)] {
-        if let Some(value) = value.filter(|value| !value.is_empty()) {
+fn push_pairs(out: &mut Text, host: &[u8], proto: &[u8]) {
+    for (name, value) in [(&b"host="[..], host), (b"proto=", proto)] {
+        if !value.is_empty() {
             if !out.is_empty() {
-                out.push(';');
+                out.push(b";");
             }
             // Section 4: a value that is no token is quoted; a port makes a host one.
-            let quote = if value.contains(':') { "\"" } else { "" };
-            write!(out, "{name}={quote}{value}{quote}").expect("writing to a string succeeds");
+            let quote: &[u8] = if value.contains(&b':') { b"\"" } else { b"" };
+            out.push_all(&[name, quote, value, quote]);
         }
+    }
+}
+
+/// Collects a header value on the stack, so that an ordinary one takes a single allocation.
+struct Text {
+    short: [u8; 256],
+    length: usize,
+    /// All of it, once it has outgrown `short`.
+    long: Vec<u8>,
+}
+
+impl Default for Text {
+    fn default() -> Self {
+        Self { short: [0; 256], length: 0, long: Vec::new() }
+    }
+}
+
+impl Text {
+    fn push(&mut self, part: &[u8]) {
+        let end = self.length + part.len();
+        if self.long.is_empty() && end <= self.short.len() {
+            self.short[self.length..end].copy_from_slice(part);
+        } else {
+            if self.long.is_empty() {
+                self.long.extend_from_slice(&self.short[..self.length]);
+            }
+            self.long.extend_from_slice(part);
+        }
+        self.length = end;
+    }
+
+    fn push_all(&mut self, parts: &[&[u8]]) {
+        for part in parts {
+            self.push(part);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    fn value(&self) -> Option<HeaderValue> {
+        let all = if self.long.is_empty() { &self.short[..self.length] } else { &self.long };
+        if all.is_empty() { None } else { HeaderValue::from_bytes(all).ok() }
     }
 }
 
@@ -205,6 +248,9 @@ mod tests {
             &[("x-forwarded-for", "2001:db8::17"), ("x-forwarded-host", "h:8080")],
             Some("for=\"[2001:db8::17]\";host=\"h:8080\""),
         );
+        let many = vec!["10.0.0.1"; 100].join(", ");
+        let long = vec!["for=10.0.0.1"; 100].join(", ");
+        check(&[("x-forwarded-for", &many)], Some(&long));
     }
 
     #[test]

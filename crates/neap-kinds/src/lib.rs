@@ -8,10 +8,11 @@ mod defaults;
 mod events;
 mod fields;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use neap_api::{autoscaling, networking, serving};
 use neap_apiserver::kind::Prepare;
+use neap_apiserver::metadata::NameRule;
 use neap_apiserver::{Admit, KindError};
 use neap_apiserver::Registry;
 use neap_logic::config::Settings;
@@ -39,13 +40,29 @@ const ADMITTED: &[(&str, &str)] = &[
 /// # Errors
 /// A description that cannot be served: a fault of this program, found by its tests.
 pub fn registry(settings: CurrentSettings) -> Result<Registry, KindError> {
-    let registry = Registry::new();
-    for crd in neap_api::crds() {
-        registry.register(&crd)?;
-    }
+    let registry = described()?.fork();
     let admit: Admit = Arc::new(move |request| neap_logic::admit::admit(request, &settings()));
     for (group, kind) in ADMITTED {
         registry.admit(group, kind, admit.clone());
+    }
+    Ok(registry)
+}
+
+/// The kinds without what is decided by settings. Compiling every schema takes a while, and the result never changes, so
+/// it is done once in a process.
+fn described() -> Result<&'static Registry, KindError> {
+    static DESCRIBED: OnceLock<Registry> = OnceLock::new();
+    if let Some(registry) = DESCRIBED.get() {
+        return Ok(registry);
+    }
+    let registry = describe()?;
+    Ok(DESCRIBED.get_or_init(|| registry))
+}
+
+fn describe() -> Result<Registry, KindError> {
+    let registry = Registry::new();
+    for crd in neap_api::crds() {
+        registry.register(&crd)?;
     }
     for (group, plural, columns) in columns::all() {
         registry.configure(group, plural, |kind| kind.columns = Some(columns));
@@ -56,6 +73,8 @@ pub fn registry(settings: CurrentSettings) -> Result<Registry, KindError> {
     for (group, plural, prepare) in defaults::all() {
         registry.configure(group, plural, |kind| kind.prepare = Some(Arc::new(prepare) as Prepare));
     }
+    // Names of Services are names in DNS.
+    registry.configure("", "services", |kind| kind.name_rule = NameRule::Label1035);
     registry.configure("", "pods", |kind| kind.grace = Some(Arc::new(defaults::pod_grace)));
     registry.alias("", "events", "events.k8s.io", "v1", Arc::new(events::convert));
     Ok(registry)

@@ -9,6 +9,7 @@ pub mod claims;
 pub mod deployments;
 pub mod dns;
 pub mod endpoints;
+pub mod events;
 pub mod gc;
 pub mod kubelet;
 pub mod namespaces;

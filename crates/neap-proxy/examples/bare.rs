@@ -66,7 +66,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let upstream = Upstream::new(UpstreamConfig::default(), metrics.clone(), worker.tasks().clone());
         let upstream = std::rc::Rc::new(upstream);
         let swept = upstream.clone();
-        worker.on_sweep(move |now| swept.sweep(now));
+        worker.on_sweep(move || swept.sweep());
         Bare { upstream, target }
     })?;
     println!("serving {} on {:?}", origin, running.addresses());

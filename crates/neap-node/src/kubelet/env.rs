@@ -141,7 +141,8 @@ fn referred(
     }
     if let Some(r) = &source.secret_key_ref {
         let secret = found.secrets.get(&r.name);
-        let value = secret.and_then(|s| s.data.as_ref()?.get(&r.key).map(|v| String::from_utf8_lossy(&v.0).into_owned()));
+        let value =
+            secret.and_then(|s| s.data.as_ref()?.get(&r.key).map(|v| String::from_utf8_lossy(&v.0).into_owned()));
         return keyed("secret", "Secret", &r.name, &r.key, r.optional, secret.is_some(), value, pod);
     }
     if let Some(r) = &source.field_ref {

@@ -153,7 +153,8 @@ mod tests {
     fn check(spec: serde_json::Value, annotations: serde_json::Value, asked: Option<&str>, want: &str) {
         let dir = tempfile::tempdir().unwrap();
         let names = Names::open(dir.path().join("past.json"));
-        let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "annotations": annotations}, "spec": spec});
+        let pod =
+            json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "annotations": annotations}, "spec": spec});
         names.here(&serde_json::from_value(pod).unwrap());
         let found = names.find("n", "p").unwrap();
         let got = choose(&found, asked).unwrap_or_else(|e| e.to_string());

@@ -5,6 +5,7 @@
 
 mod drain;
 mod env;
+mod images;
 mod logs;
 mod needs;
 mod node;
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use drain::{Drain, Leaving, NoDrain};
 pub use env::{NodeFacts, POD_IP};
+pub use images::collect_images;
 pub use logs::LogsError;
 pub use node::Machine;
 pub use secrets::docker_credentials;
@@ -129,7 +131,7 @@ impl Kubelet {
 }
 
 enum Event {
-    Pod(Change<Pod>),
+    Pod(Box<Change<Pod>>),
     ConfigMap(Change<ConfigMap>),
     Secret(Change<Secret>),
     Account(Change<ServiceAccount>),
@@ -180,7 +182,7 @@ impl Loop {
             changes::<ConfigMap>(Api::all(client.clone()), everything()).map(Event::ConfigMap).boxed(),
             changes::<Secret>(Api::all(client.clone()), everything()).map(Event::Secret).boxed(),
             changes::<ServiceAccount>(Api::all(client.clone()), everything()).map(Event::Account).boxed(),
-            changes::<Pod>(Api::all(client), pods).map(Event::Pod).boxed(),
+            changes::<Pod>(Api::all(client), pods).map(|change| Event::Pod(Box::new(change))).boxed(),
         ]);
         let mut runtime = self.shared.runtime.changes();
         let shutdown = self.shared.shutdown.clone();
@@ -217,12 +219,14 @@ impl Loop {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Pod(Change::Apply(pod)) => self.pod(pod),
-            Event::Pod(Change::Delete(pod)) => {
-                self.gone(&id_of(&pod));
-                self.place_waiting();
-            }
-            Event::Pod(Change::Reset(all)) => self.reset(all),
+            Event::Pod(change) => match *change {
+                Change::Apply(pod) => self.pod(pod),
+                Change::Delete(pod) => {
+                    self.gone(&id_of(&pod));
+                    self.place_waiting();
+                }
+                Change::Reset(all) => self.reset(all),
+            },
             Event::ConfigMap(change) => {
                 let keys = self.shared.sources.config_maps.take(change);
                 self.changed(&keys, |needs, name| needs.config_maps.contains(name));

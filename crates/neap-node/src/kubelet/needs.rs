@@ -156,8 +156,7 @@ mod tests {
     fn a_token_is_given_to_a_named_account_or_on_request() {
         let check = |name: &str, own: Option<bool>, accounts: Option<bool>, want: bool| {
             let service_account_name = Some(name.to_owned());
-            let spec =
-                PodSpec { automount_service_account_token: own, service_account_name, ..Default::default() };
+            let spec = PodSpec { automount_service_account_token: own, service_account_name, ..Default::default() };
             let account = ServiceAccount { automount_service_account_token: accounts, ..Default::default() };
             assert_eq!(wants_token(&spec, Some(&account)), want, "{name} {own:?} {accounts:?}");
         };

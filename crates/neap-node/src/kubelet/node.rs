@@ -86,11 +86,8 @@ impl Machine {
     }
 
     fn node(&self) -> Node {
-        let metadata = ObjectMeta {
-            name: Some(self.facts.name.clone()),
-            labels: Some(self.labels()),
-            ..ObjectMeta::default()
-        };
+        let metadata =
+            ObjectMeta { name: Some(self.facts.name.clone()), labels: Some(self.labels()), ..ObjectMeta::default() };
         Node { metadata, ..Node::default() }
     }
 
@@ -112,7 +109,12 @@ impl Machine {
                 address("Hostname", self.facts.name.clone()),
             ]),
             conditions: Some(vec![
-                condition("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+                condition(
+                    "MemoryPressure",
+                    false,
+                    "KubeletHasSufficientMemory",
+                    "kubelet has sufficient memory available",
+                ),
                 condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
                 condition("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
                 condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
@@ -161,7 +163,7 @@ pub(super) async fn run(client: Client, machine: Machine, clock: Clock, shutdown
 
 async fn beat(client: &Client, machine: &Machine, beats: u32, since: Timestamp, now: Timestamp) -> kube::Result<()> {
     let name = &machine.facts.name;
-    if beats % STATUS_EVERY == 0 {
+    if beats.is_multiple_of(STATUS_EVERY) {
         let nodes: Api<Node> = Api::all(client.clone());
         let labels = Patch::Merge(serde_json::json!({"metadata": {"labels": machine.labels()}}));
         match nodes.patch(name, &PatchParams::default(), &labels).await {
@@ -236,7 +238,8 @@ mod tests {
 
     #[test]
     fn what_is_allocatable_is_what_is_there() {
-        let facts = NodeFacts { name: "n".into(), address: [10, 0, 0, 1].into(), cpu_milli: 2000, memory_bytes: 1 << 30 };
+        let facts =
+            NodeFacts { name: "n".into(), address: [10, 0, 0, 1].into(), cpu_milli: 2000, memory_bytes: 1 << 30 };
         let machine = Machine {
             facts,
             pods: 7,

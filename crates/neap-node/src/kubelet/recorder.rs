@@ -132,11 +132,8 @@ impl Writer {
     }
 
     fn event(&self, about: &About, told: &Told, namespace: &str, name: &str, now: Timestamp) -> Event {
-        let metadata = ObjectMeta {
-            name: Some(name.to_owned()),
-            namespace: Some(namespace.to_owned()),
-            ..ObjectMeta::default()
-        };
+        let metadata =
+            ObjectMeta { name: Some(name.to_owned()), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() };
         Event {
             metadata,
             involved_object: ObjectReference {

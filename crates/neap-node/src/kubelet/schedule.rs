@@ -127,7 +127,11 @@ mod tests {
         check(asking(json!({"cpu": "2"})), &[], None);
         check(asking(json!({})), &[("pods", "5")], Some("0/1 nodes are available: 1 Insufficient pods."));
         check(asking(json!({"cpu": "3"})), &[], Some("0/1 nodes are available: 1 Insufficient cpu."));
-        check(asking(json!({"cpu": "1500m"})), &[("cpu", "600m")], Some("0/1 nodes are available: 1 Insufficient cpu."));
+        check(
+            asking(json!({"cpu": "1500m"})),
+            &[("cpu", "600m")],
+            Some("0/1 nodes are available: 1 Insufficient cpu."),
+        );
         check(
             asking(json!({"cpu": "3", "memory": "2Gi"})),
             &[],

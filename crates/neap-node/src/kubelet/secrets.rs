@@ -105,17 +105,22 @@ mod tests {
     fn both_formats_are_read_and_the_specific_comes_first() {
         let mut found = Found::default();
         found.secrets.extend([
-            secret("own", ".dockerconfigjson", json!({"auths": {
-                "ghcr.io": {"username": "a", "password": "b"},
-                "ghcr.io/team": {"auth": "YzpkOmU="},
-            }})),
+            secret(
+                "own",
+                ".dockerconfigjson",
+                json!({"auths": {
+                    "ghcr.io": {"username": "a", "password": "b"},
+                    "ghcr.io/team": {"auth": "YzpkOmU="},
+                }}),
+            ),
             secret("old", ".dockercfg", json!({"https://index.docker.io/v1/": {"username": "x", "password": "y"}})),
             secret("broken", ".dockerconfigjson", json!([1])),
             secret("token", ".dockerconfigjson", json!({"auths": {"az.io": {"identitytoken": "t"}}})),
         ]);
         let account = json!({"imagePullSecrets": [{"name": "old"}, {"name": "token"}]});
         found.account = Some(Arc::new(serde_json::from_value(account).unwrap()));
-        let spec = json!({"imagePullSecrets": [{"name": "own"}, {"name": "absent"}, {"name": "broken"}], "containers": []});
+        let spec =
+            json!({"imagePullSecrets": [{"name": "own"}, {"name": "absent"}, {"name": "broken"}], "containers": []});
         let spec: PodSpec = serde_json::from_value(spec).unwrap();
         let got: Vec<String> = credentials(&spec, &found)
             .iter()

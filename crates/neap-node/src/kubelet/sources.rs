@@ -73,19 +73,14 @@ pub(super) type Tokens = HashMap<TokenNeed, (String, Instant)>;
 
 impl Sources {
     /// Everything but tokens.
-    pub(super) async fn gather(
-        &self,
-        client: &Client,
-        pod: &Pod,
-        needs: &Needs,
-    ) -> kube::Result<Found> {
+    pub(super) async fn gather(&self, client: &Client, pod: &Pod, needs: &Needs) -> kube::Result<Found> {
         let namespace = pod.namespace().unwrap_or_default();
-        let mut found = Found::default();
-        found.account = match account_of(pod) {
-            // It rarely exists on a bare machine, and most pods name no other: no request for each of them.
+        let account = match account_of(pod) {
+            // Most pods name no other, and it may be missing: no request for each of them.
             DEFAULT_ACCOUNT => self.accounts.get(&namespace, DEFAULT_ACCOUNT),
             named => lookup(&self.accounts, client, &namespace, named).await?,
         };
+        let mut found = Found { account, ..Found::default() };
         for name in &needs.config_maps {
             if let Some(map) = lookup(&self.config_maps, client, &namespace, name).await? {
                 found.config_maps.insert(name.clone(), map);

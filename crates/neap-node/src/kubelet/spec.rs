@@ -210,7 +210,8 @@ fn no_new_privileges(context: &SecurityContext) -> bool {
 
 fn resources(declared: Option<&ResourceRequirements>) -> Resources {
     let Some(declared) = declared else { return Resources::default() };
-    let amount = |map: &Option<BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>, name: &str| {
+    let amount = |map: &Option<BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
+                  name: &str| {
         map.as_ref().and_then(|m| m.get(name)).and_then(|q| quantity::parse(&q.0))
     };
     let positive = |n: i128| u64::try_from(n).ok().filter(|n| *n > 0);
@@ -297,8 +298,7 @@ fn dns(spec: &ApiSpec, namespace: &str, around: &Surroundings) -> Dns {
         "ClusterFirst" if host_network => around.host_dns.clone(),
         _ if around.cluster_dns.is_empty() => around.host_dns.clone(),
         _ => {
-            let mut searches =
-                vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+            let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
             searches.extend(around.host_dns.searches.iter().cloned());
             Dns { nameservers: around.cluster_dns.clone(), searches, options: vec![NDOTS.to_owned()] }
         }

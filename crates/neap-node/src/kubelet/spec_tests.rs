@@ -94,7 +94,8 @@ fn the_containers_security_context_wins_over_the_pods() {
 
 #[test]
 fn resources_are_numbers() {
-    let c = container(json!({"resources": {"limits": {"cpu": "1500m", "memory": "64Mi"}, "requests": {"cpu": "250m"}}}));
+    let c =
+        container(json!({"resources": {"limits": {"cpu": "1500m", "memory": "64Mi"}, "requests": {"cpu": "250m"}}}));
     let want = Resources {
         cpu_request_milli: Some(250),
         cpu_limit_milli: Some(1500),

@@ -56,7 +56,8 @@ pub(super) fn status(
     status.phase = Some(format!("{phase:?}"));
     status.host_ip = Some(node.address.to_string());
     status.host_ips = Some(vec![HostIP { ip: node.address.to_string() }]);
-    status.start_time = before.start_time.clone().or_else(|| Some(Time(runtime.and_then(|r| r.started).unwrap_or(now))));
+    status.start_time =
+        before.start_time.clone().or_else(|| Some(Time(runtime.and_then(|r| r.started).unwrap_or(now))));
     if let Some(ip) = runtime.and_then(|r| r.ip) {
         status.pod_ip = Some(ip.to_string());
         status.pod_ips = Some(vec![PodIP { ip: ip.to_string() }]);

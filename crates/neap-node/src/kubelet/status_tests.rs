@@ -8,8 +8,10 @@ fn node() -> NodeFacts {
 }
 
 fn pod(spec: Value, status: Value) -> Pod {
-    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec, "status": status}))
-        .unwrap()
+    serde_json::from_value(
+        json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec, "status": status}),
+    )
+    .unwrap()
 }
 
 fn at(second: i64) -> Timestamp {
@@ -124,8 +126,16 @@ fn ends_and_failures_are_told() {
         ContainerStatus { state: ContainerState::Terminated(t), ready: false, ..running("c", false) }
     };
     for (phase, code, want) in [
-        (PodPhase::Succeeded, 0, "Succeeded PodReadyToStartContainers=False Initialized=True Ready=False:PodCompleted ContainersReady=False:PodCompleted PodScheduled=True"),
-        (PodPhase::Failed, 3, "Failed PodReadyToStartContainers=False Initialized=True Ready=False:PodFailed ContainersReady=False:PodFailed PodScheduled=True"),
+        (
+            PodPhase::Succeeded,
+            0,
+            "Succeeded PodReadyToStartContainers=False Initialized=True Ready=False:PodCompleted ContainersReady=False:PodCompleted PodScheduled=True",
+        ),
+        (
+            PodPhase::Failed,
+            3,
+            "Failed PodReadyToStartContainers=False Initialized=True Ready=False:PodFailed ContainersReady=False:PodFailed PodScheduled=True",
+        ),
     ] {
         let known = runtime(phase, vec![exit(code)]);
         let got = status(&pod(one(), json!({})), None, Some(&known), Progress::Accepted, &node(), at(10));
@@ -174,6 +184,9 @@ fn the_class_of_service_follows_requests_and_limits() {
     check(json!({"requests": {"cpu": "1"}}), "Burstable");
     check(json!({"limits": {"cpu": "1"}}), "Burstable");
     check(json!({"limits": {"cpu": "1", "memory": "1Gi"}}), "Guaranteed");
-    check(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1024Mi"}}), "Guaranteed");
+    check(
+        json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1024Mi"}}),
+        "Guaranteed",
+    );
     check(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}), "Burstable");
 }

@@ -43,7 +43,8 @@ fn of_container(before: Option<&ContainerStatus>, now: &ContainerStatus, pod: &s
         ContainerState::Waiting { reason, message } if !same_state => match reason.as_str() {
             "Pulling" => told.push(Told::normal("Pulling", format!("Pulling image {:?}", now.image))),
             "ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName" => {
-                let what = if message.is_empty() { format!("Failed to pull image {:?}", now.image) } else { message.clone() };
+                let what =
+                    if message.is_empty() { format!("Failed to pull image {:?}", now.image) } else { message.clone() };
                 told.push(Told::warning("Failed", what));
                 told.push(Told::warning("Failed", format!("Error: {reason}")));
             }
@@ -51,7 +52,10 @@ fn of_container(before: Option<&ContainerStatus>, now: &ContainerStatus, pod: &s
                 told.push(Told::normal("BackOff", format!("Back-off pulling image {:?}", now.image)));
             }
             "CrashLoopBackOff" => {
-                told.push(Told::warning("BackOff", format!("Back-off restarting failed container {name} in pod {pod}")));
+                told.push(Told::warning(
+                    "BackOff",
+                    format!("Back-off restarting failed container {name} in pod {pod}"),
+                ));
             }
             "CreateContainerError" | "CreateContainerConfigError" | "RunContainerError" => {
                 told.push(Told::warning("Failed", format!("Error: {message}")));
@@ -59,9 +63,8 @@ fn of_container(before: Option<&ContainerStatus>, now: &ContainerStatus, pod: &s
             _ => {}
         },
         ContainerState::Running { .. } => {
-            let was_running = before.is_some_and(|b| {
-                matches!(b.state, ContainerState::Running { .. }) && b.restarts == now.restarts
-            });
+            let was_running =
+                before.is_some_and(|b| matches!(b.state, ContainerState::Running { .. }) && b.restarts == now.restarts);
             if !was_running {
                 told.push(Told::normal("Created", format!("Created container: {name}")));
                 told.push(Told::normal("Started", format!("Started container {name}")));
@@ -130,11 +133,23 @@ mod tests {
         check(
             Some(pod(waiting("ContainerCreating"), false, 0)),
             pod(running(), false, 0),
-            &["Pulled Container image \"app\" is present on the machine", "Created Created container: c", "Started Started container c"],
+            &[
+                "Pulled Container image \"app\" is present on the machine",
+                "Created Created container: c",
+                "Started Started container c",
+            ],
         );
         check(Some(pod(running(), false, 0)), pod(running(), true, 0), &[]);
-        check(Some(pod(running(), true, 0)), pod(running(), false, 0), &["Unhealthy Readiness probe of container c failed"]);
-        check(Some(pod(running(), true, 0)), pod(running(), true, 1), &["Created Created container: c", "Started Started container c"]);
+        check(
+            Some(pod(running(), true, 0)),
+            pod(running(), false, 0),
+            &["Unhealthy Readiness probe of container c failed"],
+        );
+        check(
+            Some(pod(running(), true, 0)),
+            pod(running(), true, 1),
+            &["Created Created container: c", "Started Started container c"],
+        );
         check(
             None,
             pod(waiting("ErrImagePull"), false, 0),

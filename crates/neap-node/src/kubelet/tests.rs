@@ -202,11 +202,8 @@ impl Stage {
         let all: Api<ApiEvent> = Api::namespaced(self.api.client(), "default");
         let found = || async {
             let list = all.list(&ListParams::default()).await.unwrap().items;
-            let messages: Vec<String> = list
-                .into_iter()
-                .filter(|e| e.reason.as_deref() == Some(reason))
-                .filter_map(|e| e.message)
-                .collect();
+            let messages: Vec<String> =
+                list.into_iter().filter(|e| e.reason.as_deref() == Some(reason)).filter_map(|e| e.message).collect();
             Some(messages).filter(|m| !m.is_empty())
         };
         eventually(&format!("an event {reason}"), found).await
@@ -333,9 +330,7 @@ async fn a_pod_deleted_by_force_is_stopped_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_does_not_fit_waits_until_another_ends() {
     let stage = Stage::start().await;
-    let asking = |cpu: &str| {
-        json!({"enableServiceLinks": false, "containers": [{"name": "c", "image": "app:1", "resources": {"requests": {"cpu": cpu}}}]})
-    };
+    let asking = |cpu: &str| json!({"enableServiceLinks": false, "containers": [{"name": "c", "image": "app:1", "resources": {"requests": {"cpu": cpu}}}]});
     stage.create("big", asking("1500m")).await;
     stage.ensured("big").await;
     stage.create("second", asking("1")).await;
@@ -350,7 +345,9 @@ async fn a_pod_that_does_not_fit_waits_until_another_ends() {
     assert_eq!(stage.runtime.spec("second"), None);
     stage.pods().delete("big", &DeleteParams::default()).await.unwrap();
     stage.ensured("second").await;
-    stage.pod_where("it is placed", "second", |p| condition(p, "PodScheduled").is_some_and(|c| c.status == "True")).await;
+    stage
+        .pod_where("it is placed", "second", |p| condition(p, "PodScheduled").is_some_and(|c| c.status == "True"))
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -408,7 +405,10 @@ async fn a_pod_waits_for_its_secret_and_goes_on_when_it_appears() {
         Some((status.reason?, status.message?))
     };
     let waiting = stage.pod_where("it says why", "p", |p| reason(p).is_some()).await;
-    assert_eq!(reason(&waiting).unwrap(), ("CreateContainerConfigError".to_owned(), "secret \"s\" not found".to_owned()));
+    assert_eq!(
+        reason(&waiting).unwrap(),
+        ("CreateContainerConfigError".to_owned(), "secret \"s\" not found".to_owned())
+    );
     let secret: Secret = serde_json::from_value(json!({"metadata": {"name": "s"}, "data": {"k": "eA=="}})).unwrap();
     let before = Instant::now();
     Api::<Secret>::namespaced(stage.api.client(), "default").create(&PostParams::default(), &secret).await.unwrap();
@@ -437,7 +437,8 @@ async fn the_log_of_a_pod_that_is_gone_can_still_be_read() {
     let stage = Stage::start().await;
     let uid = stage.ready("p").await.metadata.uid.unwrap();
     let read = async |pod: &str| {
-        let mut stream = stage.kubelet.logs("default", pod, None, LogOptions::default()).await.map_err(|e| e.to_string())?;
+        let mut stream =
+            stage.kubelet.logs("default", pod, None, LogOptions::default()).await.map_err(|e| e.to_string())?;
         let text = stream.next().await.unwrap().unwrap();
         Ok::<_, String>(String::from_utf8(text.to_vec()).unwrap())
     };

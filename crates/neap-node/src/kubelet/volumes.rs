@@ -202,7 +202,8 @@ mod tests {
         found.tokens.insert(("vault".into(), 600), "ticket".into());
         let pod = json!({"metadata": {"name": "p", "namespace": "n", "labels": {"app": "x", "b": "y"}}});
         let pod: Pod = serde_json::from_value(pod).unwrap();
-        let node = NodeFacts { name: "box".into(), address: [10, 0, 0, 1].into(), cpu_milli: 2000, memory_bytes: 1 << 30 };
+        let node =
+            NodeFacts { name: "box".into(), address: [10, 0, 0, 1].into(), cpu_milli: 2000, memory_bytes: 1 << 30 };
         let declared: Declared = serde_json::from_value(declared).unwrap();
         let got = match volume(&declared, &pod, &found, &node, Path::new("/claims")) {
             Ok(Volume::Files(files)) => files
@@ -258,7 +259,10 @@ mod tests {
             json!({"name": "v", "configMap": {"name": "m", "items": [{"key": "a", "path": "../x"}]}}),
             "../x is not a path inside the volume",
         );
-        check(json!({"name": "v", "persistentVolumeClaim": {"claimName": "no"}}), "persistentvolumeclaim \"no\" not found");
+        check(
+            json!({"name": "v", "persistentVolumeClaim": {"claimName": "no"}}),
+            "persistentvolumeclaim \"no\" not found",
+        );
         check(json!({"name": "v", "nfs": {"server": "a", "path": "b"}}), "a volume of this kind is not offered here");
     }
 }

@@ -226,7 +226,10 @@ fn gone(id: &str) -> Refusal {
 enum Range {
     /// Not a range we know how to serve: the whole is a correct answer (RFC 9110, 14.2).
     Whole,
-    Part { start: u64, length: u64 },
+    Part {
+        start: u64,
+        length: u64,
+    },
     Outside,
 }
 

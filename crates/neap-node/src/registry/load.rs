@@ -14,7 +14,8 @@ use super::reply::{self, Code, Refusal, Reply};
 
 pub(super) async fn load(images: &Images, query: &Query, body: Incoming) -> Result<Reply, Refusal> {
     // The store reads as archives are read, blocking; a pipe stands between, so that nothing is kept in memory.
-    let (reader, writer) = io::pipe().map_err(|error| Refusal::new(Code::Unknown, format!("no pipe can be had: {error}")))?;
+    let (reader, writer) =
+        io::pipe().map_err(|error| Refusal::new(Code::Unknown, format!("no pipe can be had: {error}")))?;
     let feeding = feed(body, writer.into());
     let loading = images.load(reader, query.get("name").map(str::to_owned));
     let (fed, loaded) = tokio::join!(feeding, loading);

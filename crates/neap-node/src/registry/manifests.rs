@@ -52,9 +52,8 @@ pub(super) async fn delete(images: &Images, name: &str, reference: &str) -> Resu
 }
 
 pub(super) fn tags(images: &Images, name: &str, query: &Query) -> Result<Reply, Refusal> {
-    let tags = images
-        .tags(name)
-        .ok_or_else(|| Refusal::new(Code::NameUnknown, format!("there is no repository {name}")))?;
+    let tags =
+        images.tags(name).ok_or_else(|| Refusal::new(Code::NameUnknown, format!("there is no repository {name}")))?;
     let (page, more) = paged(tags, query)?;
     let mut reply = reply::json(&json!({"name": name, "tags": page}));
     link(&mut reply, &format!("/v2/{name}/tags/list"), &page, more);

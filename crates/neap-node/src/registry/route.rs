@@ -8,12 +8,28 @@ use super::reply::{Code, Refusal};
 pub(super) enum Route {
     Base,
     Catalog,
-    Tags { name: String },
-    Manifest { name: String, reference: String },
-    Referrers { name: String, digest: String },
-    Blob { name: String, digest: String },
-    Uploads { name: String },
-    Upload { name: String, id: String },
+    Tags {
+        name: String,
+    },
+    Manifest {
+        name: String,
+        reference: String,
+    },
+    Referrers {
+        name: String,
+        digest: String,
+    },
+    Blob {
+        name: String,
+        digest: String,
+    },
+    Uploads {
+        name: String,
+    },
+    Upload {
+        name: String,
+        id: String,
+    },
     /// Not of the specification: whole archives, see `load`.
     Load,
 }

@@ -1,7 +1,7 @@
 //! One client connection from its first byte to its last.
 //!
 //! The connection has no timers of its own. Its notes are read by the worker's sweep, which marks it as expired
-//! and wakes it; that makes limits exact to a second and free for those who keep them.
+//! and wakes it; that makes limits exact to about a second and free for those who keep them.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -9,7 +9,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -32,7 +34,12 @@ use crate::time::now;
 pub(super) struct Watched {
     notes: Arc<Notes>,
     requests: Cell<usize>,
+    /// A request has ended since the last sweep.
+    served: Cell<bool>,
+    /// Since when, at the latest, it has been in each of these states; kept by the sweep.
     idle_since: Cell<Instant>,
+    reading_since: Cell<Option<Instant>>,
+    stalled_since: Cell<Option<Instant>>,
     expired: Cell<Option<Expired>>,
     waker: RefCell<Waker>,
     /// h2 frames are not heads; its own pings tell whether the client is there.
@@ -51,11 +58,13 @@ enum Expired {
 
 impl Watched {
     fn new() -> Rc<Self> {
-        let now = now();
         Rc::new(Self {
-            notes: Notes::new(now),
+            notes: Arc::default(),
             requests: Cell::new(0),
-            idle_since: Cell::new(now),
+            served: Cell::new(false),
+            idle_since: Cell::new(now()),
+            reading_since: Cell::new(None),
+            stalled_since: Cell::new(None),
             expired: Cell::new(None),
             waker: RefCell::new(Waker::noop().clone()),
             h2: Cell::new(false),
@@ -64,14 +73,23 @@ impl Watched {
     }
 
     pub(super) fn judge(&self, now: Instant, config: &ServerConfig) {
-        let over = |elapsed: Option<u64>, limit: std::time::Duration| {
-            elapsed.is_some_and(|elapsed| u128::from(elapsed) >= limit.as_millis())
+        let in_request = self.requests.get() > 0;
+        if self.served.replace(false) || in_request {
+            self.idle_since.set(now);
+            self.reading_since.set(None);
+        }
+        if self.notes.moved.swap(false, Ordering::Relaxed) {
+            self.stalled_since.set(None);
+        }
+        let reading = !in_request && !self.h2.get() && self.notes.reading.load(Ordering::Relaxed);
+        let over = |since: &Cell<Option<Instant>>, is: bool, limit: Duration| {
+            since.set(if is { since.get().or(Some(now)) } else { None });
+            since.get().is_some_and(|since| now - since >= limit)
         };
-        let expired = if over(self.notes.stalled_for(now), config.write_stall_timeout) {
+        let stalled = self.notes.stalled.load(Ordering::Relaxed);
+        let expired = if over(&self.stalled_since, stalled, config.write_stall_timeout) {
             Some(Expired::Write)
-        } else if self.requests.get() > 0 {
-            None
-        } else if !self.h2.get() && over(self.notes.reading_for(now), config.head_timeout) {
+        } else if over(&self.reading_since, reading, config.head_timeout) {
             Some(Expired::Head)
         } else if now.saturating_duration_since(self.idle_since.get()) >= config.idle_timeout {
             Some(Expired::Idle)
@@ -102,7 +120,7 @@ impl Drop for InRequest {
         self.0.requests.set(self.0.requests.get() - 1);
         // Bytes that came during the request (its body, or the next head) begin to count now.
         self.0.notes.head_complete();
-        self.0.idle_since.set(now());
+        self.0.served.set(true);
     }
 }
 

@@ -1,63 +1,34 @@
 //! A client's byte stream with what is needed to judge it: bytes read ahead to tell HTTP/1 from h2, and notes of
-//! when it began a head and when it stopped taking our bytes.
+//! whether it is in the middle of a head and whether it takes our bytes.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
-
-use crate::time::now;
 
 /// What an h2 client sends first (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Notes about a connection, in milliseconds since it was accepted, plus one; zero is "not".
+/// What a connection is at. Flags only: the sweep, which comes by once a second, adds the times.
 ///
 /// Atomic because hyper asks for streams that may move between threads; in fact none does.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Notes {
-    accepted: Instant,
-    reading_since: AtomicU64,
-    stalled_since: AtomicU64,
+    /// Bytes have come that are no whole head yet.
+    pub(super) reading: AtomicBool,
+    /// The client does not take the bytes that we want to send.
+    pub(super) stalled: AtomicBool,
+    /// It has taken some since the last sweep.
+    pub(super) moved: AtomicBool,
 }
 
 impl Notes {
-    pub(super) fn new(accepted: Instant) -> Arc<Self> {
-        Arc::new(Self { accepted, reading_since: AtomicU64::new(0), stalled_since: AtomicU64::new(0) })
-    }
-
-    /// Since when bytes of a head have been coming in, in milliseconds before `now`.
-    pub(super) fn reading_for(&self, now: Instant) -> Option<u64> {
-        self.elapsed(&self.reading_since, now)
-    }
-
-    /// Since when the client has not taken a byte that we want to send.
-    pub(super) fn stalled_for(&self, now: Instant) -> Option<u64> {
-        self.elapsed(&self.stalled_since, now)
-    }
-
     /// The head is complete.
     pub(super) fn head_complete(&self) {
-        self.reading_since.store(0, Ordering::Relaxed);
-    }
-
-    fn mark(&self, since: &AtomicU64) {
-        if since.load(Ordering::Relaxed) == 0 {
-            since.store(self.millis(now()) + 1, Ordering::Relaxed);
-        }
-    }
-
-    fn elapsed(&self, since: &AtomicU64, now: Instant) -> Option<u64> {
-        let since = since.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.millis(now).saturating_sub(since))
-    }
-
-    fn millis(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.accepted).as_millis()).unwrap_or(u64::MAX - 1)
+        self.reading.store(false, Ordering::Relaxed);
     }
 }
 
@@ -85,7 +56,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
             if n == 0 {
                 break;
             }
-            self.notes.mark(&self.notes.reading_since);
+            self.notes.reading.store(true, Ordering::Relaxed);
             length += n;
         }
         self.ahead = read[..length].to_vec();
@@ -105,7 +76,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Stream<T> {
         let before = buf.filled().len();
         let result = Pin::new(&mut this.inner).poll_read(cx, buf);
         if buf.filled().len() > before {
-            this.notes.mark(&this.notes.reading_since);
+            this.notes.reading.store(true, Ordering::Relaxed);
         }
         result
     }
@@ -114,9 +85,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Stream<T> {
 impl<T: AsyncWrite + Unpin> Stream<T> {
     fn note<R>(&self, result: Poll<R>) -> Poll<R> {
         if result.is_pending() {
-            self.notes.mark(&self.notes.stalled_since);
-        } else {
-            self.notes.stalled_since.store(0, Ordering::Relaxed);
+            self.notes.stalled.store(true, Ordering::Relaxed);
+        } else if self.notes.stalled.load(Ordering::Relaxed) {
+            self.notes.stalled.store(false, Ordering::Relaxed);
+            self.notes.moved.store(true, Ordering::Relaxed);
         }
         result
     }
@@ -158,7 +130,7 @@ mod tests {
 
     async fn check(pieces: &[&[u8]], h2: bool) {
         let (mut client, server) = tokio::io::duplex(64);
-        let mut stream = Stream::new(server, Notes::new(now()));
+        let mut stream = Stream::new(server, Arc::default());
         let write = async {
             for piece in pieces {
                 client.write_all(piece).await.expect("writes");

@@ -33,7 +33,7 @@ pub struct Worker {
     sweeps: Rc<RefCell<Vec<Sweep>>>,
 }
 
-type Sweep = Box<dyn Fn(Instant)>;
+type Sweep = Box<dyn Fn()>;
 
 impl Worker {
     /// Counts from zero.
@@ -52,7 +52,7 @@ impl Worker {
     }
 
     /// Calls `sweep` about once a second on this worker (see [`crate::config::SWEEP_INTERVAL`]).
-    pub fn on_sweep(&self, sweep: impl Fn(Instant) + 'static) {
+    pub fn on_sweep(&self, sweep: impl Fn() + 'static) {
         self.sweeps.borrow_mut().push(Box::new(sweep));
     }
 
@@ -194,7 +194,7 @@ impl Shared {
         let now = now();
         self.judge(now);
         for sweep in worker.sweeps.borrow().iter() {
-            sweep(now);
+            sweep();
         }
     }
 

@@ -66,6 +66,11 @@ impl Engine {
         client
     }
 
+    /// What a worker does to its upstream once a second.
+    pub(super) fn sweep(&self) {
+        self.handler.upstream.sweep();
+    }
+
     pub(super) fn ended(&self) -> Vec<Outcome> {
         self.handler.ended.borrow().clone()
     }

@@ -103,3 +103,38 @@ async fn an_answer_cut_by_the_origin_is_cut_for_the_client() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn kept_connections_are_closed_before_the_origin_would() {
+    local(async {
+        let check = async |keep_alive: &'static str, sweeps: usize| {
+            let (closed, mut told) = tokio::sync::mpsc::channel::<()>(1);
+            let target = raw_origin(crate::Protocol::Http1, move |mut stream| {
+                let closed = closed.clone();
+                async move {
+                    assert!(stream.read(&mut [0; 1024]).await.expect("reads") > 0);
+                    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{keep_alive}\r\n");
+                    stream.write_all(answer.as_bytes()).await.expect("writes");
+                    assert_eq!(stream.read(&mut [0; 1024]).await.expect("reads"), 0);
+                    closed.send(()).await.expect("the test waits");
+                }
+            })
+            .await;
+            let engine = Engine::new(target, Limits::default());
+            let mut client = engine.connect();
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("writes");
+            read_until(&mut client, "\r\n\r\n").await;
+            for sweep in 1..=sweeps {
+                assert!(told.try_recv().is_err(), "{keep_alive:?} is still open before sweep {sweep}");
+                engine.sweep();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            told.recv().await.expect("is closed");
+        };
+        check("", 4).await;
+        check("keep-alive: timeout=60\r\n", 4).await;
+        check("keep-alive: timeout=3\r\n", 2).await;
+        check("keep-alive: timeout=1\r\n", 0).await;
+    })
+    .await;
+}

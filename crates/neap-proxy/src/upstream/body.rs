@@ -48,7 +48,7 @@ impl UpstreamBody {
             // No one will read this body, so nothing but this moment is left to give the connection back.
             let mut connection = connection;
             if connection.poll_idle(&mut Context::from_waker(std::task::Waker::noop())) {
-                pool.put(connection, now());
+                pool.put(connection);
             }
             return Body::empty();
         }
@@ -106,7 +106,7 @@ impl UpstreamBody {
         if let Source::Http1(mut connection, pool) = std::mem::replace(&mut self.source, Source::Done)
             && connection.poll_idle(cx)
         {
-            pool.put(connection, now());
+            pool.put(connection);
         }
     }
 

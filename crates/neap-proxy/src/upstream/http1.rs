@@ -21,7 +21,6 @@ use super::{Answered, UpstreamBody, connect};
 use crate::body::Body;
 use crate::error::ProxyError;
 use crate::handler::Request;
-use crate::time::now;
 
 /// Room left below a server's own keep-alive time, so that we close first.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
@@ -94,7 +93,7 @@ pub(super) async fn send(
 ) -> Result<Answered, ProxyError> {
     // Kept connections may turn out to be closed one after the other; each gives the request back unsent.
     loop {
-        let kept = std::future::poll_fn(|cx| Poll::Ready(pool.take(now(), cx))).await;
+        let kept = std::future::poll_fn(|cx| Poll::Ready(pool.take(cx))).await;
         let mut connection = match kept {
             Some(connection) => connection,
             None => Box::pin(Http1::connect(pool)).await?,

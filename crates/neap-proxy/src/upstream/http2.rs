@@ -8,7 +8,6 @@ use http::uri::{Authority, Parts as UriParts, Scheme};
 use http::{Uri, Version, header};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::Instant;
 
 use super::pool::Pool;
 use super::{Answered, UpstreamBody, connect};
@@ -17,7 +16,6 @@ use crate::config::{H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_
 use crate::error::ProxyError;
 use crate::handler::Request;
 use crate::server::LocalExecutor;
-use crate::time::now;
 
 /// One connection and the number of its streams.
 pub(super) struct Http2 {
@@ -25,11 +23,11 @@ pub(super) struct Http2 {
     streams: Rc<Streams>,
 }
 
+#[derive(Default)]
 struct Streams {
     open: Cell<usize>,
-    /// When the last stream ended.
-    idle_since: Cell<Instant>,
-    keep: Duration,
+    /// Sweeps that found no stream, one after the other.
+    idle_sweeps: Cell<u64>,
 }
 
 /// Counts one stream while it lives.
@@ -38,6 +36,7 @@ pub(super) struct Stream(Rc<Streams>);
 impl Stream {
     fn open(streams: &Rc<Streams>) -> Self {
         streams.open.set(streams.open.get() + 1);
+        streams.idle_sweeps.set(0);
         Self(streams.clone())
     }
 }
@@ -45,9 +44,6 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
-        if self.0.open.get() == 0 {
-            self.0.idle_since.set(now());
-        }
     }
 }
 
@@ -72,17 +68,20 @@ impl Http2 {
                 tracing::debug!(%target, error = &error as &dyn std::error::Error, "h2 connection ended");
             }
         });
-        let streams =
-            Rc::new(Streams { open: Cell::new(0), idle_since: Cell::new(now()), keep: pool.config.idle_timeout });
-        Ok(Self { sender, streams })
+        Ok(Self { sender, streams: Rc::default() })
     }
 
     pub(super) fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
 
-    pub(super) fn expired(&self, now: Instant) -> bool {
-        self.streams.open.get() == 0 && now >= self.streams.idle_since.get() + self.streams.keep
+    /// Counts a sweep; true when it has been without streams for `most` of them.
+    pub(super) fn swept(&self, most: u64) -> bool {
+        if self.streams.open.get() > 0 {
+            return false;
+        }
+        self.streams.idle_sweeps.set(self.streams.idle_sweeps.get() + 1);
+        self.streams.idle_sweeps.get() >= most
     }
 }
 

@@ -153,10 +153,11 @@ impl Upstream {
         }
     }
 
-    /// Closes what has been idle for too long and forgets targets without connections.
-    pub fn sweep(&self, now: Instant) {
+    /// Closes what has been idle for too long and forgets targets without connections. To be called once in
+    /// [`crate::config::SWEEP_INTERVAL`] (see [`crate::Worker::on_sweep`]).
+    pub fn sweep(&self) {
         self.pools.borrow_mut().retain(|_, pool| {
-            pool.sweep(now);
+            pool.sweep();
             Rc::strong_count(pool) > 1 || !pool.is_empty()
         });
     }

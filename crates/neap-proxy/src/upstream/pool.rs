@@ -7,13 +7,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::Target;
 use super::http1::Http1;
 use super::http2::Http2;
-use crate::config::UpstreamConfig;
+use crate::config::{SWEEP_INTERVAL, UpstreamConfig};
 use crate::metrics::Metrics;
 
 pub(super) struct Pool {
@@ -29,7 +28,8 @@ pub(super) struct Pool {
 
 struct Idle {
     connection: Http1,
-    until: Instant,
+    /// Sweeps it may still live to see. Counting them costs nothing per request, where reading a clock would.
+    sweeps: u64,
 }
 
 impl Pool {
@@ -46,30 +46,37 @@ impl Pool {
     }
 
     /// The connection used last that is still good; `cx` is the task that will use it.
-    pub(super) fn take(&self, now: Instant, cx: &mut Context<'_>) -> Option<Http1> {
+    pub(super) fn take(&self, cx: &mut Context<'_>) -> Option<Http1> {
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
-            if now < idle.until && idle.connection.poll_idle(cx) {
+            if idle.connection.poll_idle(cx) {
                 return Some(idle.connection);
             }
         }
     }
 
     /// Keeps a connection that is ready for another request.
-    pub(super) fn put(&self, connection: Http1, now: Instant) {
+    pub(super) fn put(&self, connection: Http1) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.config.max_idle {
-            let keep =
-                connection.keep_alive().map_or(self.config.idle_timeout, |hint| hint.min(self.config.idle_timeout));
-            idle.push(Idle { connection, until: now + keep });
+            let most = self.config.idle_timeout;
+            let keep = connection.keep_alive().map_or(most, |hint| hint.min(most));
+            let sweeps = keep.as_secs() / SWEEP_INTERVAL.as_secs();
+            if sweeps > 0 {
+                idle.push(Idle { connection, sweeps });
+            }
         }
     }
 
-    pub(super) fn sweep(&self, now: Instant) {
+    pub(super) fn sweep(&self) {
         // No task waits for an idle connection, hence nobody is to be woken.
         let mut cx = Context::from_waker(Waker::noop());
-        self.idle.borrow_mut().retain_mut(|idle| now < idle.until && idle.connection.poll_idle(&mut cx));
-        self.h2.borrow_mut().retain(|connection| !connection.is_closed() && !connection.expired(now));
+        self.idle.borrow_mut().retain_mut(|idle| {
+            idle.sweeps -= 1;
+            idle.sweeps > 0 && idle.connection.poll_idle(&mut cx)
+        });
+        let most = self.config.idle_timeout.as_secs() / SWEEP_INTERVAL.as_secs();
+        self.h2.borrow_mut().retain(|connection| !connection.is_closed() && !connection.swept(most));
     }
 
     pub(super) fn is_empty(&self) -> bool {

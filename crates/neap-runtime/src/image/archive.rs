@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use super::error::StoreError;
 use super::manifest::{
-    CONFIG_MAX, ConfigFile, Descriptor, Document, Index, MANIFEST_MAX, Manifest, OCI_CONFIG, OCI_LAYER,
-    OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, RootFs, RunConfig,
+    CONFIG_MAX, ConfigFile, Descriptor, Document, Index, MANIFEST_MAX, Manifest, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD, OCI_MANIFEST, RootFs, RunConfig,
 };
 use super::store::{Found, Origin, Store, digest_of};
 use super::unpack::decompress;
@@ -50,7 +50,11 @@ enum Entry {
 }
 
 /// Reads an archive into the store. `name` replaces the names in it. The caller names what is returned.
-pub(super) fn read(store: &Arc<Store>, archive: impl Read, name: Option<&str>) -> Result<Vec<(Reference, Found)>, StoreError> {
+pub(super) fn read(
+    store: &Arc<Store>,
+    archive: impl Read,
+    name: Option<&str>,
+) -> Result<Vec<(Reference, Found)>, StoreError> {
     let entries = read_entries(store, archive)?;
     let images = match (find(&entries, "index.json"), find(&entries, "manifest.json")) {
         (Some(index), saved) => from_layout(store, &entries, index, saved, name),
@@ -188,11 +192,8 @@ fn from_layout(
     for entry in &index.manifests {
         let bytes = store.read_blob("the manifest in index.json", &entry.digest, MANIFEST_MAX)?;
         let document = Document::parse("the manifest in index.json", &bytes)?;
-        let found = Found {
-            digest: entry.digest.clone(),
-            media_type: document.media_type().to_owned(),
-            origin: Origin::Given,
-        };
+        let found =
+            Found { digest: entry.digest.clone(), media_type: document.media_type().to_owned(), origin: Origin::Given };
         let mut names: Vec<String> = Vec::new();
         if let Some(name) = name {
             names.push(name.to_owned());

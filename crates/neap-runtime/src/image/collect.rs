@@ -76,8 +76,8 @@ impl Images {
     /// Takes a name away: a tag, or with a digest the manifest and every tag of it in that repository. `in_use` are
     /// digests of images that run.
     pub async fn remove(&self, reference: &str, in_use: &BTreeSet<String>) -> Result<(), StoreError> {
-        let parsed = Reference::parse(reference)
-            .map_err(|problem| StoreError::Name { name: reference.to_owned(), problem })?;
+        let parsed =
+            Reference::parse(reference).map_err(|problem| StoreError::Name { name: reference.to_owned(), problem })?;
         let repository = self.inner.repository(&parsed);
         let missing = || StoreError::NoSuchImage { name: reference.to_owned() };
         let found = self.inner.store.find(&repository, parsed.identifier()).ok_or_else(missing)?;
@@ -156,9 +156,9 @@ fn sweep(
             let tagged: BTreeSet<String> = entry.tags.values().cloned().collect();
             let count = entry.manifests.len();
             // Given images stay as long as a tag names them; a digest without a tag is an older push.
-            entry.manifests.retain(|digest, known| {
-                !stale(digest) || (known.origin == Origin::Given && tagged.contains(digest))
-            });
+            entry
+                .manifests
+                .retain(|digest, known| !stale(digest) || (known.origin == Origin::Given && tagged.contains(digest)));
             dropped += count - entry.manifests.len();
             entry.tags.retain(|_, digest| entry.manifests.contains_key(digest));
         }

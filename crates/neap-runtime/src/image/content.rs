@@ -182,8 +182,7 @@ impl Images {
 
     /// Manifests of a repository whose subject is `digest`.
     pub async fn referrers(&self, repository: &str, digest: &str) -> Result<Vec<Referrer>, StoreError> {
-        let (store, repository, digest) =
-            (self.inner.store.clone(), local_repository(repository), digest.to_owned());
+        let (store, repository, digest) = (self.inner.store.clone(), local_repository(repository), digest.to_owned());
         blocking(move || {
             let manifests = manifests_of(&store.names(), &repository);
             Ok(manifests.into_iter().filter_map(|m| referrer(&store, &m, &digest)).collect())
@@ -223,9 +222,7 @@ fn referrer(store: &Store, digest: &str, subject: &str) -> Option<Referrer> {
 /// pushed, and layers that may not be distributed are never pushed.
 fn missing_blob(store: &Store, document: &Document) -> Option<String> {
     let Document::Image(manifest) = document else { return None };
-    let pushed = |d: &&Descriptor| {
-        !d.media_type.contains("nondistributable") && !d.media_type.contains("foreign")
-    };
+    let pushed = |d: &&Descriptor| !d.media_type.contains("nondistributable") && !d.media_type.contains("foreign");
     std::iter::once(&manifest.config)
         .chain(&manifest.layers)
         .filter(pushed)

@@ -298,11 +298,7 @@ mod tests {
 
     fn check_choice(platforms: &[&str], want: &str, chosen: Option<usize>) {
         let mut parts = want.split('/').map(str::to_owned);
-        let want = Platform {
-            os: parts.next().unwrap(),
-            architecture: parts.next().unwrap(),
-            variant: parts.next(),
-        };
+        let want = Platform { os: parts.next().unwrap(), architecture: parts.next().unwrap(), variant: parts.next() };
         let index = index(platforms);
         let got = index.choose(&want).map(|d| d.digest.clone());
         assert_eq!(got, chosen.map(|i| digest(i as u8)), "{platforms:?} {want:?}");
@@ -330,8 +326,14 @@ mod tests {
         let list = format!(r#"{{"schemaVersion":2,"mediaType":"{DOCKER_LIST}","manifests":[]}}"#);
         assert!(matches!(Document::parse("m", list.as_bytes()), Ok(Document::Index(_))));
         for (bytes, problem) in [
-            (r#"{"schemaVersion":1}"#, "m is broken: it has schema version 1, which registries gave up; push it again with a newer tool"),
-            (r#"{"schemaVersion":2,"mediaType":"text/plain"}"#, "m has the media type \"text/plain\", which is not an image's"),
+            (
+                r#"{"schemaVersion":1}"#,
+                "m is broken: it has schema version 1, which registries gave up; push it again with a newer tool",
+            ),
+            (
+                r#"{"schemaVersion":2,"mediaType":"text/plain"}"#,
+                "m has the media type \"text/plain\", which is not an image's",
+            ),
             (
                 r#"{"schemaVersion":2,"config":{"mediaType":"c","digest":"sha256:../../etc","size":1},"layers":[]}"#,
                 "m is broken: \"sha256:../../etc\" is not a sha256 digest",

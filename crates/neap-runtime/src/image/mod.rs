@@ -75,9 +75,20 @@ pub type ProgressHook = Arc<dyn Fn(&Progress) + Send + Sync>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// Bytes of a blob; `total` as the manifest says.
-    Download { reference: String, digest: String, done: u64, total: u64 },
-    Unpacked { reference: String, digest: String },
-    Ready { reference: String, digest: String },
+    Download {
+        reference: String,
+        digest: String,
+        done: u64,
+        total: u64,
+    },
+    Unpacked {
+        reference: String,
+        digest: String,
+    },
+    Ready {
+        reference: String,
+        digest: String,
+    },
 }
 
 #[derive(Clone)]
@@ -124,7 +135,6 @@ pub struct ImageConfig {
     pub stop_signal: Option<String>,
     pub volumes: Vec<PathBuf>,
 }
-
 
 /// No byte for this long ends a request to a registry.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -256,6 +266,12 @@ impl Images {
         self.inner.resolve(reference, credentials).await
     }
 
+    /// The digest a reference has in this store, without asking anybody.
+    pub fn known(&self, reference: &str) -> Option<String> {
+        let reference = Reference::parse(reference).ok()?;
+        self.inner.find(&reference).map(|found| found.digest)
+    }
+
     /// Everything of the image merged into `target`, which is made; for modes without overlay.
     pub async fn unpack_merged(&self, image: &Image, target: &Path) -> Result<(), StoreError> {
         let (layers, target) = (image.layers.clone(), target.to_owned());
@@ -293,8 +309,8 @@ impl Images {
         files: &[(&str, u32, &[u8])],
         config: ImageConfig,
     ) -> Result<String, StoreError> {
-        let reference = Reference::parse(name)
-            .map_err(|problem| StoreError::Name { name: name.to_owned(), problem })?;
+        let reference =
+            Reference::parse(name).map_err(|problem| StoreError::Name { name: name.to_owned(), problem })?;
         let _no_collection = self.inner.collecting.read().await;
         let found = archive::build(&self.inner.store, files, &config, &self.inner.config.platform)?;
         self.inner.name(&reference, &found).await?;

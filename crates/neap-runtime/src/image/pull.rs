@@ -116,8 +116,8 @@ impl Inner {
         policy: PullPolicy,
         credentials: &[Credentials],
     ) -> Result<Image, PullError> {
-        let reference = Reference::parse(text)
-            .map_err(|problem| PullError::InvalidName { reference: text.to_owned(), problem })?;
+        let reference =
+            Reference::parse(text).map_err(|problem| PullError::InvalidName { reference: text.to_owned(), problem })?;
         let found = self.find(&reference);
         if let Some(found) = found.filter(|f| self.may_use(&reference, f, policy))
             && let Some(image) = self.ready_image(text, &reference, &found)
@@ -181,8 +181,7 @@ impl Inner {
         let want = reference.digest.clone().unwrap_or(digest);
         check_digest(&what, &want, &digest_of(&bytes)).map_err(|e| supply.store(e))?;
         let document = Document::parse(&what, &bytes).map_err(|e| supply.store(e))?;
-        let found =
-            Found { digest: want, media_type: document.media_type().to_owned(), origin: Origin::Pulled };
+        let found = Found { digest: want, media_type: document.media_type().to_owned(), origin: Origin::Pulled };
         self.put_blob(bytes.to_vec()).await.map_err(|e| supply.store(e))?;
         self.materialize(supply, &found.digest).await?;
         Ok(found)
@@ -224,8 +223,11 @@ impl Inner {
         let config = self.read_config(supply, &manifest.config).await?;
         let diff_ids = &config.rootfs.diff_ids;
         if diff_ids.len() != manifest.layers.len() {
-            let problem = format!("it names {} layers and {} contents of layers", manifest.layers.len(), diff_ids.len());
-            return Err(supply.store(StoreError::Broken { what: format!("the manifest of {}", supply.reference), problem }));
+            let problem =
+                format!("it names {} layers and {} contents of layers", manifest.layers.len(), diff_ids.len());
+            return Err(
+                supply.store(StoreError::Broken { what: format!("the manifest of {}", supply.reference), problem })
+            );
         }
         let layers = match self.config.layout {
             Layout::Merged => vec![self.merged(supply, digest, &manifest, diff_ids).await?],
@@ -287,8 +289,7 @@ impl Inner {
         manifest: &Manifest,
         diff_ids: &[String],
     ) -> Result<Vec<PathBuf>, PullError> {
-        let whiteouts =
-            if self.config.layout == Layout::UserOverlay { Whiteouts::User } else { Whiteouts::Trusted };
+        let whiteouts = if self.config.layout == Layout::UserOverlay { Whiteouts::User } else { Whiteouts::Trusted };
         let layers = manifest.layers.iter().zip(diff_ids).map(|(layer, diff_id)| async move {
             let target = self.layer_dir(diff_id);
             let key = format!("layer {}", target.display());
@@ -379,7 +380,9 @@ impl Inner {
                 Err(Broken::Off(_)) if tries < RESUMES => tries += 1,
                 Err(Broken::Off(e)) => return Err(supply.registry(e)),
                 Err(Broken::Registry(e)) => return Err(supply.registry(e)),
-                Err(Broken::Store { problem, resumed: true }) if is_content(&problem) && tries < RESUMES => tries = RESUMES,
+                Err(Broken::Store { problem, resumed: true }) if is_content(&problem) && tries < RESUMES => {
+                    tries = RESUMES;
+                }
                 Err(Broken::Store { problem, .. }) => return Err(supply.store(problem)),
             }
         }
@@ -444,7 +447,10 @@ enum Broken {
     Off(RegistryError),
     Registry(RegistryError),
     /// `resumed`: the first part came from an earlier attempt and may be what is wrong.
-    Store { problem: StoreError, resumed: bool },
+    Store {
+        problem: StoreError,
+        resumed: bool,
+    },
 }
 
 impl Broken {

@@ -120,9 +120,8 @@ impl Remote {
         for endpoint in self.endpoints(reference) {
             refusal = None;
             for user in &users {
-                let auth = user.map_or(RegistryAuth::Anonymous, |c| {
-                    RegistryAuth::Basic(c.username.clone(), c.password.clone())
-                });
+                let auth = user
+                    .map_or(RegistryAuth::Anonymous, |c| RegistryAuth::Basic(c.username.clone(), c.password.clone()));
                 let source = self.source(&endpoint, reference, *user)?;
                 match question(source, &auth).await {
                     Ok(answer) => return Ok(answer),
@@ -242,7 +241,8 @@ impl Source {
 
     /// The client hides why a token was not given; asking for one openly tells.
     async fn explain_refusal(&self, error: RegistryError, auth: &RegistryAuth) -> RegistryError {
-        let unauthorized = matches!(&error, RegistryError::Status { status, .. } if *status == StatusCode::UNAUTHORIZED);
+        let unauthorized =
+            matches!(&error, RegistryError::Status { status, .. } if *status == StatusCode::UNAUTHORIZED);
         if !unauthorized || *auth == RegistryAuth::Anonymous {
             return error;
         }
@@ -325,9 +325,7 @@ async fn timed<T>(url: &str, question: impl Future<Output = T>) -> Result<T, Reg
 
 fn is_refusal(error: &RegistryError) -> bool {
     match error {
-        RegistryError::Status { status, .. } => {
-            *status == StatusCode::UNAUTHORIZED || *status == StatusCode::FORBIDDEN
-        }
+        RegistryError::Status { status, .. } => *status == StatusCode::UNAUTHORIZED || *status == StatusCode::FORBIDDEN,
         RegistryError::Credentials { .. } => true,
         _ => false,
     }
@@ -337,7 +335,11 @@ fn is_refusal(error: &RegistryError) -> bool {
 fn status_of(code: &OciErrorCode) -> StatusCode {
     use OciErrorCode as C;
     match code {
-        C::BlobUnknown | C::BlobUploadUnknown | C::ManifestUnknown | C::ManifestBlobUnknown | C::NameUnknown
+        C::BlobUnknown
+        | C::BlobUploadUnknown
+        | C::ManifestUnknown
+        | C::ManifestBlobUnknown
+        | C::NameUnknown
         | C::NotFound => StatusCode::NOT_FOUND,
         C::Unauthorized => StatusCode::UNAUTHORIZED,
         C::Denied => StatusCode::FORBIDDEN,
@@ -385,10 +387,7 @@ mod tests {
 
     #[test]
     fn mirrors_come_first_and_loopback_is_plain() {
-        check(
-            "docker.io",
-            &[("mirror.example", "hub", false), ("other:8080", "", true), ("docker.io", "", false)],
-        );
+        check("docker.io", &[("mirror.example", "hub", false), ("other:8080", "", true), ("docker.io", "", false)]);
         check("localhost:5000", &[("localhost:5000", "", true)]);
         check("127.0.0.1:1", &[("127.0.0.1:1", "", true)]);
         check("plain.example:99", &[("plain.example:99", "", true)]);

@@ -221,8 +221,7 @@ impl Store {
     pub(super) fn resume(&self, digest: &str) -> Result<BlobWriter, StoreError> {
         let path = self.dir.join("incoming").join(format!("{}.part", hex_of(digest)));
         let open = || {
-            let mut file =
-                fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+            let mut file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
             let mut hash = Sha256::new();
             let len = copy_hashed(&mut file, &mut io::sink(), &mut hash)?;
             Ok((file, hash, len))
@@ -361,7 +360,8 @@ fn read_names(path: &Path, bytes: &[u8]) -> Result<Names, StoreError> {
     let broken = |problem: String| StoreError::Broken { what: path.display().to_string(), problem };
     let names: Names = serde_json::from_slice(bytes).map_err(|e| broken(e.to_string()))?;
     if names.format > FORMAT {
-        let problem = format!("it has format {}, this Neap reads {FORMAT}; use the newer Neap that wrote it", names.format);
+        let problem =
+            format!("it has format {}, this Neap reads {FORMAT}; use the newer Neap that wrote it", names.format);
         return Err(broken(problem));
     }
     Ok(names)

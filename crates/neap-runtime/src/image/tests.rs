@@ -140,14 +140,11 @@ impl FakeState {
         let Some((media_type, bytes)) = self.answers.lock().unwrap().get(&path).cloned() else {
             return whole(404, br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#);
         };
-        let start: usize = range
-            .and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
-            .unwrap_or(0);
+        let start: usize = range.and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()).unwrap_or(0);
         let status = if start > 0 { 206 } else { 200 };
         let rest = bytes[start..].to_vec();
         let is_blob = path.contains("/blobs/") && rest.len() > 64;
-        let cut = is_blob
-            && self.cut.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        let cut = is_blob && self.cut.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
         let mut answer = if cut {
             let half = Bytes::copy_from_slice(&rest[..rest.len() / 2]);
             let frames = futures::stream::iter([Ok(Frame::data(half)), Err(std::io::Error::other("cut"))]);
@@ -406,7 +403,8 @@ async fn archives_of_both_kinds_are_loaded() {
         "rootfs": {"type": "layers", "diff_ids": [store::digest_of(&layer)]},
     })
     .to_string();
-    let saved = serde_json::json!([{"Config": "c.json", "RepoTags": ["app:1", "ghcr.io/me/app:2"], "Layers": ["l/layer.tar"]}]);
+    let saved =
+        serde_json::json!([{"Config": "c.json", "RepoTags": ["app:1", "ghcr.io/me/app:2"], "Layers": ["l/layer.tar"]}]);
     let docker = tar_of(&[
         ("l/layer.tar", &layer),
         ("c.json", config.as_bytes()),

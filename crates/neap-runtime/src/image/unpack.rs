@@ -59,7 +59,12 @@ pub(super) struct Unpacked {
 
 /// Unpacks one layer, compressed or not, into an existing directory. Only a `diff_id` that is the expected one says
 /// that the layer was whole.
-pub(super) fn unpack(what: &str, layer: impl Read, target: &Path, whiteouts: Whiteouts) -> Result<Unpacked, StoreError> {
+pub(super) fn unpack(
+    what: &str,
+    layer: impl Read,
+    target: &Path,
+    whiteouts: Whiteouts,
+) -> Result<Unpacked, StoreError> {
     let broken = |e: io::Error| match e.raw_os_error() {
         // An errno is this machine's trouble, anything else is the archive's.
         Some(_) => StoreError::disk("unpack into", target)(e),
@@ -76,7 +81,6 @@ pub(super) fn unpack(what: &str, layer: impl Read, target: &Path, whiteouts: Whi
     }
     extractor.finish().map_err(broken)?;
     // The tar ends before the stream does; the digest counts to the last byte.
-    drop(archive);
     io::copy(&mut reader, &mut io::sink()).map_err(broken)?;
     Ok(Unpacked { diff_id: format!("sha256:{}", hex(&reader.hash.finalize())), implied: extractor.implied })
 }
@@ -218,8 +222,7 @@ impl Extractor {
                     return Ok(());
                 }
                 let device = |n: io::Result<Option<u32>>| n.ok().flatten().unwrap_or(0).into();
-                let (major, minor) =
-                    (device(entry.header().device_major()), device(entry.header().device_minor()));
+                let (major, minor) = (device(entry.header().device_major()), device(entry.header().device_minor()));
                 let flag = if kind == T::Char { SFlag::S_IFCHR } else { SFlag::S_IFBLK };
                 if self.whiteouts != Whiteouts::Apply && kind == T::Char && (major, minor) == (0, 0) {
                     return Err(bad("a character device 0/0, which would hide files of other layers"));
@@ -282,7 +285,9 @@ impl Extractor {
         let target_name = target.file_name().ok_or_else(|| bad("a hard link to the root directory"))?;
         let from = self.walk(target.parent().unwrap_or(Path::new("")))?;
         linkat(&from, target_name, parent, name, LinkatFlags::empty()).map_err(|e| match e {
-            nix::errno::Errno::ENOENT => bad(&format!("a hard link to {}, which is not in the layer", target.display())),
+            nix::errno::Errno::ENOENT => {
+                bad(&format!("a hard link to {}, which is not in the layer", target.display()))
+            }
             e => e.into(),
         })
     }
@@ -425,7 +430,9 @@ impl Extractor {
         for name in path {
             top = match openat(&top, name, DIRECTORY, Mode::empty()) {
                 Ok(fd) => Arc::new(fd),
-                Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR | nix::errno::Errno::ELOOP) => return Ok(None),
+                Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR | nix::errno::Errno::ELOOP) => {
+                    return Ok(None);
+                }
                 Err(e) => return Err(e.into()),
             };
         }

@@ -136,8 +136,7 @@ fn modes_times_and_owners_are_kept() {
     let mut tar = tar::Builder::new(Vec::new());
     let root = nix::unistd::geteuid().is_root();
     let owner = if root { 1234 } else { nix::unistd::geteuid().as_raw() };
-    for (path, kind, mode) in
-        [("ro/", tar::EntryType::Directory, 0o555), ("ro/suid", tar::EntryType::Regular, 0o4711)]
+    for (path, kind, mode) in [("ro/", tar::EntryType::Directory, 0o555), ("ro/suid", tar::EntryType::Regular, 0o4711)]
     {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);

@@ -13,7 +13,7 @@ use neap_controllers::autoscaler::{self, AlwaysInPath, Autoscaler};
 use neap_controllers::{Clock, Controllers, ServedBoard, SettingsFollower};
 use neap_dataplane::{DataPlane, Door, Gateway, GatewayListener};
 use neap_node::kubelet::{self, ApiAccess, Kubelet, Machine, Surroundings};
-use neap_node::{claims, deployments, dns, endpoints as addresses, gc, namespaces, quota, registry};
+use neap_node::{claims, deployments, dns, endpoints as addresses, events, gc, namespaces, quota, registry};
 use neap_runtime::image::Images;
 use neap_runtime::pod::PodRuntime;
 use prometheus_client::registry::Registry as Metrics;
@@ -94,7 +94,7 @@ pub enum Ending {
 pub struct Platform {
     client: Client,
     images: Images,
-    pods: Arc<dyn PodRuntime>,
+    runtime: Arc<neap_runtime::Runtime>,
     endpoints: Endpoints,
     data: DataDir,
     store: neap_store::Store,
@@ -129,7 +129,7 @@ impl Platform {
         images.set_local_registries(&local_names(&registry_name));
         // Where pods have a network of their own, they find the platform at its first address.
         let bridge = runtime.gateway();
-        let pods: Arc<dyn PodRuntime> = runtime;
+        let pods: Arc<dyn PodRuntime> = runtime.clone();
 
         let path = data.store();
         let opened = {
@@ -215,6 +215,7 @@ impl Platform {
         parts.spawn("namespaces", namespaces::run(client.clone(), api.authority().to_owned(), stop.clone()));
         parts.spawn("quota", quota::run(client.clone(), stop.clone()));
         parts.spawn("claims", claims::run(client.clone(), stop.clone()));
+        parts.spawn("events", events::run(client.clone(), now, stop.clone()));
         parts.spawn("garbage collection", gc::run(client.clone(), stop.clone()));
         let machine = Machine::read(NODE, node_address(bridge, config.listen), PODS, pods.describe());
         let around = Surroundings {
@@ -246,7 +247,7 @@ impl Platform {
         data_dir::replace(&data.kubeconfig(), api.kubeconfig(&endpoints.api_url())?.as_bytes(), 0o600)?;
         data_dir::replace(&data.endpoints(), endpoints.json().as_bytes(), 0o644)?;
         let Parts { tasks, failures, .. } = parts;
-        Ok(Self { client, images, pods, endpoints, data, store, gateway, gateway_stop, stop, tasks, failures })
+        Ok(Self { client, images, runtime, endpoints, data, store, gateway, gateway_stop, stop, tasks, failures })
     }
 
     pub fn client(&self) -> Client {
@@ -265,7 +266,7 @@ impl Platform {
     /// What a person wants to know first.
     pub fn banner(&self) -> Vec<String> {
         vec![
-            format!("runtime    {}", self.pods.describe()),
+            format!("runtime    {}", self.runtime.describe()),
             format!("data       {}", self.data.root().display()),
             format!("api        {}", self.endpoints.api_url()),
             format!("gateway    {}", self.endpoints.http_url()),
@@ -291,7 +292,7 @@ impl Platform {
     /// Requests in flight end first, then the controllers, then the API; the store last.
     pub async fn stop(self, ending: Ending) {
         self.gateway_stop.cancel();
-        let Self { gateway, stop, mut tasks, pods, store, data, .. } = self;
+        let Self { gateway, stop, mut tasks, runtime, store, data, .. } = self;
         if tokio::time::timeout(DRAIN, gateway.join()).await.is_err() {
             tracing::warn!("requests were still in flight after {} s", DRAIN.as_secs());
         }
@@ -300,9 +301,9 @@ impl Platform {
             tracing::warn!("not every part ended in time");
         }
         if ending == Ending::Whole {
-            let ends = pods.list().into_iter().map(|pod| {
-                let pods = pods.clone();
-                async move { pods.remove(&pod.id, POD_GRACE).await }
+            let ends = runtime.list().into_iter().map(|pod| {
+                let runtime = runtime.clone();
+                async move { runtime.remove(&pod.id, POD_GRACE).await }
             });
             for result in futures::future::join_all(ends).await {
                 if let Err(error) = result {
@@ -310,6 +311,7 @@ impl Platform {
                 }
             }
         }
+        runtime.shutdown().await;
         store.close();
         drop(data);
     }

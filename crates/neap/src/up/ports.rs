@@ -31,8 +31,9 @@ impl Stats {
     /// Hands the gateway's wakes on, for ever.
     pub(super) async fn forward(self: Arc<Self>, mut wakes: mpsc::Receiver<RevisionKey>) {
         while let Some(revision) = wakes.recv().await {
-            // At least one request waits; how many more there are shows at the next measurement.
-            self.wakes.wake(&revision, 1.0);
+            // A burst is met by its size at once, not by one instance first.
+            let waiting = self.plane.revision(&revision.namespace, &revision.name).map_or(1, |gate| gate.concurrency.max(1));
+            self.wakes.wake(&revision, f64::from(waiting));
         }
     }
 }
