@@ -82,7 +82,13 @@ impl Deploy {
         Ok(())
     }
 
-    async fn one(&self, connection: &Connection, manifest: Value, env: &Env, out: &mut (dyn Write + Send)) -> Result<(), Error> {
+    async fn one(
+        &self,
+        connection: &Connection,
+        manifest: Value,
+        env: &Env,
+        out: &mut (dyn Write + Send),
+    ) -> Result<(), Error> {
         let name = manifest["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let api: Api<Service> = Api::namespaced(connection.client.clone(), &connection.namespace);
         // What a user typed wins over what anybody else set.
@@ -108,7 +114,9 @@ impl Deploy {
         let mut container = Map::from_iter([("image".to_owned(), json!(self.image))]);
         if !self.env.is_empty() {
             let pairs = self.env.iter().map(|e| pair(e, "--env", "NAME=VALUE"));
-            let list = pairs.map(|p| p.map(|(name, value)| json!({"name": name, "value": value}))).collect::<Result<Vec<_>, _>>()?;
+            let list = pairs
+                .map(|p| p.map(|(name, value)| json!({"name": name, "value": value})))
+                .collect::<Result<Vec<_>, _>>()?;
             container.insert("env".into(), json!(list));
         }
         if let Some(port) = &self.port {
@@ -116,7 +124,9 @@ impl Deploy {
                 Some((name, number)) => (Some(name), number),
                 None => (None, port.as_str()),
             };
-            let number: u16 = number.parse().map_err(|_| Error::Usage(format!("--port {port:?} is no port: give 8080 or h2c:8080")))?;
+            let number: u16 = number
+                .parse()
+                .map_err(|_| Error::Usage(format!("--port {port:?} is no port: give 8080 or h2c:8080")))?;
             let mut port = json!({"containerPort": number, "protocol": "TCP"});
             if let Some(name) = name {
                 port["name"] = json!(name);
@@ -124,7 +134,8 @@ impl Deploy {
             container.insert("ports".into(), json!([port]));
         }
         if !self.limit.is_empty() {
-            let limits = self.limit.iter().map(|l| pair(l, "--limit", "memory=128Mi")).collect::<Result<Vec<_>, _>>()?;
+            let limits =
+                self.limit.iter().map(|l| pair(l, "--limit", "memory=128Mi")).collect::<Result<Vec<_>, _>>()?;
             let limits: Map<String, Value> = limits.into_iter().map(|(k, v)| (k.to_owned(), json!(v))).collect();
             container.insert("resources".into(), json!({ "limits": limits }));
         }
@@ -183,7 +194,8 @@ fn parse(text: &str) -> Result<Vec<Value>, String> {
         if value.is_null() {
             continue;
         }
-        let (group, kind) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
+        let (group, kind) =
+            (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
         if !group.starts_with("serving.knative.dev/") || kind != "Service" {
             return Err(format!("it holds a {kind:?} of {group:?}; other kinds go through `kubectl apply -f`"));
         }

@@ -20,7 +20,9 @@ pub enum Error {
     NotFound { kind: &'static str, name: String, namespace: String },
     #[error("service {name:?} is not ready: {why}")]
     Failed { name: String, why: String },
-    #[error("service {name:?} was not ready within {seconds} s: {why}; `neap get` shows how it goes on, --wait-timeout gives it longer")]
+    #[error(
+        "service {name:?} was not ready within {seconds} s: {why}; `neap get` shows how it goes on, --wait-timeout gives it longer"
+    )]
     Late { name: String, seconds: u64, why: String },
     #[error("{0}")]
     Usage(String),

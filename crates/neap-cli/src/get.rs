@@ -91,7 +91,8 @@ impl Get {
             path = format!("{path}/{name}");
         }
         let accept = if self.output == Output::Table { AS_TABLE } else { "application/json" };
-        let request = Request::get(path).header("accept", accept).body(Vec::new()).map_err(|e| Error::Usage(e.to_string()))?;
+        let request =
+            Request::get(path).header("accept", accept).body(Vec::new()).map_err(|e| Error::Usage(e.to_string()))?;
         let answer: Value = connection.client.request(request).await.map_err(|e| connection.explain(e))?;
         match self.output {
             Output::Json => serde_json::to_writer_pretty(&mut *out, &answer).map_err(std::io::Error::from)?,
@@ -114,7 +115,8 @@ impl Get {
 }
 
 fn render(table: &Table, namespaces: bool) -> String {
-    let shown: Vec<usize> = (0..table.column_definitions.len()).filter(|n| table.column_definitions[*n].priority == 0).collect();
+    let shown: Vec<usize> =
+        (0..table.column_definitions.len()).filter(|n| table.column_definitions[*n].priority == 0).collect();
     let mut lines = Vec::new();
     let mut head: Vec<String> = shown.iter().map(|n| table.column_definitions[*n].name.to_uppercase()).collect();
     if namespaces {

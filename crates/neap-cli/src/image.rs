@@ -80,7 +80,9 @@ impl Image {
     pub(crate) async fn run(self, env: &Env, out: &mut (dyn Write + Send)) -> Result<(), Error> {
         match self {
             Self::Load(Load { at, archive }) => Registry::find(&at, env)?.load(&archive, None, env, out).await,
-            Self::Push(Push { at, archive, name }) => Registry::find(&at, env)?.load(&archive, Some(&name), env, out).await,
+            Self::Push(Push { at, archive, name }) => {
+                Registry::find(&at, env)?.load(&archive, Some(&name), env, out).await
+            }
             Self::Ls(Ls { at }) => Registry::find(&at, env)?.list(out).await,
             Self::Rm(Rm { at, names }) => {
                 let registry = Registry::find(&at, env)?;
@@ -125,13 +127,21 @@ impl Registry {
         Err(fault(format!("refused: {}", message.unwrap_or_else(|| refusal(parts.status)))))
     }
 
-    async fn load(&self, archive: &Path, name: Option<&str>, env: &Env, out: &mut (dyn Write + Send)) -> Result<(), Error> {
-        let file = tokio::fs::File::open(archive).await.map_err(|source| Error::Read { path: archive.to_owned(), source })?;
+    async fn load(
+        &self,
+        archive: &Path,
+        name: Option<&str>,
+        env: &Env,
+        out: &mut (dyn Write + Send),
+    ) -> Result<(), Error> {
+        let file =
+            tokio::fs::File::open(archive).await.map_err(|source| Error::Read { path: archive.to_owned(), source })?;
         let frames = ReaderStream::new(file).map_ok(Frame::data);
         let query = name.map(|name| format!("?name={name}")).unwrap_or_default();
         let mut progress = Progress::new(env);
         progress.say("loading");
-        let (_, answer) = self.ask(Method::POST, &format!("/neap/load{query}"), BodyExt::boxed(StreamBody::new(frames))).await?;
+        let (_, answer) =
+            self.ask(Method::POST, &format!("/neap/load{query}"), BodyExt::boxed(StreamBody::new(frames))).await?;
         drop(progress);
         let answer: Value = serde_json::from_slice(&answer).map_err(std::io::Error::from)?;
         for image in answer["images"].as_array().into_iter().flatten() {

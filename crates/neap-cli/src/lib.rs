@@ -74,7 +74,12 @@ pub struct Completions {
 ///
 /// # Errors
 /// One sentence that says what to do; the verb has said everything else.
-pub async fn run(command: Command, mut root: clap::Command, env: &Env, out: &mut (dyn Write + Send)) -> Result<(), Error> {
+pub async fn run(
+    command: Command,
+    mut root: clap::Command,
+    env: &Env,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Error> {
     match command {
         Command::Deploy(verb) => verb.run(env, out).await,
         Command::Get(verb) => verb.run(env, out).await,

@@ -49,12 +49,21 @@ impl Logs {
         if let Some(wanted) = &self.revision {
             names.retain(|name| name == wanted);
             if names.is_empty() {
-                return Err(Error::NotFound { kind: "revision", name: wanted.clone(), namespace: connection.namespace });
+                return Err(Error::NotFound {
+                    kind: "revision",
+                    name: wanted.clone(),
+                    namespace: connection.namespace,
+                });
             }
         }
         let mut streams = Vec::new();
         for name in &names {
-            let path = format!("/apis/{}/v1/namespaces/{}/revisions/{name}/log?{}", neap_api::serving::GROUP, connection.namespace, self.query());
+            let path = format!(
+                "/apis/{}/v1/namespaces/{}/revisions/{name}/log?{}",
+                neap_api::serving::GROUP,
+                connection.namespace,
+                self.query()
+            );
             let request = Request::get(path).body(Vec::new()).map_err(|e| Error::Usage(e.to_string()))?;
             let stream = connection.client.request_stream(request).await.map_err(|e| connection.explain(e))?;
             streams.push(stream.lines().boxed());

@@ -16,7 +16,8 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn new(env: &Env) -> Self {
         let bar = env.terminal.then(|| {
-            let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
             let bar = ProgressBar::new_spinner().with_style(style);
             bar.enable_steady_tick(TICK);
             bar

@@ -24,18 +24,33 @@ impl Status {
         let all = ListParams::default();
         let version = connection.client.apiserver_version().await.map_err(|e| connection.explain(e))?;
         let nodes = Api::<Node>::all(connection.client.clone()).list(&all).await.map_err(|e| connection.explain(e))?;
-        let services = Api::<Service>::all(connection.client.clone()).list(&all).await.map_err(|e| connection.explain(e))?;
+        let services =
+            Api::<Service>::all(connection.client.clone()).list(&all).await.map_err(|e| connection.explain(e))?;
         let pods = Api::<Pod>::all(connection.client.clone()).list(&all).await.map_err(|e| connection.explain(e))?;
         writeln!(out, "platform   {} at {}", version.git_version, connection.address)?;
         for node in &nodes {
             let info = node.status.as_ref().and_then(|s| s.node_info.as_ref());
-            let ready = node.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True");
+            let ready = node
+                .status
+                .iter()
+                .flat_map(|s| s.conditions.iter().flatten())
+                .any(|c| c.type_ == "Ready" && c.status == "True");
             let runtime = info.map(|i| i.container_runtime_version.as_str()).unwrap_or_default();
-            writeln!(out, "node       {} {}, {runtime}", node.name_any(), if ready { "is ready" } else { "is not ready" })?;
+            writeln!(
+                out,
+                "node       {} {}, {runtime}",
+                node.name_any(),
+                if ready { "is ready" } else { "is not ready" }
+            )?;
         }
         let awake = pods.iter().filter(|p| p.metadata.deletion_timestamp.is_none()).count();
         let unready: Vec<_> = services.iter().filter_map(why_not).collect();
-        writeln!(out, "services   {} of {} ready, {awake} pods awake", services.items.len() - unready.len(), services.items.len())?;
+        writeln!(
+            out,
+            "services   {} of {} ready, {awake} pods awake",
+            services.items.len() - unready.len(),
+            services.items.len()
+        )?;
         for (name, why) in &unready {
             writeln!(out, "           {name}: {why}")?;
         }
@@ -48,7 +63,8 @@ fn why_not(service: &Service) -> Option<(String, String)> {
     if ready.is_some_and(|c| c.status == ConditionStatus::True) {
         return None;
     }
-    let why = ready.map(|c| if c.message.is_empty() { c.reason.clone() } else { c.message.clone() }).unwrap_or_default();
+    let why =
+        ready.map(|c| if c.message.is_empty() { c.reason.clone() } else { c.message.clone() }).unwrap_or_default();
     let why = if why.is_empty() { "not looked at yet".to_owned() } else { why };
     Some((format!("{}/{}", service.namespace().unwrap_or_default(), service.name_any()), why))
 }

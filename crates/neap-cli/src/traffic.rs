@@ -39,7 +39,8 @@ impl Traffic {
         let connection = connect(&self.target, env).await?;
         let api: Api<Service> = Api::namespaced(connection.client.clone(), &connection.namespace);
         let found = api.get_opt(&self.name).await.map_err(|e| connection.explain(e))?;
-        let missing = || Error::NotFound { kind: "service", name: self.name.clone(), namespace: connection.namespace.clone() };
+        let missing =
+            || Error::NotFound { kind: "service", name: self.name.clone(), namespace: connection.namespace.clone() };
         let mut service = found.ok_or_else(missing)?;
         if !(self.shares.is_empty() && self.tag.is_empty() && self.untag.is_empty()) {
             service.spec.traffic = changed(&service.spec.traffic, &self.shares, &self.tag, &self.untag)?;
@@ -63,7 +64,12 @@ impl Traffic {
 }
 
 /// New targets from old ones and what was asked. Tags stay where they are unless they are moved or taken away.
-fn changed(old: &[TrafficTarget], shares: &[String], tags: &[String], untag: &[String]) -> Result<Vec<TrafficTarget>, Error> {
+fn changed(
+    old: &[TrafficTarget],
+    shares: &[String],
+    tags: &[String],
+    untag: &[String],
+) -> Result<Vec<TrafficTarget>, Error> {
     let mut percents: BTreeMap<String, i64> = BTreeMap::new();
     if shares.is_empty() {
         for target in old {
@@ -71,7 +77,11 @@ fn changed(old: &[TrafficTarget], shares: &[String], tags: &[String], untag: &[S
         }
     }
     for share in shares {
-        let usage = || Error::Usage(format!("{share:?} is no share: write REVISION=PERCENT, with {LATEST} for the latest revision"));
+        let usage = || {
+            Error::Usage(format!(
+                "{share:?} is no share: write REVISION=PERCENT, with {LATEST} for the latest revision"
+            ))
+        };
         let (revision, percent) = share.split_once('=').ok_or_else(usage)?;
         let percent = percent.trim_end_matches('%').parse().map_err(|_| usage())?;
         if percents.insert(revision.to_owned(), percent).is_some() {
@@ -102,7 +112,12 @@ fn changed(old: &[TrafficTarget], shares: &[String], tags: &[String], untag: &[S
         let percent = percents.remove(&revision).unwrap_or(0);
         targets.push(target(&revision, percent, &tag));
     }
-    targets.extend(percents.into_iter().filter(|(_, percent)| *percent > 0).map(|(revision, percent)| target(&revision, percent, "")));
+    targets.extend(
+        percents
+            .into_iter()
+            .filter(|(_, percent)| *percent > 0)
+            .map(|(revision, percent)| target(&revision, percent, "")),
+    );
     Ok(targets)
 }
 

@@ -77,7 +77,8 @@ pub(crate) fn state(service: &Service) -> State {
         Some(ready) if ready.status == ConditionStatus::True => State::Ready,
         Some(ready) if ready.status == ConditionStatus::False => State::Failed(sentence(ready)),
         _ => {
-            let open = status.conditions.iter().find(|c| c.type_ != condition::READY && c.status != ConditionStatus::True);
+            let open =
+                status.conditions.iter().find(|c| c.type_ != condition::READY && c.status != ConditionStatus::True);
             State::Going(open.map_or_else(|| "waiting".into(), sentence))
         }
     }
@@ -121,8 +122,11 @@ mod tests {
         let ready = json!([{"type": "Ready", "status": "True"}]);
         assert!(matches!(state(&service(json!({"observedGeneration": 1, "conditions": ready}))), State::Going(_)));
         assert!(matches!(state(&service(json!({"observedGeneration": 2, "conditions": ready}))), State::Ready));
-        let failed = json!([{"type": "Ready", "status": "False", "reason": "RevisionFailed", "message": "no such image."}]);
-        let State::Failed(why) = state(&service(json!({"observedGeneration": 2, "conditions": failed}))) else { panic!() };
+        let failed =
+            json!([{"type": "Ready", "status": "False", "reason": "RevisionFailed", "message": "no such image."}]);
+        let State::Failed(why) = state(&service(json!({"observedGeneration": 2, "conditions": failed}))) else {
+            panic!()
+        };
         assert_eq!(why, "no such image");
     }
 }

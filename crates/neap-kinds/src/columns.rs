@@ -22,7 +22,11 @@ pub(crate) fn all() -> Vec<(&'static str, &'static str, Vec<Column>)> {
         ("events.k8s.io", "events", event()),
         ("", "persistentvolumeclaims", claim()),
         ("", "persistentvolumes", volume()),
-        ("", "resourcequotas", vec![name(), text("Request", |o| quota(o, "")), text("Limit", |o| quota(o, "limits.")), age()]),
+        (
+            "",
+            "resourcequotas",
+            vec![name(), text("Request", |o| quota(o, "")), text("Limit", |o| quota(o, "limits.")), age()],
+        ),
         ("", "limitranges", vec![name(), created()]),
         ("apps", "deployments", deployment()),
         ("apps", "replicasets", replica_set()),
@@ -48,7 +52,9 @@ fn age() -> Column {
 }
 
 fn created() -> Column {
-    Column::cell("Created At", "string", |o, _| o.pointer("/metadata/creationTimestamp").cloned().unwrap_or(Value::Null))
+    Column::cell("Created At", "string", |o, _| {
+        o.pointer("/metadata/creationTimestamp").cloned().unwrap_or(Value::Null)
+    })
 }
 
 fn path(name: &str, path: &str) -> Column {
@@ -86,7 +92,8 @@ fn pod_status(pod: &Value) -> String {
     if pod.pointer("/metadata/deletionTimestamp").is_some() {
         return "Terminating".into();
     }
-    let mut word = string(pod, "/status/reason").or_else(|| string(pod, "/status/phase")).unwrap_or_default().to_owned();
+    let mut word =
+        string(pod, "/status/reason").or_else(|| string(pod, "/status/phase")).unwrap_or_default().to_owned();
     let inits = list(pod, "/status/initContainerStatuses");
     for (n, status) in inits.iter().enumerate() {
         let done = status.pointer("/state/terminated/exitCode").and_then(Value::as_i64) == Some(0);
@@ -94,7 +101,8 @@ fn pod_status(pod: &Value) -> String {
             continue;
         }
         let reason = state_reason(status).filter(|r| *r != "PodInitializing");
-        return reason.map_or_else(|| format!("Init:{n}/{}", list(pod, "/spec/initContainers").len()), |r| format!("Init:{r}"));
+        return reason
+            .map_or_else(|| format!("Init:{n}/{}", list(pod, "/spec/initContainers").len()), |r| format!("Init:{r}"));
     }
     let mut running = false;
     for status in list(pod, "/status/containerStatuses").iter().rev() {
@@ -151,7 +159,8 @@ fn external_address(service: &Value) -> String {
         return name.to_owned();
     }
     let addresses = list(service, "/status/loadBalancer/ingress");
-    let known = joined(addresses.iter().filter_map(|i| string(i, "/ip").or_else(|| string(i, "/hostname")).map(str::to_owned)));
+    let known =
+        joined(addresses.iter().filter_map(|i| string(i, "/ip").or_else(|| string(i, "/hostname")).map(str::to_owned)));
     if known == NONE && string(service, "/spec/type") == Some("LoadBalancer") { "<pending>".into() } else { known }
 }
 
@@ -226,7 +235,13 @@ fn node() -> Vec<Column> {
 fn event() -> Vec<Column> {
     vec![
         Column::cell("Last Seen", "string", |o, now| {
-            let at = ["/lastTimestamp", "/deprecatedLastTimestamp", "/series/lastObservedTime", "/eventTime", "/firstTimestamp"];
+            let at = [
+                "/lastTimestamp",
+                "/deprecatedLastTimestamp",
+                "/series/lastObservedTime",
+                "/eventTime",
+                "/firstTimestamp",
+            ];
             let seen = at.iter().find_map(|p| string(o, p)?.parse::<Timestamp>().ok());
             json!(seen.map_or_else(|| "<unknown>".to_owned(), |at| since(at, now)))
         }),
@@ -238,12 +253,16 @@ fn event() -> Vec<Column> {
             format!("{kind}/{}", string(object, "/name").unwrap_or_default())
         }),
         text("Source", |o| {
-            let of = ["/source/component", "/reportingComponent", "/reportingController", "/deprecatedSource/component"];
+            let of =
+                ["/source/component", "/reportingComponent", "/reportingController", "/deprecatedSource/component"];
             of.iter().find_map(|p| string(o, p)).unwrap_or_default().to_owned()
         })
         .wide(),
         text("Message", |o| string(o, "/message").or_else(|| string(o, "/note")).unwrap_or_default().trim().to_owned()),
-        text("Count", |o| o.get("count").or_else(|| o.get("deprecatedCount")).map_or_else(|| "1".into(), Value::to_string)).wide(),
+        text("Count", |o| {
+            o.get("count").or_else(|| o.get("deprecatedCount")).map_or_else(|| "1".into(), Value::to_string)
+        })
+        .wide(),
         name().wide(),
     ]
 }
@@ -291,9 +310,13 @@ fn access_modes(modes: &[Value]) -> String {
 /// `cpu: 10m/50m, …` for the resources with (or, for the empty prefix, without) the prefix `limits.`.
 fn quota(quota: &Value, prefix: &str) -> String {
     let hard = quota.pointer("/status/hard").and_then(Value::as_object);
-    let used = |name: &str| quota.pointer("/status/used").and_then(|u| u.get(name)).and_then(Value::as_str).unwrap_or("0");
+    let used =
+        |name: &str| quota.pointer("/status/used").and_then(|u| u.get(name)).and_then(Value::as_str).unwrap_or("0");
     let wanted = hard.into_iter().flatten().filter(|(name, _)| name.starts_with("limits.") == !prefix.is_empty());
-    wanted.map(|(name, hard)| format!("{name}: {}/{}", used(name), hard.as_str().unwrap_or_default())).collect::<Vec<_>>().join(", ")
+    wanted
+        .map(|(name, hard)| format!("{name}: {}/{}", used(name), hard.as_str().unwrap_or_default()))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn deployment() -> Vec<Column> {
@@ -323,7 +346,11 @@ fn replica_set() -> Vec<Column> {
 }
 
 fn containers(workload: &Value, field: &str) -> String {
-    list(workload, "/spec/template/spec/containers").iter().filter_map(|c| c[field].as_str()).collect::<Vec<_>>().join(",")
+    list(workload, "/spec/template/spec/containers")
+        .iter()
+        .filter_map(|c| c[field].as_str())
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 fn autoscaler() -> Vec<Column> {
@@ -401,13 +428,20 @@ mod tests {
         let pod = |status: Value| json!({"spec": {"containers": [{}], "initContainers": [{}, {}]}, "status": status});
         let rows = [
             (pod(json!({"phase": "Pending"})), "Pending"),
-            (pod(json!({"phase": "Running", "containerStatuses": [{"state": {"running": {}}, "ready": true}]})), "Running"),
             (
-                pod(json!({"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]})),
+                pod(json!({"phase": "Running", "containerStatuses": [{"state": {"running": {}}, "ready": true}]})),
+                "Running",
+            ),
+            (
+                pod(
+                    json!({"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]}),
+                ),
                 "ImagePullBackOff",
             ),
             (
-                pod(json!({"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"reason": "OOMKilled"}}}]})),
+                pod(
+                    json!({"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"reason": "OOMKilled"}}}]}),
+                ),
                 "OOMKilled",
             ),
             (pod(json!({"phase": "Pending", "initContainerStatuses": [{"state": {"running": {}}}]})), "Init:0/2"),
@@ -421,7 +455,9 @@ mod tests {
     #[test]
     fn spans_are_written_as_kubectl_writes_them() {
         let at = Timestamp::UNIX_EPOCH;
-        for (seconds, want) in [(5, "5s"), (119, "119s"), (150, "2m30s"), (3600, "60m"), (20_000, "5h"), (200_000, "2d")] {
+        for (seconds, want) in
+            [(5, "5s"), (119, "119s"), (150, "2m30s"), (3600, "60m"), (20_000, "5h"), (200_000, "2d")]
+        {
             assert_eq!(since(at, at + jiff::SignedDuration::from_secs(seconds)), want);
         }
     }

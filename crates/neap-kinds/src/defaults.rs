@@ -81,7 +81,9 @@ fn container(container: &mut Map<String, Value>) {
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         let Some(probe) = container.get_mut(probe).and_then(Value::as_object_mut) else { continue };
-        for (field, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+        for (field, value) in
+            [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+        {
             fill_zero(probe, field, value);
         }
         if let Some(http) = probe.get_mut("httpGet").and_then(Value::as_object_mut) {
@@ -90,7 +92,8 @@ fn container(container: &mut Map<String, Value>) {
         }
     }
     for env in items(container, "env") {
-        if let Some(field) = env.get_mut("valueFrom").and_then(|v| v.get_mut("fieldRef")).and_then(Value::as_object_mut) {
+        if let Some(field) = env.get_mut("valueFrom").and_then(|v| v.get_mut("fieldRef")).and_then(Value::as_object_mut)
+        {
             fill(field, "apiVersion", json!("v1"));
         }
     }
@@ -156,7 +159,10 @@ fn secret(secret: &mut Value, _: Option<&Value>) {
     let data = child(object, "data");
     for (key, value) in plain {
         if let Some(text) = value.as_str() {
-            data.insert(key, serde_json::to_value(k8s_openapi::ByteString(text.as_bytes().to_vec())).expect("bytes are JSON"));
+            data.insert(
+                key,
+                serde_json::to_value(k8s_openapi::ByteString(text.as_bytes().to_vec())).expect("bytes are JSON"),
+            );
         }
     }
 }
@@ -267,9 +273,14 @@ mod tests {
 
     #[test]
     fn a_reference_moves_without_tag_and_digest() {
-        for (image, want) in
-            [("a", true), ("a:latest", true), ("h:5000/a", true), ("h:5000/a:1", false), ("a@sha256:0", false), ("a:1", false)]
-        {
+        for (image, want) in [
+            ("a", true),
+            ("a:latest", true),
+            ("h:5000/a", true),
+            ("h:5000/a:1", false),
+            ("a@sha256:0", false),
+            ("a:1", false),
+        ] {
             assert_eq!(moves(image), want, "{image}");
         }
     }

@@ -45,7 +45,8 @@ const FIELDS: &[(&str, &str, &[&str])] = &[
 
 pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static str, Vec<SelectableField>)> {
     FIELDS.iter().map(|(group, plural, labels)| {
-        let fields = labels.iter().map(|label| SelectableField { label: (*label).to_owned(), path: path(label) }).collect();
+        let fields =
+            labels.iter().map(|label| SelectableField { label: (*label).to_owned(), path: path(label) }).collect();
         (*group, *plural, fields)
     })
 }

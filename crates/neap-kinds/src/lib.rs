@@ -11,10 +11,10 @@ mod fields;
 use std::sync::{Arc, OnceLock};
 
 use neap_api::{autoscaling, networking, serving};
+use neap_apiserver::Registry;
 use neap_apiserver::kind::Prepare;
 use neap_apiserver::metadata::NameRule;
 use neap_apiserver::{Admit, KindError};
-use neap_apiserver::Registry;
 use neap_logic::config::Settings;
 
 /// Reads the settings in force; called for every admission.

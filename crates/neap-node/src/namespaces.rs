@@ -97,7 +97,8 @@ async fn sweep(client: &Client, namespace: &str) -> kube::Result<usize> {
     let mut left = 0;
     for group in discovery.groups() {
         for (resource, capabilities) in group.recommended_resources() {
-            let listable = capabilities.supports_operation(verbs::LIST) && capabilities.supports_operation(verbs::DELETE);
+            let listable =
+                capabilities.supports_operation(verbs::LIST) && capabilities.supports_operation(verbs::DELETE);
             // Both groups of Events show the same objects.
             let twice = resource.group == "events.k8s.io";
             if capabilities.scope != Scope::Namespaced || !listable || twice {

@@ -127,7 +127,9 @@ mod tests {
 
     #[test]
     fn amounts_are_printed_as_people_write_them() {
-        for (resource, text) in [("cpu", "250m"), ("cpu", "2"), ("memory", "128Mi"), ("requests.memory", "1Gi"), ("pods", "3")] {
+        for (resource, text) in
+            [("cpu", "250m"), ("cpu", "2"), ("memory", "128Mi"), ("requests.memory", "1Gi"), ("pods", "3")]
+        {
             assert_eq!(print(resource, parse(text).expect("a quantity")), text);
         }
         assert_eq!(parse("1500m").expect("a quantity").units(), 2);

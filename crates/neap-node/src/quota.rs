@@ -72,7 +72,9 @@ fn hard(quota: &ResourceQuota) -> BTreeMap<String, Quantity> {
 }
 
 fn is_of_pods(resource: &str) -> bool {
-    ["pods", "cpu", "memory"].contains(&resource) || resource.starts_with("requests.") || resource.starts_with("limits.")
+    ["pods", "cpu", "memory"].contains(&resource)
+        || resource.starts_with("requests.")
+        || resource.starts_with("limits.")
 }
 
 fn total<'a>(pods: impl Iterator<Item = &'a Pod>) -> Used {
@@ -176,7 +178,8 @@ mod tests {
     }
 
     fn quota() -> ResourceQuota {
-        serde_json::from_value(json!({"metadata": {"name": "q", "namespace": "n"}, "spec": {"hard": {"cpu": "50m"}}})).expect("a quota")
+        serde_json::from_value(json!({"metadata": {"name": "q", "namespace": "n"}, "spec": {"hard": {"cpu": "50m"}}}))
+            .expect("a quota")
     }
 
     #[test]

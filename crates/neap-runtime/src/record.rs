@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use nix::unistd::Pid;
@@ -91,19 +91,62 @@ pub(crate) fn boot_id() -> String {
 
 /// Replaces the file in one step: a reader sees the old content or the new.
 pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    write_bytes(path, &serde_json::to_vec(value)?)
-}
-
-pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");
-    // Records hold environments, which hold secrets.
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-    file.write_all(bytes)?;
-    drop(file);
+    write_new(Path::new(&aside), &serde_json::to_vec(value)?)?;
     fs::rename(&aside, path)
+}
+
+/// A value that is written anew again and again. Each version is a file of its own, the older ones go once it is whole:
+/// replacing one file in place makes some filesystems (ext4) start writing to the disk then and there, which costs
+/// milliseconds while somebody waits for a container.
+pub(crate) struct Ledger {
+    dir: PathBuf,
+    stem: &'static str,
+    generation: u64,
+}
+
+impl Ledger {
+    /// A ledger that is empty until the first write.
+    pub(crate) fn new(dir: &Path, stem: &'static str) -> Self {
+        Self { dir: dir.to_owned(), stem, generation: 0 }
+    }
+
+    /// The newest whole version, with the ledger to go on writing.
+    pub(crate) fn open<T: DeserializeOwned>(dir: &Path, stem: &'static str) -> Option<(Self, T)> {
+        let mut generations: Vec<u64> = fs::read_dir(dir)
+            .ok()?
+            .flatten()
+            .filter_map(|e| {
+                e.file_name().to_str()?.strip_prefix(stem)?.strip_prefix('.')?.strip_suffix(".json")?.parse().ok()
+            })
+            .collect();
+        generations.sort_unstable();
+        let newest = *generations.last()?;
+        let ledger = Self { dir: dir.to_owned(), stem, generation: newest };
+        let value = generations.iter().rev().find_map(|g| read_if_whole(&ledger.file(*g)))?;
+        Some((ledger, value))
+    }
+
+    pub(crate) fn write<T: Serialize>(&mut self, value: &T) -> io::Result<()> {
+        let next = self.generation + 1;
+        write_new(&self.file(next), &serde_json::to_vec(value)?)?;
+        // The first write has no predecessor; one that stays is ignored, being older.
+        let _ = fs::remove_file(self.file(self.generation));
+        self.generation = next;
+        Ok(())
+    }
+
+    fn file(&self, generation: u64) -> PathBuf {
+        self.dir.join(format!("{}.{generation}.json", self.stem))
+    }
+}
+
+/// Records hold environments, which hold secrets: only their owner reads them.
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
 }
 
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
@@ -113,4 +156,34 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
 /// Like [`read`]; a missing, torn or foreign file is `None`.
 pub(crate) fn read_if_whole<T: DeserializeOwned>(path: &Path) -> Option<T> {
     read(path).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_keeps_the_newest_whole_version() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let open = || Ledger::open::<u32>(dir.path(), "state").map(|(ledger, value)| (ledger.generation, value));
+        assert_eq!(open(), None);
+        let mut ledger = Ledger::new(dir.path(), "state");
+        for value in [7, 8, 9] {
+            ledger.write(&value).expect("written");
+        }
+        assert_eq!(open(), Some((3, 9)));
+        assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 1, "older versions are gone");
+        fs::write(dir.path().join("state.4.json"), "").expect("torn");
+        assert_eq!(open(), Some((4, 9)), "a torn version does not count");
+        let (mut ledger, _) = Ledger::open::<u32>(dir.path(), "state").expect("readable");
+        ledger.write(&10).expect("written");
+        assert_eq!(open(), Some((5, 10)));
+    }
+
+    #[test]
+    fn processes_are_told_apart_by_their_start() {
+        let me = ProcessId::of(nix::unistd::getpid()).expect("alive");
+        assert!(me.is_alive());
+        assert!(!ProcessId { start: me.start + 1, ..me }.is_alive());
+    }
 }

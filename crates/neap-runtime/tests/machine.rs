@@ -781,19 +781,9 @@ async fn bench() {
         tokio::time::sleep(Duration::from_millis(600)).await;
         let spec = web(&format!("b{at}"));
         let begun = Instant::now();
-        let asked = jiff::Timestamp::now();
         let id = world.run(spec).await;
-        let status = world.wait(&id, "readiness", |s| s.ready).await;
+        world.wait(&id, "readiness", |s| s.ready).await;
         times.push(begun.elapsed());
-        if let ContainerState::Running { since } = &status.containers[0].state {
-            let sandbox = status.started.expect("it stands");
-            println!(
-                "  {:?}: sandbox after {:?}, program after {:?}",
-                begun.elapsed(),
-                Duration::try_from(sandbox - asked).unwrap_or_default(),
-                Duration::try_from(*since - asked).unwrap_or_default()
-            );
-        }
         world.runtime.remove(&id, Duration::ZERO).await.expect("removed");
     }
     times.sort();

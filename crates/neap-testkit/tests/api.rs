@@ -34,6 +34,7 @@ async fn pods_get_kubernetes_defaults() {
     .expect("a pod");
     let made = pods.create(&PostParams::default(), &pod).await.expect("it is admitted");
     assert_eq!(made.spec.expect("a spec").containers[0].image_pull_policy.as_deref(), Some("IfNotPresent"));
-    let pending = pods.list(&ListParams::default().fields("status.phase=Pending")).await.expect("the field can be selected");
+    let pending =
+        pods.list(&ListParams::default().fields("status.phase=Pending")).await.expect("the field can be selected");
     assert_eq!(pending.items.len(), 1);
 }

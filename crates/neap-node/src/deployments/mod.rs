@@ -107,7 +107,8 @@ async fn reconcile(client: &Client, index: &mut Index, key: &Key, load: &dyn Loa
         }
     }
     for (name, uid) in &decision.delete {
-        let only_this = DeleteParams::default().preconditions(Preconditions { uid: Some(uid.clone()), resource_version: None });
+        let only_this =
+            DeleteParams::default().preconditions(Preconditions { uid: Some(uid.clone()), resource_version: None });
         match pods.delete(name, &only_this).await {
             Ok(either) => {
                 // The answer is the pod on its way out, or the news that it is gone; either way it does not count any more.
@@ -158,7 +159,8 @@ async fn write_status(client: &Client, index: &mut Index, deployment: &Deploymen
     wanted.status = Some(status);
     wanted.metadata.managed_fields = None;
     // A whole status, on the version it was computed from: a newer deployment comes with its own event.
-    match api.patch_status(&deployment.name_any(), &PatchParams::default(), &Patch::Merge(status_patch(&wanted))).await {
+    match api.patch_status(&deployment.name_any(), &PatchParams::default(), &Patch::Merge(status_patch(&wanted))).await
+    {
         Ok(written) => {
             index.take(Event::Deployment(Change::Apply(written)));
             true

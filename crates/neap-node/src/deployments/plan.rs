@@ -39,10 +39,13 @@ pub(super) struct Decision {
 pub(super) fn plan(observed: &Observed<'_>) -> Decision {
     let deployment = observed.deployment;
     let hash = hash_of(deployment);
-    let live: Vec<&Pod> = observed.pods.iter().copied().filter(|pod| !is_terminating(pod) && !is_finished(pod)).collect();
-    let (new, old): (Vec<&Pod>, Vec<&Pod>) = live.iter().copied().partition(|pod| pod.labels().get(HASH_LABEL) == Some(&hash));
+    let live: Vec<&Pod> =
+        observed.pods.iter().copied().filter(|pod| !is_terminating(pod) && !is_finished(pod)).collect();
+    let (new, old): (Vec<&Pod>, Vec<&Pod>) =
+        live.iter().copied().partition(|pod| pod.labels().get(HASH_LABEL) == Some(&hash));
     let wanted = replicas(deployment);
-    let going = deployment.metadata.deletion_timestamp.is_some() || deployment.spec.as_ref().is_some_and(|s| s.paused == Some(true));
+    let going = deployment.metadata.deletion_timestamp.is_some()
+        || deployment.spec.as_ref().is_some_and(|s| s.paused == Some(true));
 
     let mut create = 0;
     let mut victims: Vec<&Pod> = Vec::new();
@@ -183,8 +186,20 @@ fn status(observed: &Observed<'_>, wanted: usize, new: &[&Pod], old: &[&Pod]) ->
     let complete = old.is_empty() && new.len() == wanted && available_new >= wanted;
     let mut conditions = before.conditions.clone().unwrap_or_default();
     let enough = available >= wanted.saturating_sub(max_unavailable(deployment, wanted));
-    let word = if enough { ("True", "MinimumReplicasAvailable", "has") } else { ("False", "MinimumReplicasUnavailable", "does not have") };
-    set(&mut conditions, "Available", word.0, word.1, &format!("Deployment {} minimum availability.", word.2), observed.now, false);
+    let word = if enough {
+        ("True", "MinimumReplicasAvailable", "has")
+    } else {
+        ("False", "MinimumReplicasUnavailable", "does not have")
+    };
+    set(
+        &mut conditions,
+        "Available",
+        word.0,
+        word.1,
+        &format!("Deployment {} minimum availability.", word.2),
+        observed.now,
+        false,
+    );
     progress(&mut conditions, &before, &status, complete, !old.is_empty(), observed);
     match &observed.refusal {
         Some(why) => set(&mut conditions, "ReplicaFailure", "True", "FailedCreate", why, observed.now, false),
@@ -218,7 +233,8 @@ fn progress(
         || after.updated_replicas > before.updated_replicas
         || after.ready_replicas > before.ready_replicas
         || after.available_replicas > before.available_replicas;
-    let deadline = observed.deployment.spec.as_ref().and_then(|s| s.progress_deadline_seconds).unwrap_or(PROGRESS_DEADLINE);
+    let deadline =
+        observed.deployment.spec.as_ref().and_then(|s| s.progress_deadline_seconds).unwrap_or(PROGRESS_DEADLINE);
     let stuck = known
         .as_ref()
         .and_then(|c| c.last_update_time.as_ref())

@@ -100,7 +100,10 @@ fn recreate_takes_all_old_ones_first() {
 
 fn reason(decision: &Decision, type_: &str) -> String {
     let conditions = decision.status.conditions.iter().flatten();
-    conditions.filter(|c| c.type_ == type_).map(|c| format!("{}/{}", c.status, c.reason.as_deref().unwrap_or_default())).collect()
+    conditions
+        .filter(|c| c.type_ == type_)
+        .map(|c| format!("{}/{}", c.status, c.reason.as_deref().unwrap_or_default()))
+        .collect()
 }
 
 #[test]

@@ -179,7 +179,11 @@ fn fill(response: &mut Message, name: &Name, type_: RecordType, answer: Answer) 
         Answer::Ports(ports) if type_ == RecordType::SRV => {
             for (port, target) in ports {
                 if let Ok(target) = Name::from_ascii(format!("{target}.")) {
-                    response.answers.push(Record::from_rdata(name.clone(), TTL, RData::SRV(SRV::new(0, 100, port, target))));
+                    response.answers.push(Record::from_rdata(
+                        name.clone(),
+                        TTL,
+                        RData::SRV(SRV::new(0, 100, port, target)),
+                    ));
                 }
             }
         }
@@ -267,6 +271,9 @@ mod tests {
     #[test]
     fn resolvers_are_read_from_resolv_conf() {
         let text = "# by hand\nnameserver 192.0.2.1\nnameserver 198.19.0.1\noptions ndots:5\nnameserver bad\n";
-        assert_eq!(upstreams(text, "198.19.0.1".parse().expect("an address")), ["192.0.2.1".parse::<IpAddr>().expect("an address")]);
+        assert_eq!(
+            upstreams(text, "198.19.0.1".parse().expect("an address")),
+            ["192.0.2.1".parse::<IpAddr>().expect("an address")]
+        );
     }
 }

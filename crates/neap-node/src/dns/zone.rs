@@ -21,7 +21,10 @@ pub(super) enum Event {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Addresses(Vec<Ipv4Addr>),
-    Alias { target: String, addresses: Vec<Ipv4Addr> },
+    Alias {
+        target: String,
+        addresses: Vec<Ipv4Addr>,
+    },
     /// Port and the name it is at.
     Ports(Vec<(u16, String)>),
     Missing,
@@ -124,7 +127,8 @@ impl Zone {
 
     fn slices_of<'a>(&'a self, service: &'a str, namespace: &'a str) -> impl Iterator<Item = &'a EndpointSlice> {
         let from = (namespace.to_owned(), service.to_owned());
-        let all = self.slices.range(from..).take_while(move |(key, _)| key.0 == namespace && key.1.starts_with(service));
+        let all =
+            self.slices.range(from..).take_while(move |(key, _)| key.0 == namespace && key.1.starts_with(service));
         all.map(|(_, slice)| slice).filter(move |s| s.labels().get(SERVICE_NAME).is_some_and(|name| name == service))
     }
 }
@@ -191,10 +195,7 @@ pub(super) mod tests {
                 "loop.n.svc.cluster.local",
                 Some(Answer::Alias { target: "loop.n.svc.cluster.local".into(), addresses: Vec::new() }),
             ),
-            (
-                "_http._tcp.web.n.svc.cluster.local",
-                Some(Answer::Ports(vec![(8080, "web.n.svc.cluster.local".into())])),
-            ),
+            ("_http._tcp.web.n.svc.cluster.local", Some(Answer::Ports(vec![(8080, "web.n.svc.cluster.local".into())]))),
             ("198-19-0-2.web.n.svc.cluster.local", Some(Answer::Addresses(ready()))),
             ("gone.n.svc.cluster.local", Some(Answer::Missing)),
             ("n.svc.cluster.local", Some(Answer::Addresses(Vec::new()))),

@@ -61,7 +61,9 @@ impl Index {
         Observed {
             service,
             pods,
-            slices: in_namespace(&self.slices, &key.0).filter(|s| managed(*s) && service_of(s).as_ref() == Some(key)).collect(),
+            slices: in_namespace(&self.slices, &key.0)
+                .filter(|s| managed(*s) && service_of(s).as_ref() == Some(key))
+                .collect(),
             endpoints: self.endpoints.get(key),
         }
     }

@@ -42,8 +42,13 @@ pub(super) enum WantedEndpoints {
 
 pub(super) fn plan(observed: &Observed<'_>) -> Wanted {
     let Some(service) = observed.service.filter(|s| s.metadata.deletion_timestamp.is_none()) else {
-        let ours = observed.endpoints.is_some_and(|e| e.labels().get(ENDPOINTS_MANAGER).is_some_and(|m| m == ENDPOINTS_FROM_PODS));
-        return Wanted { slices: Vec::new(), endpoints: if ours { WantedEndpoints::Remove } else { WantedEndpoints::NotOurs } };
+        let ours = observed
+            .endpoints
+            .is_some_and(|e| e.labels().get(ENDPOINTS_MANAGER).is_some_and(|m| m == ENDPOINTS_FROM_PODS));
+        return Wanted {
+            slices: Vec::new(),
+            endpoints: if ours { WantedEndpoints::Remove } else { WantedEndpoints::NotOurs },
+        };
     };
     if selector(service).is_none() {
         let slices = observed.endpoints.map(|endpoints| mirror(service, endpoints)).unwrap_or_default();
@@ -59,7 +64,15 @@ pub(super) fn plan(observed: &Observed<'_>) -> Wanted {
         let endpoints = |pods: &[&Pod]| pods.iter().filter_map(|pod| endpoint(service, pod)).collect();
         groups
             .iter()
-            .map(|group| slice(service, slice_name(service, &group.ports), group.ports.clone(), endpoints(&group.pods), FROM_PODS))
+            .map(|group| {
+                slice(
+                    service,
+                    slice_name(service, &group.ports),
+                    group.ports.clone(),
+                    endpoints(&group.pods),
+                    FROM_PODS,
+                )
+            })
             .collect()
     };
     Wanted { slices, endpoints: WantedEndpoints::Keep(endpoints_of(service, &groups)) }
@@ -157,7 +170,13 @@ fn slice_name(service: &Service, ports: &[EndpointPort]) -> String {
     format!("{name}-{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2])
 }
 
-fn slice(service: &Service, name: String, ports: Vec<EndpointPort>, endpoints: Vec<Endpoint>, by: &str) -> EndpointSlice {
+fn slice(
+    service: &Service,
+    name: String,
+    ports: Vec<EndpointPort>,
+    endpoints: Vec<Endpoint>,
+    by: &str,
+) -> EndpointSlice {
     let mut labels = service.labels().clone();
     labels.insert(SERVICE_NAME.into(), service.name_any());
     labels.insert(SLICE_MANAGER.into(), by.into());
@@ -271,7 +290,11 @@ fn mirror(service: &Service, endpoints: &Endpoints) -> Vec<EndpointSlice> {
                 let each = addresses.clone().unwrap_or_default().into_iter();
                 each.map(move |address| Endpoint {
                     addresses: vec![address.ip],
-                    conditions: Some(EndpointConditions { ready: Some(ready), serving: Some(ready), terminating: Some(false) }),
+                    conditions: Some(EndpointConditions {
+                        ready: Some(ready),
+                        serving: Some(ready),
+                        terminating: Some(false),
+                    }),
                     node_name: address.node_name,
                     target_ref: address.target_ref,
                     ..Default::default()
@@ -349,7 +372,14 @@ mod tests {
                 rows.push(format!(
                     "{}:{} ready={:?} terminating={:?}",
                     endpoint.target_ref.as_ref().and_then(|t| t.name.as_deref()).unwrap_or_default(),
-                    slice.ports.iter().flatten().filter_map(|p| p.port).map(|p| p.to_string()).collect::<Vec<_>>().join(","),
+                    slice
+                        .ports
+                        .iter()
+                        .flatten()
+                        .filter_map(|p| p.port)
+                        .map(|p| p.to_string())
+                        .collect::<Vec<_>>()
+                        .join(","),
                     conditions.ready.unwrap_or_default(),
                     conditions.terminating.unwrap_or_default(),
                 ));

@@ -155,7 +155,8 @@ impl Graph {
         if entry.owners.is_empty() {
             return Vec::new();
         }
-        let (alive, gone): (Vec<_>, Vec<_>) = entry.owners.iter().partition(|owner| self.by_uid.contains_key(&owner.uid));
+        let (alive, gone): (Vec<_>, Vec<_>) =
+            entry.owners.iter().partition(|owner| self.by_uid.contains_key(&owner.uid));
         let waiting = |owner: &&&OwnerReference| {
             self.by_uid.get(&owner.uid).is_some_and(|o| o.deleting && o.finalizers.iter().any(|f| f == FOREGROUND))
         };
@@ -190,9 +191,8 @@ impl Graph {
             return acts;
         }
         if entry.finalizers.iter().any(|f| f == FOREGROUND) {
-            let blocking = |d: &&Entry| {
-                d.owners.iter().any(|o| o.uid == entry.node.uid && o.block_owner_deletion == Some(true))
-            };
+            let blocking =
+                |d: &&Entry| d.owners.iter().any(|o| o.uid == entry.node.uid && o.block_owner_deletion == Some(true));
             if !dependents().any(|d| blocking(&d)) {
                 return vec![Act::Finalizers { node: entry.node.clone(), left: without(FOREGROUND) }];
             }
@@ -244,7 +244,9 @@ mod tests {
 
     fn words(acts: &[Act]) -> Vec<String> {
         let word = |act: &Act| match act {
-            Act::Delete { node, foreground } => format!("delete {}{}", node.name, if *foreground { " in the foreground" } else { "" }),
+            Act::Delete { node, foreground } => {
+                format!("delete {}{}", node.name, if *foreground { " in the foreground" } else { "" })
+            }
             Act::Finalizers { node, left } => format!("finalizers of {}: {}", node.name, left.join(",")),
             Act::Owners { node, left } => format!("owners of {}: {}", node.name, left.len()),
         };

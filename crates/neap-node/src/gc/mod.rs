@@ -33,7 +33,11 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
     let mut graph = Graph::default();
     let mut known: BTreeMap<String, ApiResource> = BTreeMap::new();
     let mut events = futures::stream::SelectAll::<BoxStream<'static, Event>>::new();
-    events.push(changes::<CustomResourceDefinition>(Api::all(client.clone()), watcher::Config::default()).map(|_| Event::Kinds).boxed());
+    events.push(
+        changes::<CustomResourceDefinition>(Api::all(client.clone()), watcher::Config::default())
+            .map(|_| Event::Kinds)
+            .boxed(),
+    );
     let mut pending: BTreeSet<Act> = BTreeSet::new();
     loop {
         let retry = if pending.is_empty() { None } else { Some(RETRY) };
@@ -84,7 +88,8 @@ async fn follow_new(client: &Client, known: &mut BTreeMap<String, ApiResource>) 
     let mut new = Vec::new();
     for group in discovery.groups() {
         for (resource, capabilities) in group.recommended_resources() {
-            let watched = capabilities.supports_operation(verbs::WATCH) && capabilities.supports_operation(verbs::DELETE);
+            let watched =
+                capabilities.supports_operation(verbs::WATCH) && capabilities.supports_operation(verbs::DELETE);
             // Events own nothing and are many; they go by age.
             if !watched || resource.plural == "events" {
                 continue;
@@ -116,7 +121,9 @@ fn take(graph: &mut Graph, resource: &ApiResource, change: Change<PartialObjectM
     match change {
         Change::Apply(object) => graph.apply(node(&object), object.metadata),
         Change::Delete(object) => graph.delete(&node(&object)),
-        Change::Reset(all) => graph.reset(&kind, all.into_iter().map(|object| (node(&object), object.metadata)).collect()),
+        Change::Reset(all) => {
+            graph.reset(&kind, all.into_iter().map(|object| (node(&object), object.metadata)).collect())
+        }
     }
 }
 
@@ -130,7 +137,8 @@ async fn carry_out(client: &Client, resource: &ApiResource, act: &Act) -> kube::
         Act::Delete { foreground, .. } => {
             let policy = if *foreground { PropagationPolicy::Foreground } else { PropagationPolicy::Background };
             let only_this = Preconditions { uid: Some(node.uid.clone()), resource_version: None };
-            let how = DeleteParams { propagation_policy: Some(policy), preconditions: Some(only_this), ..Default::default() };
+            let how =
+                DeleteParams { propagation_policy: Some(policy), preconditions: Some(only_this), ..Default::default() };
             api.delete(&node.name, &how).await.map(drop)
         }
         Act::Finalizers { left, .. } => {

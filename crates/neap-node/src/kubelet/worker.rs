@@ -117,7 +117,11 @@ impl Worker {
                 return self.terminate(&pod).await;
             }
             let due = sources_changed || self.retry.is_due() || self.token_is_due();
-            if (due || self.is_news(&pod)) && is_active(&pod) {
+            if !is_active(&pod) {
+                // It has ended: what it referred to is of no concern any more.
+                self.tokens.clear();
+                self.retry.done();
+            } else if due || self.is_news(&pod) {
                 sources_changed = false;
                 self.place_and_hand_over(&pod).await;
             }
@@ -151,8 +155,8 @@ impl Worker {
     }
 
     fn next_timer(&self) -> Option<Instant> {
-        let refresh = self.tokens.values().map(|(_, at)| *at).min();
-        [self.retry.at, refresh].into_iter().flatten().min()
+        // While something fails, a token that is due waits with it.
+        self.retry.at.or_else(|| self.tokens.values().map(|(_, at)| *at).min())
     }
 
     /// Writes the node's name into a pod that was just placed, while the runtime already begins.

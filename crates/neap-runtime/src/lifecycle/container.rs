@@ -149,9 +149,7 @@ impl Life<'_> {
         let mut backoff = Backoff::default();
         loop {
             let spec = self.spec();
-            let t0 = Instant::now();
             let image = self.pull(&spec).await?;
-            eprintln!("    pull {:?}", t0.elapsed());
             match self.start_once(&spec, &image).await {
                 Ok(begun) => return Some(begun),
                 Err((reason, message)) => {
@@ -201,7 +199,6 @@ impl Life<'_> {
         let isolation = self.world.isolation;
         let root = isolation == Isolation::Full;
         let volumes = volumes::prepare(&self.cell.dir, &pod, root).map_err(|e| config(format!("volumes: {e}")))?;
-        let t0 = Instant::now();
         let number = self.cell.update_container(self.name, |record, _| {
             record.runs += 1;
             record.image_id = image.id.clone();
@@ -226,14 +223,10 @@ impl Life<'_> {
             _ => spec.ports.first().and_then(|p| ports.get(&p.name)).copied(),
         };
         let launch = bundle::launch(&pod, spec, image, isolation, port, places).map_err(config)?;
-        let t1 = t0.elapsed();
         self.make_dirs(&dir, &launch, number).map_err(|e| ("CreateContainerError", e.to_string()))?;
-        let t2 = t0.elapsed();
         let process = Box::new(launch.process.clone());
         let share = if pod.share_process_namespace { self.first_process().await } else { None };
-        let r = self.world.machine.start(&dir, launch, share).await;
-        eprintln!("    update+launch {t1:?} dirs {t2:?} start {:?}", t0.elapsed());
-        match r {
+        match self.world.machine.start(&dir, launch, share).await {
             Ok(Ok(handle)) => Ok(Begun::Running { handle: Box::new(handle), process }),
             Ok(Err(StartError { config: true, message })) => Err(config(message)),
             Ok(Err(error)) => Ok(Begun::Ended { dir, exit: Exit::not_started(error, clock::now()) }),

@@ -17,9 +17,12 @@ use super::restart::Backoff;
 use super::status;
 use crate::machine::{Handle, Sandbox};
 use crate::pod::{ContainerState, ContainerStatus, PodId, PodSpec, PodStatus, Terminated};
-use crate::record::{self, VERSION};
+use crate::record::{self, Ledger, VERSION};
 
-/// The durable part, besides the specification. One file, replaced whole.
+/// Name of the pod's ledger.
+const LEDGER: &str = "state";
+
+/// The durable part, besides the specification. Written whole, in a ledger.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PodRecord {
     pub version: u8,
@@ -76,6 +79,8 @@ pub(crate) struct PodCell {
     pub log_dir: PathBuf,
     spec: Mutex<Arc<PodSpec>>,
     state: Mutex<State>,
+    /// Only touched with the state locked.
+    ledger: Mutex<Ledger>,
     changes: broadcast::Sender<PodId>,
     /// When the pod must be gone, once somebody asked for that.
     pub stop: watch::Sender<Option<Timestamp>>,
@@ -93,27 +98,28 @@ impl PodCell {
     ) -> io::Result<Arc<Self>> {
         fs::create_dir_all(&dir)?;
         let record = PodRecord { version: VERSION, ..PodRecord::default() };
-        record::write(&dir.join("state.json"), &record)?;
+        let mut ledger = Ledger::new(&dir, LEDGER);
+        ledger.write(&record)?;
         write_spec(&dir, &spec)?;
-        Ok(Self::new(dir, log_dir, spec, record, changes))
+        Ok(Self::new(dir, log_dir, spec, (ledger, record), changes))
     }
 
     /// A pod that an earlier run of the runtime wrote down. `None`: the record is torn or of an unknown version.
     pub(crate) fn load(dir: &Path, logs: &Path, changes: broadcast::Sender<PodId>) -> Option<Arc<Self>> {
         let file: SpecFile = record::read_if_whole(&dir.join("spec.json"))?;
-        let record: PodRecord = record::read_if_whole(&dir.join("state.json"))?;
+        let (ledger, record) = Ledger::open::<PodRecord>(dir, LEDGER)?;
         if file.version != VERSION || record.version != VERSION {
             return None;
         }
         let log_dir = logs.join(log_name(&file.spec));
-        Some(Self::new(dir.to_owned(), log_dir, file.spec, record, changes))
+        Some(Self::new(dir.to_owned(), log_dir, file.spec, (ledger, record), changes))
     }
 
     fn new(
         dir: PathBuf,
         log_dir: PathBuf,
         spec: PodSpec,
-        record: PodRecord,
+        (ledger, record): (Ledger, PodRecord),
         changes: broadcast::Sender<PodId>,
     ) -> Arc<Self> {
         let mut containers = BTreeMap::new();
@@ -149,6 +155,7 @@ impl PodCell {
             gone: watch::Sender::new(false),
             spec: Mutex::new(Arc::new(spec)),
             state: Mutex::new(State { record, containers }),
+            ledger: Mutex::new(ledger),
             changes,
         })
     }
@@ -180,7 +187,7 @@ impl PodCell {
         let (record, status) = (state.record.clone(), status::summarize(&spec, &state));
         let result = change(&mut state);
         if state.record != record
-            && let Err(error) = record::write(&self.dir.join("state.json"), &state.record)
+            && let Err(error) = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).write(&state.record)
         {
             tracing::error!(pod = %self.id, %error, "cannot write down the pod's state; a restart of neap would not know it");
         }

@@ -500,7 +500,7 @@ async fn what_is_written_down_is_found_again() {
     assert_eq!((is.containers[0].restarts, &is.containers[0].last), (2, &was.containers[0].last));
     assert_eq!((is.ip, is.started), (was.ip, was.started));
     assert_eq!(again.log_dir, Path::new("/logs/n_p_u"));
-    std::fs::write(stage.cell.dir.join("state.json"), "{ torn").expect("written");
+    std::fs::write(stage.cell.dir.join("spec.json"), "{ torn").expect("written");
     let (changes, _) = broadcast::channel(1);
     assert!(PodCell::load(&stage.cell.dir, Path::new("/logs"), changes).is_none());
 }

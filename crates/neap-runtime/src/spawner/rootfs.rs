@@ -112,9 +112,8 @@ fn mount_root(root: &Root) -> Started<PathBuf> {
                     .map_err(io::Error::from)
                     .or_else(step(format_args!("change to the layers at {}", parent.display())))?;
             }
-            let mount_with = |options: &str| {
-                mount(Some("overlay"), target, Some("overlay"), MsFlags::MS_NODEV, Some(options))
-            };
+            let mount_with =
+                |options: &str| mount(Some("overlay"), target, Some("overlay"), MsFlags::MS_NODEV, Some(options));
             // "volatile": the writable layer goes with the container, so nothing of it need ever be flushed. Kernels
             // before 5.10 do not know the word.
             mount_with(&format!("{options},volatile"))

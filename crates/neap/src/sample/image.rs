@@ -31,7 +31,11 @@ pub fn pack() -> io::Result<Files> {
             files.push((loader.clone(), 0o755, fs::read(&loader)?));
         }
     }
-    files.push((PathBuf::from("/etc/passwd"), 0o644, b"root:x:0:0:root:/:/bin/false\nnonroot:x:65532:65532::/:/bin/false\n".to_vec()));
+    files.push((
+        PathBuf::from("/etc/passwd"),
+        0o644,
+        b"root:x:0:0:root:/:/bin/false\nnonroot:x:65532:65532::/:/bin/false\n".to_vec(),
+    ));
     files.push((PathBuf::from("/etc/group"), 0o644, b"root:x:0:\nnonroot:x:65532:\n".to_vec()));
     Ok(files)
 }

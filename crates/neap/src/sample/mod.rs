@@ -178,7 +178,8 @@ impl App {
     }
 
     fn greet(&self, query: &Query) -> Response<Body> {
-        let name = query.text("name").or_else(|| self.var("TARGET").map(str::to_owned)).unwrap_or_else(|| "World".into());
+        let name =
+            query.text("name").or_else(|| self.var("TARGET").map(str::to_owned)).unwrap_or_else(|| "World".into());
         let revision = self.var("K_REVISION").unwrap_or("no revision");
         text(StatusCode::OK, format!("Hello {name}, from {revision}!\n"))
     }

@@ -52,9 +52,10 @@ impl Api {
             current.get().map_or_else(Arc::default, |receiver| receiver.borrow().clone())
         }))?;
         let authority = pki::Authority::load_or_create(&data.pki(), now())?;
-        let mut names: Vec<String> = ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut names: Vec<String> =
+            ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+                .map(str::to_owned)
+                .to_vec();
         names.push("kubernetes.default.svc.cluster.local".into());
         names.extend([Some(config.listen), bridge.map(IpAddr::V4)].into_iter().flatten().map(|ip| ip.to_string()));
         names.sort();
@@ -68,14 +69,25 @@ impl Api {
     }
 
     /// Takes up the sockets: the users' and, where pods have a network of their own, theirs.
-    pub(super) async fn serve(&self, parts: &mut Parts, listener: TcpListener, bridge: Option<Ipv4Addr>) -> Result<(), Error> {
+    pub(super) async fn serve(
+        &self,
+        parts: &mut Parts,
+        listener: TcpListener,
+        bridge: Option<Ipv4Addr>,
+    ) -> Result<(), Error> {
         let address = listener.local_addr().map_err(Error::Gateway)?;
         self.address.get_or_init(|| address);
         if let Some(ip) = bridge.filter(|ip| !address.ip().is_unspecified() && address.ip() != IpAddr::V4(*ip)) {
             let inner = listen("the API for pods", ip.into(), address.port(), "--api-port").await?;
-            parts.spawn("API for pods", neap_apiserver::serve(self.server.clone(), inner, Some(self.tls.clone()), self.stop.clone()));
+            parts.spawn(
+                "API for pods",
+                neap_apiserver::serve(self.server.clone(), inner, Some(self.tls.clone()), self.stop.clone()),
+            );
         }
-        parts.spawn("API", neap_apiserver::serve(self.server.clone(), listener, Some(self.tls.clone()), self.stop.clone()));
+        parts.spawn(
+            "API",
+            neap_apiserver::serve(self.server.clone(), listener, Some(self.tls.clone()), self.stop.clone()),
+        );
         Ok(())
     }
 

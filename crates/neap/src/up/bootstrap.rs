@@ -117,7 +117,10 @@ async fn gateway(client: &Client, facts: &Facts) -> kube::Result<()> {
     replace(&services, &external).await?;
     let status = ServiceStatus {
         load_balancer: Some(LoadBalancerStatus {
-            ingress: Some(vec![LoadBalancerIngress { ip: Some(reachable(facts.listen).to_string()), ..Default::default() }]),
+            ingress: Some(vec![LoadBalancerIngress {
+                ip: Some(reachable(facts.listen).to_string()),
+                ..Default::default()
+            }]),
         }),
         ..Default::default()
     };
@@ -198,7 +201,16 @@ fn roles() -> Vec<ClusterRole> {
     let all = ["*"];
     let write = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
     let read = ["get", "list", "watch"];
-    let workloads = ["pods", "pods/log", "services", "endpoints", "configmaps", "persistentvolumeclaims", "serviceaccounts", "events"];
+    let workloads = [
+        "pods",
+        "pods/log",
+        "services",
+        "endpoints",
+        "configmaps",
+        "persistentvolumeclaims",
+        "serviceaccounts",
+        "events",
+    ];
     let rule = |groups: &[&str], resources: &[&str], verbs: &[&str]| PolicyRule {
         api_groups: Some(owned(groups)),
         resources: Some(owned(resources)),

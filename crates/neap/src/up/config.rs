@@ -36,7 +36,8 @@ impl Config {
     /// # Errors
     /// The first flag that cannot be used.
     pub fn resolve(flags: Up, env: &BTreeMap<String, String>) -> Result<Self, Mistake> {
-        let Up { data_dir, listen, api_port, http_port, https_port, registry_port, domain, runtime, pod_cidr, demo } = flags;
+        let Up { data_dir, listen, api_port, http_port, https_port, registry_port, domain, runtime, pod_cidr, demo } =
+            flags;
         let data_dir = match data_dir {
             Some(dir) => dir,
             None => default_data_dir(nix::unistd::geteuid().is_root(), env).ok_or(Mistake::NoHome)?,

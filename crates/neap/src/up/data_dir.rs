@@ -51,10 +51,8 @@ impl DataDir {
             Err((_, errno)) => return Err(disk("lock", &path)(errno.into())),
         };
         let pid = std::process::id().to_string();
-        let written = lock
-            .set_len(0)
-            .and_then(|()| lock.seek(SeekFrom::Start(0)))
-            .and_then(|_| lock.write_all(pid.as_bytes()));
+        let written =
+            lock.set_len(0).and_then(|()| lock.seek(SeekFrom::Start(0))).and_then(|_| lock.write_all(pid.as_bytes()));
         written.map_err(disk("write", &path))?;
         Ok(Self { root, _lock: lock })
     }

@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// It could not be packed, or was not ready in time, with the reason its conditions give.
 pub(super) async fn deploy(platform: &Platform) -> Result<String, Error> {
     let image = format!("{}/{IMAGE}", platform.registry());
-    let files = tokio::task::spawn_blocking(sample::pack).await.expect("packing does not panic").map_err(Error::Sample)?;
+    let files =
+        tokio::task::spawn_blocking(sample::pack).await.expect("packing does not panic").map_err(Error::Sample)?;
     let files: Vec<(&str, u32, &[u8])> =
         files.iter().map(|(path, mode, bytes)| (path.to_str().unwrap_or_default(), *mode, bytes.as_slice())).collect();
     let config = ImageConfig {

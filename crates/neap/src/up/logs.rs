@@ -33,7 +33,9 @@ pub(super) fn attach(registry: &Registry, kubelet: Kubelet) {
             let mut streams = Vec::new();
             for pod in kubelet.pods_named(&request.namespace, &format!("{}-deployment-", request.name)) {
                 // An instance without a log, or whose log is gone, adds nothing.
-                if let Ok(stream) = kubelet.logs(&request.namespace, &pod, request.query("container"), asked.clone()).await {
+                if let Ok(stream) =
+                    kubelet.logs(&request.namespace, &pod, request.query("container"), asked.clone()).await
+                {
                     streams.push(stream);
                 }
             }
@@ -85,5 +87,9 @@ fn respond(found: Result<LogStream, LogsError>) -> Response<Body> {
 }
 
 fn answer(status: StatusCode, type_: &'static str, body: Body) -> Response<Body> {
-    Response::builder().status(status).header(header::CONTENT_TYPE, type_).body(body).expect("status and type are legal")
+    Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, type_)
+        .body(body)
+        .expect("status and type are legal")
 }

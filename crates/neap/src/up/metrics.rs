@@ -35,7 +35,8 @@ pub(super) async fn serve(listener: TcpListener, registry: Arc<Registry>, stop: 
         while connections.try_join_next().is_some() {}
         connections.spawn(async move {
             let _permit = permit;
-            let service = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(&registry, &request))));
+            let service =
+                service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(&registry, &request))));
             let mut server = hyper::server::conn::http1::Builder::new();
             // A scraper that breaks off comes again by itself.
             drop(server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await);

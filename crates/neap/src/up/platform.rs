@@ -58,7 +58,9 @@ pub enum Error {
     Store { path: PathBuf, source: neap_store::Error },
     #[error("the certificates of this platform cannot be made")]
     Pki(#[from] neap_apiserver::pki::PkiError),
-    #[error("the key that signs tokens cannot be used: remove pki/sa.key from the data directory to have a new one made")]
+    #[error(
+        "the key that signs tokens cannot be used: remove pki/sa.key from the data directory to have a new one made"
+    )]
     Signer(#[from] neap_apiserver::auth::token::SignerError),
     #[error("the kinds of the platform cannot be served")]
     Kinds(#[from] neap_apiserver::KindError),
@@ -174,10 +176,25 @@ impl Platform {
         let gateway = Gateway::new(gateway_config(&endpoints), plane.clone(), &mut metrics);
         parts.spawn("gateway watches", neap_dataplane::watch::run(client.clone(), plane.clone(), stop.clone()));
         let mut listeners = vec![
-            GatewayListener { socket: blocking(sockets.http)?, door: Door::External, tls: false, trust_forwarded: false },
-            GatewayListener { socket: blocking(sockets.https)?, door: Door::External, tls: true, trust_forwarded: false },
+            GatewayListener {
+                socket: blocking(sockets.http)?,
+                door: Door::External,
+                tls: false,
+                trust_forwarded: false,
+            },
+            GatewayListener {
+                socket: blocking(sockets.https)?,
+                door: Door::External,
+                tls: true,
+                trust_forwarded: false,
+            },
         ];
-        listeners.push(GatewayListener { socket: blocking(internal.gateway)?, door: Door::Local, tls: false, trust_forwarded: false });
+        listeners.push(GatewayListener {
+            socket: blocking(internal.gateway)?,
+            door: Door::Local,
+            tls: false,
+            trust_forwarded: false,
+        });
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let gateway = gateway.start(listeners, workers, gateway_stop.clone()).map_err(Error::Gateway)?;
 
@@ -222,7 +239,10 @@ impl Platform {
             node: machine.facts.clone(),
             cluster_dns: bridge.map(IpAddr::V4).into_iter().collect(),
             cluster_domain: CLUSTER_DOMAIN.into(),
-            host_dns: kubelet::read_resolv_conf(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), bridge.is_none()),
+            host_dns: kubelet::read_resolv_conf(
+                &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+                bridge.is_none(),
+            ),
             claims: data.volumes(),
             api: Some(ApiAccess {
                 host: node_address(bridge, config.listen).to_string(),
@@ -397,8 +417,12 @@ impl Internal {
                 let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
                 let upstreams = dns::upstreams(&resolv, ip.into());
                 let server = dns::Server::bind(dns::Config { listen, domain: CLUSTER_DOMAIN.into(), upstreams }).await;
-                let server =
-                    server.map_err(|source| Error::Listen { what: "DNS", address: listen, flag: "--pod-cidr", source })?;
+                let server = server.map_err(|source| Error::Listen {
+                    what: "DNS",
+                    address: listen,
+                    flag: "--pod-cidr",
+                    source,
+                })?;
                 Some((server, listen))
             }
         };
@@ -406,7 +430,12 @@ impl Internal {
     }
 }
 
-pub(super) async fn listen(what: &'static str, ip: IpAddr, port: u16, flag: &'static str) -> Result<TcpListener, Error> {
+pub(super) async fn listen(
+    what: &'static str,
+    ip: IpAddr,
+    port: u16,
+    flag: &'static str,
+) -> Result<TcpListener, Error> {
     let address = SocketAddr::new(ip, port);
     TcpListener::bind(address).await.map_err(|source| Error::Listen { what, address, flag, source })
 }

@@ -32,7 +32,8 @@ impl Stats {
     pub(super) async fn forward(self: Arc<Self>, mut wakes: mpsc::Receiver<RevisionKey>) {
         while let Some(revision) = wakes.recv().await {
             // A burst is met by its size at once, not by one instance first.
-            let waiting = self.plane.revision(&revision.namespace, &revision.name).map_or(1, |gate| gate.concurrency.max(1));
+            let waiting =
+                self.plane.revision(&revision.namespace, &revision.name).map_or(1, |gate| gate.concurrency.max(1));
             self.wakes.wake(&revision, f64::from(waiting));
         }
     }
@@ -99,7 +100,11 @@ pub(super) async fn mirror_ingress_status(mut status: watch::Receiver<IngressSta
             .borrow_and_update()
             .iter()
             .map(|(ingress, state)| {
-                let conflicts = state.conflicts.iter().map(|c| (c.host.to_string(), format!("{}/{}", c.owner.namespace, c.owner.name))).collect();
+                let conflicts = state
+                    .conflicts
+                    .iter()
+                    .map(|c| (c.host.to_string(), format!("{}/{}", c.owner.namespace, c.owner.name)))
+                    .collect();
                 let key = Key::new(ingress.namespace.to_string(), ingress.name.to_string());
                 (key, Served { hash: Some(state.hash.to_string()), conflicts })
             })
@@ -144,5 +149,6 @@ impl DigestResolver for Resolver {
 }
 
 fn read(config: &str) -> Result<Vec<neap_runtime::pod::Credentials>, String> {
-    neap_node::kubelet::docker_credentials(config.as_bytes()).map_err(|error| format!("a pull secret is no docker configuration: {error}"))
+    neap_node::kubelet::docker_credentials(config.as_bytes())
+        .map_err(|error| format!("a pull secret is no docker configuration: {error}"))
 }
