@@ -15,6 +15,8 @@ use crate::launch::Limits;
 pub(crate) const CPU_PERIOD_US: u64 = 100_000;
 /// The smallest share: a container without a request yields to all that have one (Kubernetes' value).
 pub(crate) const MIN_CPU_SHARES: u64 = 2;
+/// The weight of one busy process outside of any group.
+const FULL_CORE_SHARES: u64 = 1024;
 /// Controllers of v1 that carry something we set, read or show. `name=systemd` only so that a service manager
 /// does not count containers as parts of neap's own service and end them with it.
 const V1_WANTED: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "freezer", "name=systemd"];
@@ -79,7 +81,9 @@ impl Tree {
     }
 
     /// Makes the base directories and, on v2, passes the controllers down. Fails when the machine does not let us.
-    pub(crate) fn prepare(&self) -> io::Result<()> {
+    /// All pods together weigh as much against the rest of the machine as `cores` busy processes would; otherwise
+    /// they would weigh as much as a single one.
+    pub(crate) fn prepare(&self, cores: u64) -> io::Result<()> {
         for hierarchy in &self.hierarchies {
             if hierarchy.kind == Kind::V2 {
                 self.enable_v2(&hierarchy.mount)?;
@@ -89,7 +93,7 @@ impl Tree {
                 enable_children(&hierarchy.mount.join(&self.base))?;
             }
         }
-        Ok(())
+        self.group("").set_weight(cores * FULL_CORE_SHARES)
     }
 
     /// The v2 root passes controllers to its children only while no process sits in it, unless it is the machine's
@@ -154,20 +158,8 @@ impl Group {
         self.dirs().try_for_each(|dir| write(&dir.join("cgroup.procs"), &pid.to_string()))
     }
 
-    pub(crate) fn set(&self, limits: &Limits) -> io::Result<()> {
-        let shares = limits.cpu_shares.max(MIN_CPU_SHARES);
-        if let Some((dir, v2)) = self.hierarchy("cpu") {
-            if v2 {
-                write(&dir.join("cpu.weight"), &weight_of_shares(shares).to_string())?;
-                let quota = limits.cpu_quota_us.map_or("max".to_owned(), |q| q.to_string());
-                write(&dir.join("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"))?;
-            } else {
-                write(&dir.join("cpu.shares"), &shares.to_string())?;
-                write(&dir.join("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
-                let quota = limits.cpu_quota_us.map_or("-1".to_owned(), |q| q.to_string());
-                write(&dir.join("cpu.cfs_quota_us"), &quota)?;
-            }
-        }
+    /// What must hold from a container's first instruction on.
+    pub(crate) fn set_bounds(&self, limits: &Limits) -> io::Result<()> {
         if let (Some((dir, v2)), Some(bytes)) = (self.hierarchy("memory"), limits.memory_bytes) {
             if v2 {
                 write(&dir.join("memory.max"), &bytes.to_string())?;
@@ -181,6 +173,30 @@ impl Group {
             write(&dir.join("pids.max"), &pids.to_string())?;
         }
         Ok(())
+    }
+
+    /// How much of the processors it gets.
+    pub(crate) fn set_cpu(&self, limits: &Limits) -> io::Result<()> {
+        self.set_weight(limits.cpu_shares.max(MIN_CPU_SHARES))?;
+        if let Some((dir, v2)) = self.hierarchy("cpu") {
+            if v2 {
+                let quota = limits.cpu_quota_us.map_or("max".to_owned(), |q| q.to_string());
+                write(&dir.join("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"))?;
+            } else {
+                write(&dir.join("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
+                let quota = limits.cpu_quota_us.map_or("-1".to_owned(), |q| q.to_string());
+                write(&dir.join("cpu.cfs_quota_us"), &quota)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_weight(&self, shares: u64) -> io::Result<()> {
+        match self.hierarchy("cpu") {
+            Some((dir, true)) => write(&dir.join("cpu.weight"), &weight_of_shares(shares).to_string()),
+            Some((dir, false)) => write(&dir.join("cpu.shares"), &shares.to_string()),
+            None => Ok(()),
+        }
     }
 
     /// How many processes the kernel killed here for want of memory.

@@ -67,7 +67,8 @@ impl Choice {
     pub(crate) fn tree(&self, data_dir: &Path) -> Option<Tree> {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
         let tree = Tree::detect(&mountinfo, &group_name(data_dir))?;
-        match tree.prepare() {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        match tree.prepare(cores) {
             Ok(()) => Some(tree),
             Err(error) => {
                 if self.isolation == Isolation::Full {

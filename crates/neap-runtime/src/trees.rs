@@ -48,7 +48,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let closed = dir.path().join("a/b");
         fs::create_dir_all(closed.join("c")).expect("made");
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("closed");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("closed");
         remove(&dir.path().join("a")).expect("removed");
         assert!(!dir.path().join("a").exists());
         remove(&dir.path().join("a")).expect("gone is gone");

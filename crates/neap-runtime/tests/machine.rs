@@ -787,7 +787,7 @@ async fn bench() {
         world.runtime.remove(&id, Duration::ZERO).await.expect("removed");
     }
     times.sort();
-    println!("create to ready: p50 {:?}, p95 {:?}, max {:?}", times[10], times[18], times[19]);
+    println!("create to ready: min {:?}, p50 {:?}, p95 {:?}, max {:?}", times[0], times[10], times[18], times[19]);
     tokio::time::sleep(Duration::from_millis(800)).await;
     let begun = Instant::now();
     let all = (0..20).map(|at| {

@@ -80,14 +80,14 @@ impl Zone {
         Answer::Addresses(fixed.map_or_else(|| self.addresses(name, namespace), |ip| vec![ip]))
     }
 
+    /// The addresses at the end of a chain of aliases; none where it is too long or leads outside.
     fn follow(&self, target: &str, aliases: usize) -> Vec<Ipv4Addr> {
         let inside = target.strip_suffix(&self.domain).and_then(|rest| rest.strip_suffix('.')).unwrap_or_default();
         let labels: Vec<&str> = inside.split('.').collect();
-        let [service, namespace, "svc"] = labels.as_slice() else { return Vec::new() };
-        match self.service(service, namespace, aliases.saturating_sub(1)) {
-            Answer::Addresses(addresses) => addresses,
-            Answer::Alias { addresses, .. } if aliases > 0 => addresses,
-            _ => Vec::new(),
+        let (true, [service, namespace, "svc"]) = (aliases > 0, labels.as_slice()) else { return Vec::new() };
+        match self.service(service, namespace, aliases - 1) {
+            Answer::Addresses(addresses) | Answer::Alias { addresses, .. } => addresses,
+            Answer::Ports(_) | Answer::Missing => Vec::new(),
         }
     }
 

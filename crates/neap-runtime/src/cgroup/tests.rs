@@ -81,7 +81,8 @@ fn v1_limits_states_and_counts() {
     let lines: String =
         ["cpu", "memory", "freezer"].iter().map(|name| line("/", &mount(name), "cgroup", name)).collect();
     let group = Tree::detect(&lines, "neap").expect("found").group("g");
-    group.set(&limits()).expect("set");
+    group.set_bounds(&limits()).expect("set");
+    group.set_cpu(&limits()).expect("set");
     group.add(42).expect("added");
     assert!(group.freeze(true).expect("asked"));
     check_written(
@@ -97,7 +98,8 @@ fn v1_limits_states_and_counts() {
     );
     assert_eq!((group.oom_kills(), group.pids()), (3, vec![42]));
     let unlimited = Limits { cpu_shares: 0, cpu_quota_us: None, memory_bytes: None, pids: None };
-    group.set(&unlimited).expect("set");
+    group.set_bounds(&unlimited).expect("set");
+    group.set_cpu(&unlimited).expect("set");
     check_written(&dir, &[("cpu/neap/g/cpu.shares", "2"), ("cpu/neap/g/cpu.cfs_quota_us", "-1")]);
     let views: Vec<_> = group.views().into_iter().map(|(_, name)| name).collect();
     assert_eq!(views, ["cpu", "memory", "freezer"].map(PathBuf::from));
@@ -110,6 +112,7 @@ fn v2_limits_states_and_counts() {
         ("cgroup.subtree_control", "cpu"),
         ("neap/cgroup.controllers", "cpu memory pids"),
         ("neap/cgroup.subtree_control", "cpu memory pids"),
+        ("neap/cpu.weight", ""),
         ("neap/g/cpu.weight", ""),
         ("neap/g/cpu.max", ""),
         ("neap/g/memory.max", ""),
@@ -120,12 +123,13 @@ fn v2_limits_states_and_counts() {
         ("neap/g/cgroup.events", "populated 1\nfrozen 0\n"),
     ]);
     let tree = Tree::detect(&line("/", &dir.path().to_string_lossy(), "cgroup2", ""), "neap").expect("found");
-    tree.prepare().expect("prepared");
-    check_written(&dir, &[("cgroup.subtree_control", "+pids")]);
+    tree.prepare(4).expect("prepared");
+    check_written(&dir, &[("cgroup.subtree_control", "+pids"), ("neap/cpu.weight", "157")]);
     assert!(tree.can_limit("memory") && !tree.can_limit("hugetlb"));
     assert_eq!(tree.groups(), ["g"]);
     let group = tree.group("g");
-    group.set(&limits()).expect("set");
+    group.set_bounds(&limits()).expect("set");
+    group.set_cpu(&limits()).expect("set");
     assert!(!group.freeze(true).expect("asked"), "not yet");
     check_written(
         &dir,

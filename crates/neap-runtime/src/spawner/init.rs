@@ -30,6 +30,14 @@ pub(super) struct Order {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Go;
 
+/// First process to keeper. That it became the program is told by the end of the connection.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Report {
+    /// Everything but exec is done.
+    Built,
+    Failed(StartError),
+}
+
 /// What went wrong while starting, with the step in words.
 pub(super) type Started<T> = Result<T, StartError>;
 
@@ -46,7 +54,7 @@ pub(super) fn run(keeper: &OwnedFd, isolation: Isolation) -> ! {
         sys::exit_now(0);
     };
     let Err(error) = start(keeper, isolation, &order.dir, fds);
-    let _ = wire::send(keeper.as_fd(), &error, &[]);
+    let _ = wire::send(keeper.as_fd(), &Report::Failed(error), &[]);
     sys::exit_now(1)
 }
 
@@ -69,6 +77,7 @@ fn start(keeper: &OwnedFd, isolation: Isolation, dir: &Path, fds: Vec<OwnedFd>) 
         }
     };
     let ready = process::prepare(&process, isolation)?;
+    wire::send(keeper.as_fd(), &Report::Built, &[]).or_else(step("report to the keeper"))?;
     let go = wire::receive::<Go>(keeper.as_fd());
     if !matches!(go, Ok(Some(_))) {
         sys::exit_now(0);

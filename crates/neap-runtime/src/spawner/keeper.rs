@@ -112,13 +112,20 @@ fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd)
     let mut log = LogWriter::open(launch.log)?;
     let mut oom_before = 0;
     if let Some(group) = &cell.group {
-        group.set(&launch.limits)?;
+        group.set_bounds(&launch.limits)?;
         oom_before = group.oom_kills();
     }
     let pidfd = sys::pidfd_open(child)?;
-    // It may have failed and gone already: then it said why, which is read next.
-    let _ = wire::send(init.as_fd(), &init::Go, &[]);
-    if let Some((error, _)) = wire::receive::<StartError>(init.as_fd())? {
+    let mut failure = report(init)?;
+    if failure.is_none() {
+        if let Some(group) = &cell.group {
+            // Only now: what builds the container should not wait for a share that is meant for its program.
+            group.set_cpu(&launch.limits)?;
+        }
+        wire::send(init.as_fd(), &init::Go, &[])?;
+        failure = report(init)?;
+    }
+    if let Some(error) = failure {
         let _ = waitpid(child, None);
         drain(&mut log, &mut stdout, Stream::Stdout);
         drain(&mut log, &mut stderr, Stream::Stderr);
@@ -156,6 +163,14 @@ fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd)
         &dir.join("exit.json"),
         &Exit { version: record::VERSION, code, signal, oom_killed, started: Some(started), finished, error: None },
     )
+}
+
+/// What the first process says next: a failure, or that it goes well (by a word, or by the silence of exec).
+fn report(init: &OwnedFd) -> io::Result<Option<StartError>> {
+    Ok(match wire::receive::<init::Report>(init.as_fd())? {
+        Some((init::Report::Failed(error), _)) => Some(error),
+        Some((init::Report::Built, _)) | None => None,
+    })
 }
 
 /// A named pipe that never breaks and never ends: each side holds it open both ways, so the container may outlive
