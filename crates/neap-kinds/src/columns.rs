@@ -312,7 +312,7 @@ fn quota(quota: &Value, prefix: &str) -> String {
     let hard = quota.pointer("/status/hard").and_then(Value::as_object);
     let used =
         |name: &str| quota.pointer("/status/used").and_then(|u| u.get(name)).and_then(Value::as_str).unwrap_or("0");
-    let wanted = hard.into_iter().flatten().filter(|(name, _)| name.starts_with("limits.") == !prefix.is_empty());
+    let wanted = hard.into_iter().flatten().filter(|(name, _)| name.starts_with("limits.") != prefix.is_empty());
     wanted
         .map(|(name, hard)| format!("{name}: {}/{}", used(name), hard.as_str().unwrap_or_default()))
         .collect::<Vec<_>>()

@@ -15,6 +15,8 @@ use crate::feed::{Change, changes, merged};
 use crate::quantity::{self, Amount};
 
 type Used = BTreeMap<String, Amount>;
+/// A resource that does not suffice: asked for, used, allowed.
+type Over = (String, Amount, Amount, Quantity);
 
 /// Whether the pod fits in every quota of its namespace.
 ///
@@ -53,7 +55,7 @@ pub(crate) fn admits<'a>(
             return Err(format!("failed quota: {quota}: must specify {}", missing.join(" for: ")));
         }
         if !over.is_empty() {
-            let list = |f: &dyn Fn(&(String, Amount, Amount, Quantity)) -> String| {
+            let list = |f: &dyn Fn(&Over) -> String| {
                 over.iter().map(|row| format!("{}={}", row.0, f(row))).collect::<Vec<_>>().join(",")
             };
             return Err(format!(

@@ -33,7 +33,7 @@ impl Index {
             Event::Pod(change) => self.take_pod(change),
             Event::Slice(change) => {
                 for (_, before, now) in moved(&mut self.slices, change, &mut self.listed[2]) {
-                    self.dirty.extend(before.iter().chain(&now).filter(|s| managed(*s)).filter_map(service_of));
+                    self.dirty.extend(before.iter().chain(&now).filter(|s| managed(s)).filter_map(service_of));
                 }
             }
             Event::Endpoints(change) => {
@@ -62,7 +62,7 @@ impl Index {
             service,
             pods,
             slices: in_namespace(&self.slices, &key.0)
-                .filter(|s| managed(*s) && service_of(s).as_ref() == Some(key))
+                .filter(|s| managed(s) && service_of(s).as_ref() == Some(key))
                 .collect(),
             endpoints: self.endpoints.get(key),
         }
@@ -73,7 +73,7 @@ impl Index {
     }
 
     pub(super) fn slices_of(&self, key: &Key) -> Vec<String> {
-        let ours = in_namespace(&self.slices, &key.0).filter(|s| managed(*s) && service_of(s).as_ref() == Some(key));
+        let ours = in_namespace(&self.slices, &key.0).filter(|s| managed(s) && service_of(s).as_ref() == Some(key));
         ours.map(ResourceExt::name_any).collect()
     }
 

@@ -3,6 +3,7 @@
 
 mod graph;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -95,8 +96,8 @@ async fn follow_new(client: &Client, known: &mut BTreeMap<String, ApiResource>) 
                 continue;
             }
             let key = graph::kind_key(&resource.plural, &resource.group);
-            if !known.contains_key(&key) {
-                known.insert(key, resource.clone());
+            if let Entry::Vacant(place) = known.entry(key) {
+                place.insert(resource.clone());
                 new.push(resource);
             }
         }
@@ -122,7 +123,7 @@ fn take(graph: &mut Graph, resource: &ApiResource, change: Change<PartialObjectM
         Change::Apply(object) => graph.apply(node(&object), object.metadata),
         Change::Delete(object) => graph.delete(&node(&object)),
         Change::Reset(all) => {
-            graph.reset(&kind, all.into_iter().map(|object| (node(&object), object.metadata)).collect())
+            graph.reset(&kind, all.into_iter().map(|object| (node(&object), object.metadata)).collect());
         }
     }
 }
