@@ -219,6 +219,7 @@ impl Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     fn node(name: &str) -> Node {
         Node { kind: "things".into(), namespace: Some("n".into()), name: name.into(), uid: format!("{name}-uid") }
@@ -235,9 +236,7 @@ mod tests {
         ObjectMeta {
             owner_references: Some(owners.iter().map(owner).collect()),
             finalizers: Some(finalizers.iter().map(|f| (*f).to_owned()).collect()),
-            deletion_timestamp: deleting.then(|| {
-                k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH)
-            }),
+            deletion_timestamp: deleting.then_some(Time(jiff::Timestamp::UNIX_EPOCH)),
             ..Default::default()
         }
     }

@@ -26,10 +26,10 @@ pub fn pack() -> io::Result<Files> {
     for object in shared_objects(&fs::read_to_string(MAPS)?, &fs::read_link(SELF)?) {
         files.push((object.clone(), 0o755, fs::read(&object)?));
     }
-    if let Some(loader) = interpreter(&files[0].2) {
-        if !files.iter().any(|(path, _, _)| *path == loader) {
-            files.push((loader.clone(), 0o755, fs::read(&loader)?));
-        }
+    if let Some(loader) = interpreter(&files[0].2)
+        && !files.iter().any(|(path, _, _)| *path == loader)
+    {
+        files.push((loader.clone(), 0o755, fs::read(&loader)?));
     }
     files.push((
         PathBuf::from("/etc/passwd"),

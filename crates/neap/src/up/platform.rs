@@ -332,7 +332,9 @@ impl Platform {
             }
         }
         runtime.shutdown().await;
-        store.close();
+        if let Err(error) = store.close() {
+            tracing::error!(%error, "the last writes may not be on disk");
+        }
         drop(data);
     }
 }
