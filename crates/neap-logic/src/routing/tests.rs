@@ -193,8 +193,10 @@ rules:
     assert_eq!(&**host, "a.b");
     let path = &routes.external.as_ref().unwrap()[0];
     let mut hits = [0; 3];
-    for step in 0..1000 {
-        let split = path.choose(u32::MAX / 1000 * step);
+    for step in 0..1000_u32 {
+        // The middle of each thousandth of the range.
+        let number = ((u64::from(step) << 32) + (1 << 31)) / 1000;
+        let split = path.choose(u32::try_from(number).unwrap());
         hits[path.splits.iter().position(|other| std::ptr::eq(other, split)).unwrap()] += 1;
     }
     assert_eq!(hits, [300, 0, 700]);

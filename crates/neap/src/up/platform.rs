@@ -244,8 +244,9 @@ impl Platform {
                 bridge.is_none(),
             ),
             claims: data.volumes(),
-            api: Some(ApiAccess {
-                host: node_address(bridge, config.listen).to_string(),
+            // Without a network of its own a pod has no volumes either, and so nowhere to put a token.
+            api: bridge.map(|ip| ApiAccess {
+                host: ip.to_string(),
                 port: endpoints.api.port(),
                 authority: api.authority().as_bytes().to_vec(),
             }),
@@ -260,6 +261,7 @@ impl Platform {
         };
         let kubelet = Kubelet::new(kubelet, client.clone(), pods.clone(), stop.clone());
         logs::attach(api.registry(), kubelet.clone());
+        parts.spawn("images", kubelet::collect_images(client.clone(), images.clone(), pods.clone(), stop.clone()));
         parts.spawn("kubelet", async move { kubelet.run().await });
         parts.spawn("metrics", super::metrics::serve(sockets.metrics, Arc::new(metrics), stop.clone()));
 
