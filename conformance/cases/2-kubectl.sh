@@ -50,7 +50,7 @@ else
     skip "an image that is not ours: $(tail -n 1 "$work/umoci.log" 2>/dev/null || echo 'umoci, skopeo or a static busybox is missing')"
 fi
 
-columns() { kubectl get "$1" 2>/dev/null | head -n 1 | tr -s ' '; }
+columns() { kubectl get "$1" | sed -n 1p | tr -s ' '; }
 expect "columns of services" '^NAME URL LATESTCREATED LATESTREADY READY REASON' columns ksvc
 expect "columns of revisions" '^NAME CONFIG NAME GENERATION READY REASON ACTUAL REPLICAS DESIRED REPLICAS' columns rev
 expect "columns of autoscalers" '^NAME DESIREDSCALE ACTUALSCALE READY REASON' columns kpa
