@@ -13,7 +13,7 @@ use neap_dataplane::{DataPlane, IngressStatus, RevisionKey};
 use neap_logic::plan::ingress::Served;
 use neap_node::deployments::Load;
 use neap_node::kubelet::{Drain, Leaving};
-use neap_runtime::image::Images;
+use neap_runtime::image::{Images, ResolveError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -142,7 +142,7 @@ impl DigestResolver for Resolver {
             for config in &credentials.docker_configs {
                 known.extend(read(config)?);
             }
-            images.resolve(&image, &known).await.map_err(|error| error.to_string())
+            images.resolve(&image, &known).await.map_err(|error| words(&error))
         }
         .boxed()
     }
@@ -151,4 +151,12 @@ impl DigestResolver for Resolver {
 fn read(config: &str) -> Result<Vec<neap_runtime::pod::Credentials>, String> {
     neap_node::kubelet::docker_credentials(config.as_bytes())
         .map_err(|error| format!("a pull secret is no docker configuration: {error}"))
+}
+
+/// The registry's own words: that they are about a digest is said by the one who asked.
+fn words(error: &ResolveError) -> String {
+    match error {
+        ResolveError::InvalidName { problem, .. } => format!("could not parse reference: {problem}"),
+        ResolveError::Registry { problem, .. } => problem.to_string(),
+    }
 }
