@@ -4,16 +4,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use http::{Method, Request, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Frame;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use indicatif::HumanBytes;
 use serde_json::Value;
 use tokio_util::io::ReaderStream;
-
-use futures::TryStreamExt;
 
 use crate::connect::registry;
 use crate::get::columns;
@@ -137,7 +137,7 @@ impl Registry {
         let file =
             tokio::fs::File::open(archive).await.map_err(|source| Error::Read { path: archive.to_owned(), source })?;
         let frames = ReaderStream::new(file).map_ok(Frame::data);
-        let query = name.map(|name| format!("?name={name}")).unwrap_or_default();
+        let query = name.map(|name| format!("?name={}", escaped(name))).unwrap_or_default();
         let mut progress = Progress::new(env);
         progress.say("loading");
         let (_, answer) =
@@ -151,34 +151,26 @@ impl Registry {
     }
 
     async fn list(&self, out: &mut (dyn Write + Send)) -> Result<(), Error> {
-        let mut lines = vec![["IMAGE", "TAG", "DIGEST"].map(str::to_owned).to_vec()];
-        let (_, catalog) = self.ask(Method::GET, "/v2/_catalog", empty()).await?;
-        let catalog: Value = serde_json::from_slice(&catalog).map_err(std::io::Error::from)?;
-        for repository in catalog["repositories"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            let (_, tags) = self.ask(Method::GET, &format!("/v2/{repository}/tags/list"), empty()).await?;
-            let tags: Value = serde_json::from_slice(&tags).map_err(std::io::Error::from)?;
-            for tag in tags["tags"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-                let digest = self.digest(repository, tag).await?;
-                lines.push(vec![format!("{}/{repository}", self.address), tag.to_owned(), digest]);
-            }
+        let mut lines = vec![["IMAGE", "TAG", "DIGEST", "SIZE", "FROM"].map(str::to_owned).to_vec()];
+        let (_, answer) = self.ask(Method::GET, "/neap/images", empty()).await?;
+        let answer: Value = serde_json::from_slice(&answer).map_err(std::io::Error::from)?;
+        for image in answer["images"].as_array().into_iter().flatten() {
+            let word = |key: &str| image[key].as_str().unwrap_or("-").to_owned();
+            let size = image["size"].as_u64().map_or_else(String::new, |bytes| HumanBytes(bytes).to_string());
+            lines.push(vec![word("name"), word("tag"), word("digest"), size, word("origin")]);
         }
         Ok(out.write_all(columns(&lines).as_bytes())?)
     }
 
-    async fn digest(&self, repository: &str, tag: &str) -> Result<String, Error> {
-        let (parts, _) = self.ask(Method::HEAD, &format!("/v2/{repository}/manifests/{tag}"), empty()).await?;
-        let digest = parts.headers.get("docker-content-digest").and_then(|d| d.to_str().ok());
-        Ok(digest.unwrap_or_default().to_owned())
-    }
-
     async fn remove(&self, name: &str) -> Result<(), Error> {
-        let name = name.strip_prefix(&format!("{}/", self.address)).unwrap_or(name);
-        let (repository, reference) = match name.split_once('@') {
-            Some((repository, digest)) => (repository, digest),
-            None => name.rsplit_once(':').unwrap_or((name, "latest")),
-        };
-        self.ask(Method::DELETE, &format!("/v2/{repository}/manifests/{reference}"), empty()).await.map(drop)
+        self.ask(Method::DELETE, &format!("/neap/images?name={}", escaped(name)), empty()).await.map(drop)
     }
+}
+
+/// As a value of a query: whatever a person typed arrives as it was typed, and is judged there.
+fn escaped(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~/:@".contains(byte);
+    text.bytes().map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 fn refusal(status: StatusCode) -> String {

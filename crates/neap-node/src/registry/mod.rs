@@ -5,6 +5,7 @@
 //! reach the listener may push (the listener is on loopback unless told otherwise).
 
 mod blobs;
+mod inventory;
 mod load;
 mod manifests;
 mod reply;
@@ -140,6 +141,8 @@ impl Registry {
             (Route::Upload { name, id }, "GET") => uploads.status(&name, &id).await,
             (Route::Upload { id, .. }, "DELETE") => uploads.cancel(&id),
             (Route::Load, "POST") => load::load(images, &query, request.into_body()).await,
+            (Route::Images, "GET") => inventory::list(images).await,
+            (Route::Images, "DELETE") => inventory::remove(images, &query).await,
             (_, method) => Err(Refusal::new(Code::Unsupported, format!("{method} is not offered here"))),
         }
     }

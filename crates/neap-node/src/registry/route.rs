@@ -32,11 +32,15 @@ pub(super) enum Route {
     },
     /// Not of the specification: whole archives, see `load`.
     Load,
+    /// Not of the specification: every image of this machine, see `inventory`.
+    Images,
 }
 
 pub(super) fn parse(path: &str) -> Result<Route, Refusal> {
-    if path == "/neap/load" {
-        return Ok(Route::Load);
+    match path {
+        "/neap/load" => return Ok(Route::Load),
+        "/neap/images" => return Ok(Route::Images),
+        _ => {}
     }
     let unknown = || Refusal::new(Code::NotFound, format!("there is nothing at {path}"));
     let rest = path.strip_prefix("/v2").ok_or_else(unknown)?.trim_start_matches('/');
@@ -111,6 +115,7 @@ mod tests {
         check("/v2/a/blobs/sha256:12", "DIGEST_INVALID");
         check("/v2/A/manifests/x", "NAME_INVALID");
         check("/v2/../x/manifests/y", "NAME_INVALID");
+        check("/neap/images", "Images");
         check("/v1/x", "NOT_FOUND");
         check("/v2/x", "NOT_FOUND");
     }

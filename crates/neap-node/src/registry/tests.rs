@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use neap_runtime::image::{Config, Images};
+use neap_runtime::image::{Config, ImageConfig, Images};
 use neap_runtime::pod::PullPolicy;
 
 use super::*;
@@ -259,4 +259,25 @@ async fn skopeo_pushes_and_pulls() {
         let image = images.ensure(name, PullPolicy::Always, &[]).await.unwrap();
         assert!(image.layers.iter().any(|layer| layer.join("bin/hello").exists()), "{file}");
     }
+}
+
+#[tokio::test]
+async fn the_inventory_knows_names_of_other_registries_too() {
+    let served = served().await;
+    assert_eq!(served.image("1").await.status(), StatusCode::CREATED);
+    let loaded = served.images.import_files("hello:1", &[("app", 0o755, b"x")], ImageConfig::default()).await.unwrap();
+    let list = async || {
+        let reply = served.send("GET", "/neap/images", &[], b"").await;
+        let list: serde_json::Value = serde_json::from_slice(reply.body()).unwrap();
+        let entries = list["images"].as_array().unwrap().clone();
+        entries.iter().map(|e| format!("{} {} {}", e["name"], e["tag"], e["origin"])).collect::<Vec<_>>()
+    };
+    let own = format!("\"{}/x\" \"1\" \"given\"", served.host);
+    assert_eq!(list().await, [r#""docker.io/library/hello" "1" "given""#.to_owned(), own.clone()]);
+    assert!(loaded.starts_with("sha256:"));
+    assert_eq!(served.status("DELETE", "/neap/images?name=hello%3A1").await, 200);
+    assert_eq!(list().await, [own]);
+    assert_eq!(served.status("DELETE", "/neap/images?name=hello:1").await, 404);
+    assert_eq!(served.status("DELETE", "/neap/images").await, 400);
+    assert_eq!(served.status("DELETE", "/neap/images?name=A%20b").await, 400);
 }

@@ -75,7 +75,7 @@ impl Api {
         listener: TcpListener,
         bridge: Option<Ipv4Addr>,
     ) -> Result<(), Error> {
-        let address = listener.local_addr().map_err(Error::Gateway)?;
+        let address = listener.local_addr().map_err(Error::Socket)?;
         self.address.get_or_init(|| address);
         if let Some(ip) = bridge.filter(|ip| !address.ip().is_unspecified() && address.ip() != IpAddr::V4(*ip)) {
             let inner = listen("the API for pods", ip.into(), address.port(), "--api-port").await?;

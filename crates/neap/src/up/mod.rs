@@ -62,14 +62,14 @@ async fn serve(config: Config) -> Result<(), Error> {
         println!("{}", demo::deploy(&platform).await?);
     }
     println!("{}", platform.ready_line());
-    let ending = tokio::select! {
-        _ = interrupt.recv() => platform::Ending::Whole,
+    let (ending, result) = tokio::select! {
+        _ = interrupt.recv() => (platform::Ending::Whole, Ok(())),
         // A service manager restarts us: what runs goes on running.
-        _ = terminate.recv() => platform::Ending::LeavePods,
-        fault = platform.failed() => return Err(fault),
+        _ = terminate.recv() => (platform::Ending::LeavePods, Ok(())),
+        fault = platform.failed() => (platform::Ending::LeavePods, Err(fault)),
     };
     platform.stop(ending).await;
-    Ok(())
+    result
 }
 
 /// An error with all its causes, in one line.

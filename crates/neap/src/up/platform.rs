@@ -54,6 +54,8 @@ pub enum Error {
     DataDir(#[from] data_dir::Error),
     #[error("{what} cannot listen on {address}: give another {flag}, or 0 for a free port")]
     Listen { what: &'static str, address: SocketAddr, flag: &'static str, source: io::Error },
+    #[error("a bound socket cannot be used")]
+    Socket(#[source] io::Error),
     #[error("the store {path} cannot be opened")]
     Store { path: PathBuf, source: neap_store::Error },
     #[error("the certificates of this platform cannot be made")]
@@ -118,7 +120,7 @@ impl Platform {
         let data = DataDir::hold(&config.data_dir)?;
 
         let sockets = Sockets::bind(&config).await?;
-        let registry_name = dialable(sockets.registry.local_addr().map_err(Error::Gateway)?).to_string();
+        let registry_name = dialable(sockets.registry.local_addr().map_err(Error::Socket)?).to_string();
         let runtime = neap_runtime::Runtime::open(neap_runtime::Config {
             data_dir: data.runtime(),
             mode: mode(config.runtime),
@@ -149,10 +151,10 @@ impl Platform {
         let internal = Internal::bind(bridge).await?;
         let endpoints = Endpoints {
             api: api.address(),
-            http: sockets.http.local_addr().map_err(Error::Gateway)?,
-            https: sockets.https.local_addr().map_err(Error::Gateway)?,
-            registry: sockets.registry.local_addr().map_err(Error::Gateway)?,
-            metrics: sockets.metrics.local_addr().map_err(Error::Gateway)?,
+            http: sockets.http.local_addr().map_err(Error::Socket)?,
+            https: sockets.https.local_addr().map_err(Error::Socket)?,
+            registry: sockets.registry.local_addr().map_err(Error::Socket)?,
+            metrics: sockets.metrics.local_addr().map_err(Error::Socket)?,
         };
         let facts = bootstrap::Facts {
             domain: config.domain.clone(),
@@ -413,7 +415,7 @@ impl Internal {
     async fn bind(bridge: Option<Ipv4Addr>) -> Result<Self, Error> {
         let (ip, port) = bridge.map_or((Ipv4Addr::LOCALHOST, 0), |ip| (ip, INTERNAL_PORT));
         let gateway = listen("the gateway's inner door", ip.into(), port, "--pod-cidr").await?;
-        let gateway_address = gateway.local_addr().map_err(Error::Gateway)?;
+        let gateway_address = gateway.local_addr().map_err(Error::Socket)?;
         let dns = match bridge {
             None => None,
             Some(ip) => {
@@ -446,7 +448,7 @@ pub(super) async fn listen(
 
 /// The gateway's threads have runtimes of their own and want plain sockets.
 fn blocking(listener: TcpListener) -> Result<std::net::TcpListener, Error> {
-    listener.into_std().map_err(Error::Gateway)
+    listener.into_std().map_err(Error::Socket)
 }
 
 async fn within(ready: impl Future<Output = ()>) -> Result<(), Error> {
