@@ -47,7 +47,7 @@ UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 MOMENT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| \+0000 UTC)")
 AGE = re.compile(r"^(<invalid>|\d+[smhd](\d+[smhd])?)$")
 GENERATED = re.compile(r"(gen-|\bg?e?n?e?r?a{40,})[bcdfghjklmnpqrstvwxz2456789]{5}\b")
-REVISION = re.compile(r"(resource version: |current: |ResourceVersion[^0-9]{0,40}|\()\d+")
+REVISION = re.compile(r"(resource version: |current: |ResourceVersion[^0-9]{0,40})\d+( \(\d+\))?")
 
 
 class Request:
@@ -107,7 +107,7 @@ class Server:
         self.section(None)
 
     def section(self, name):
-        self.names = {}
+        self.names, self.uids = {}, {}
         if name is not None:
             slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
             ns = "t-" + slug
@@ -186,12 +186,13 @@ class Server:
             body = pick(body, request.pick)
         return {"code": response.status, "headers": headers, "body": self.plain(body, "", None)}
 
-    def symbol(self, kind, value):
-        names = self.names.setdefault(kind, {})
-        return names.setdefault(value, f"<{kind}-{len(names) + 1}>")
+    def symbol(self, whose, value):
+        """The same word for the same value of one owner, numbered as they come: a write that changes nothing shows."""
+        names = self.names.setdefault(whose, {})
+        return names.setdefault(value, f"<{whose} {len(names) + 1}>")
 
     def words(self, text):
-        text = UUID.sub(lambda m: self.symbol("uid", m.group(0)), text)
+        text = UUID.sub(lambda m: self.uids.get(m.group(0), "<uid>"), text)
         text = MOMENT.sub("<time>", text)
         text = GENERATED.sub(r"\1<generated>", text)
         text = REVISION.sub(r"\1<n>", text)
@@ -200,16 +201,26 @@ class Server:
     def plain(self, value, key, parent):
         """The value with everything that must differ replaced by words."""
         if isinstance(value, dict):
+            if isinstance(value.get("uid"), str) and isinstance(value.get("resourceVersion"), str):
+                name = GENERATED.sub(r"\1<generated>", str(value.get("name")))
+                self.uids.setdefault(value["uid"], self.symbol(f"uid of {name}", value["uid"]))
+            if key == "details" and isinstance(value.get("causes"), list):
+                # kube-apiserver validates metadata more than once and then names a fault as often.
+                # In which order faults of several fields are named is left to chance there.
+                unique = {json.dumps(cause, sort_keys=True): cause for cause in value["causes"]}
+                value = {**value, "causes": [unique[key] for key in sorted(unique)]}
             return {k: self.plain(v, k, value) for k, v in value.items()}
         if isinstance(value, list):
             return [self.plain(v, key, value) for v in value]
         if not isinstance(value, str):
             return value
         if key == "resourceVersion" and value.isdigit():
-            whole = isinstance(parent, dict) and "uid" in parent
-            return self.symbol("rv", value) if whole else "<rv>"
+            uid = self.uids.get(parent.get("uid")) if isinstance(parent, dict) else None
+            return self.symbol(f"revision of {uid}", value) if uid else "<revision>"
         if key == "continue" and value:
             return "<continue>"
+        if key == "message" and ": [" in value and len((parent.get("details") or {}).get("causes") or []) > 1:
+            return self.words(value.split(": [", 1)[0] + ": [every cause]")
         if key == "token" and len(value) > 40:
             return "<token>"
         return self.words(value)
@@ -248,6 +259,19 @@ def pick(body, words):
         key, _, value = word.partition("=")
         body = next((b for b in body or [] if str(find(b, key)) == value), None)
     return body
+
+
+def differences(left, right):
+    """Where two answers differ. One that succeeds and one that fails are one difference, not one for each field."""
+    if left["code"] != right["code"]:
+        return [("/code", brief(left), brief(right))]
+    return list(compare(left, right))
+
+
+def brief(answer):
+    body = answer["body"]
+    said = body.get("message", body.get("kind")) if isinstance(body, dict) else body
+    return [answer["code"], said]
 
 
 def compare(left, right, at=""):
@@ -299,7 +323,7 @@ def main():
         if args.verbose:
             print(f"{request.where} {request.verb} {request.path}\n   {json.dumps(a)}")
         open_ = []
-        for pointer, x, y in compare(a, b):
+        for pointer, x, y in differences(a, b):
             line = f"{request.verb} {request.path}"
             rule = next((r for r in explained if r[0].search(section) and r[1].search(line) and r[2].search(pointer)), None)
             if rule:

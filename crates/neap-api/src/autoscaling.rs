@@ -1,13 +1,10 @@
 //! `autoscaling.internal.knative.dev/v1alpha1`: PodAutoscaler and Metric. Facts A6.2, A6.3.
 
-use std::collections::BTreeMap;
-
 use kube_derive::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Condition;
-use crate::serving::is_zero;
+use crate::status::{is_zero, status};
 
 /// API group of the autoscaling kinds.
 pub const GROUP: &str = "autoscaling.internal.knative.dev";
@@ -60,31 +57,22 @@ pub struct ScaleTargetRef {
     pub name: String,
 }
 
-/// What was observed of a PodAutoscaler.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PodAutoscalerStatus {
-    /// The generation of the spec this status speaks of.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub observed_generation: i64,
-    /// The latest observations of the object's state.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// Additional fields for tools.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-    /// The Kubernetes Service through which the revision is called.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub service_name: String,
-    /// The Kubernetes Service that selects exactly the revision's pods.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub metrics_service_name: String,
-    /// Instances wanted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub desired_scale: Option<i32>,
-    /// Instances ready.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub actual_scale: Option<i32>,
+status! {
+    /// What was observed of a PodAutoscaler.
+    pub struct PodAutoscalerStatus {
+        /// The Kubernetes Service through which the revision is called.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        pub service_name: String,
+        /// The Kubernetes Service that selects exactly the revision's pods.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        pub metrics_service_name: String,
+        /// Instances wanted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub desired_scale: Option<i32>,
+        /// Instances ready.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub actual_scale: Option<i32>,
+    }
 }
 
 /// Asks for the metrics of one revision to be collected.
@@ -115,17 +103,7 @@ pub struct MetricSpec {
     pub scrape_target: String,
 }
 
-/// What was observed of a Metric.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct MetricStatus {
-    /// The generation of the spec this status speaks of.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub observed_generation: i64,
-    /// The latest observations of the object's state.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// Additional fields for tools.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
+status! {
+    /// What was observed of a Metric.
+    pub struct MetricStatus {}
 }

@@ -1,14 +1,11 @@
 //! `caching.internal.knative.dev/v1alpha1`: Image, the request to keep an image near. Fact A6.8.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::LocalObjectReference;
 use kube_derive::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Condition;
-use crate::serving::is_zero;
+use crate::status::status;
 
 /// API group of the caching kinds.
 pub const GROUP: &str = "caching.internal.knative.dev";
@@ -40,17 +37,7 @@ pub struct ImageSpec {
     pub image_pull_secrets: Vec<LocalObjectReference>,
 }
 
-/// What was observed of an Image.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ImageStatus {
-    /// The generation of the spec this status speaks of.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub observed_generation: i64,
-    /// The latest observations of the object's state.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// Additional fields for tools.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
+status! {
+    /// What was observed of an Image.
+    pub struct ImageStatus {}
 }

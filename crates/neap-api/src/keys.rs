@@ -116,6 +116,8 @@ pub mod autoscaling {
 
 /// Labels and annotations of `networking.knative.dev` (C3).
 pub mod networking {
+    /// Prefix of the annotations users may set.
+    pub const PUBLIC_GROUP: &str = "networking.knative.dev";
     /// Annotation: which ingress implementation.
     pub const INGRESS_CLASS: &str = "networking.knative.dev/ingress.class";
     /// Newer spelling.

@@ -10,6 +10,7 @@ pub mod keys;
 pub mod networking;
 mod schema;
 pub mod serving;
+mod status;
 
 pub use condition::{Condition, ConditionStatus};
 pub use crd::crds;

@@ -9,8 +9,7 @@ use kube_derive::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Condition;
-use crate::serving::is_zero;
+use crate::status::{is_zero, status};
 
 /// API group of the networking kinds.
 pub const GROUP: &str = "networking.internal.knative.dev";
@@ -137,25 +136,16 @@ fn port_zero() -> IntOrString {
     IntOrString::Int(0)
 }
 
-/// What was observed of an Ingress.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct IngressStatus {
-    /// The generation of the spec this status speaks of.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub observed_generation: i64,
-    /// The latest observations of the object's state.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// Additional fields for tools.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-    /// Where public hosts are served.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub public_load_balancer: Option<LoadBalancerStatus>,
-    /// Where cluster-local hosts are served.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub private_load_balancer: Option<LoadBalancerStatus>,
+status! {
+    /// What was observed of an Ingress.
+    pub struct IngressStatus {
+        /// Where public hosts are served.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub public_load_balancer: Option<LoadBalancerStatus>,
+        /// Where cluster-local hosts are served.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub private_load_balancer: Option<LoadBalancerStatus>,
+    }
 }
 
 /// Addresses of a load balancer.
@@ -216,25 +206,16 @@ pub struct ServerlessServiceSpec {
     pub num_activators: i32,
 }
 
-/// What was observed of a ServerlessService.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ServerlessServiceStatus {
-    /// The generation of the spec this status speaks of.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub observed_generation: i64,
-    /// The latest observations of the object's state.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// Additional fields for tools.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-    /// Name of the public Service.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub service_name: String,
-    /// Name of the private Service.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub private_service_name: String,
+status! {
+    /// What was observed of a ServerlessService.
+    pub struct ServerlessServiceStatus {
+        /// Name of the public Service.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        pub service_name: String,
+        /// Name of the private Service.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        pub private_service_name: String,
+    }
 }
 
 /// Asks for a certificate.
@@ -266,25 +247,16 @@ pub struct CertificateSpec {
     pub secret_name: String,
 }
 
-/// What was observed of a Certificate.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct CertificateStatus {
-    /// The generation of the spec this status speaks of.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub observed_generation: i64,
-    /// The latest observations of the object's state.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// Additional fields for tools.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-    /// When the certificate ends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_after: Option<Time>,
-    /// HTTP-01 challenges to be answered.
-    #[serde(default, rename = "http01Challenges", skip_serializing_if = "Vec::is_empty")]
-    pub http01_challenges: Vec<Http01Challenge>,
+status! {
+    /// What was observed of a Certificate.
+    pub struct CertificateStatus {
+        /// When the certificate ends.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub not_after: Option<Time>,
+        /// HTTP-01 challenges to be answered.
+        #[serde(default, rename = "http01Challenges", skip_serializing_if = "Vec::is_empty")]
+        pub http01_challenges: Vec<Http01Challenge>,
+    }
 }
 
 /// An ACME HTTP-01 challenge.

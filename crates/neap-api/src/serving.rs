@@ -1,14 +1,12 @@
 //! `serving.knative.dev`: Service, Configuration, Revision, Route (v1) and DomainMapping (v1beta1). Facts A2 to A6.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube_derive::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::Condition;
+use crate::status::status;
 
 /// API group of the serving kinds.
 pub const GROUP: &str = "serving.knative.dev";
@@ -41,34 +39,25 @@ pub struct ServiceSpec {
     pub traffic: Vec<TrafficTarget>,
 }
 
-/// What was observed of a Service.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ServiceStatus {
-    /// The generation of the spec this status speaks of.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub observed_generation: i64,
-    /// The latest observations of the object's state.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// Additional fields for tools.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-    /// Name of the latest revision that is or was ready.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub latest_ready_revision_name: String,
-    /// Name of the revision created last.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub latest_created_revision_name: String,
-    /// Where the service answers, from outside when it is public.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// Where the service answers inside the cluster.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<Address>,
-    /// The spread of requests as it is now, every target resolved to a revision.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub traffic: Vec<TrafficTarget>,
+status! {
+    /// What was observed of a Service.
+    pub struct ServiceStatus {
+        /// Name of the latest revision that is or was ready.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        pub latest_ready_revision_name: String,
+        /// Name of the revision created last.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        pub latest_created_revision_name: String,
+        /// Where the service answers, from outside when it is public.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub url: Option<String>,
+        /// Where the service answers inside the cluster.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub address: Option<Address>,
+        /// The spread of requests as it is now, every target resolved to a revision.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub traffic: Vec<TrafficTarget>,
+    }
 }
 
 /// A Configuration describes the newest wanted state of a workload and keeps its history as Revisions.
@@ -96,25 +85,16 @@ pub struct ConfigurationSpec {
     pub template: RevisionTemplate,
 }
 
-/// What was observed of a Configuration.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ConfigurationStatus {
-    /// The generation of the spec this status speaks of.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub observed_generation: i64,
-    /// The latest observations of the object's state.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// Additional fields for tools.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-    /// Name of the latest revision that is or was ready.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub latest_ready_revision_name: String,
-    /// Name of the revision created last.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub latest_created_revision_name: String,
+status! {
+    /// What was observed of a Configuration.
+    pub struct ConfigurationStatus {
+        /// Name of the latest revision that is or was ready.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        pub latest_ready_revision_name: String,
+        /// Name of the revision created last.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        pub latest_created_revision_name: String,
+    }
 }
 
 /// The template a new Revision is stamped from.
@@ -165,34 +145,25 @@ pub struct RevisionSpec {
     pub pod: PodSpec,
 }
 
-/// What was observed of a Revision.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RevisionStatus {
-    /// The generation of the spec this status speaks of.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub observed_generation: i64,
-    /// The latest observations of the object's state.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// Additional fields for tools.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-    /// Where this revision's logs can be read.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub log_url: String,
-    /// Image digest of each container.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub container_statuses: Vec<ContainerStatus>,
-    /// Image digest of each init container.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub init_container_statuses: Vec<ContainerStatus>,
-    /// Instances that run now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub actual_replicas: Option<i32>,
-    /// Instances the autoscaler wants.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub desired_replicas: Option<i32>,
+status! {
+    /// What was observed of a Revision.
+    pub struct RevisionStatus {
+        /// Where this revision's logs can be read.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        pub log_url: String,
+        /// Image digest of each container.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub container_statuses: Vec<ContainerStatus>,
+        /// Image digest of each init container.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub init_container_statuses: Vec<ContainerStatus>,
+        /// Instances that run now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub actual_replicas: Option<i32>,
+        /// Instances the autoscaler wants.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub desired_replicas: Option<i32>,
+    }
 }
 
 /// A container's image as it was resolved when the Revision came to be.
@@ -231,28 +202,19 @@ pub struct RouteSpec {
     pub traffic: Vec<TrafficTarget>,
 }
 
-/// What was observed of a Route.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RouteStatus {
-    /// The generation of the spec this status speaks of.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub observed_generation: i64,
-    /// The latest observations of the object's state.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// Additional fields for tools.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-    /// Where the route answers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// Where the route answers inside the cluster.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<Address>,
-    /// The spread of requests as it is now, every target resolved to a revision.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub traffic: Vec<TrafficTarget>,
+status! {
+    /// What was observed of a Route.
+    pub struct RouteStatus {
+        /// Where the route answers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub url: Option<String>,
+        /// Where the route answers inside the cluster.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub address: Option<Address>,
+        /// The spread of requests as it is now, every target resolved to a revision.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub traffic: Vec<TrafficTarget>,
+    }
 }
 
 /// One share of a Route's requests.
@@ -346,30 +308,16 @@ pub struct KReference {
     pub address: Option<String>,
 }
 
-/// What was observed of a DomainMapping.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct DomainMappingStatus {
-    /// The generation of the spec this status speaks of.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub observed_generation: i64,
-    /// The latest observations of the object's state.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// Additional fields for tools.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-    /// Where the mapping answers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// Where the mapping answers, as an address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<Address>,
-}
-
-/// For `skip_serializing_if` of generations.
-pub(crate) fn is_zero(n: &i64) -> bool {
-    *n == 0
+status! {
+    /// What was observed of a DomainMapping.
+    pub struct DomainMappingStatus {
+        /// Where the mapping answers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub url: Option<String>,
+        /// Where the mapping answers, as an address.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub address: Option<Address>,
+    }
 }
 
 /// A template's metadata keeps whatever the user wrote (A3.1).

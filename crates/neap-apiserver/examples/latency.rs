@@ -10,7 +10,7 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use jiff::Timestamp;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
-use neap_apiserver::{Ack, ApiServer, Caller, Config, Registry, auth};
+use neap_apiserver::{ApiServer, Caller, Config, Registry, auth};
 use neap_store::Store;
 use serde_json::json;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let send = async |method: Method, path: String, body: String| {
         let request = Request::builder().method(method).uri(path);
         let request = request.header("content-type", "application/merge-patch+json").body(Full::new(Bytes::from(body)));
-        let caller = Caller { user: Some(auth::admin("bench")), ack: Ack::Visible };
+        let caller = Caller::inside(auth::admin("bench"));
         let response = server.answer(request.expect("a request"), caller).await;
         assert!(response.status().is_success(), "{}", response.status());
         response.into_body().collect().await.expect("a body").to_bytes().len()
@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let client = kube::Client::new(server.client_service(auth::admin("bench")), "ns");
     let post = |path: &str, body: serde_json::Value| {
         let request = Request::post(path).body(Full::new(Bytes::from(body.to_string()))).expect("a request");
-        server.answer(request, Caller { user: Some(auth::admin("bench")), ack: Ack::Visible })
+        server.answer(request, Caller::inside(auth::admin("bench")))
     };
     post("/api/v1/namespaces", json!({"metadata": {"name": "ns"}})).await;
     let started = Instant::now();

@@ -1,9 +1,11 @@
 //! Bytes and values: what the client sends, what it would like to receive, and bodies of responses.
 
+use crate::metadata::Shape;
 use crate::protobuf::{self, ProtobufError};
 use crate::status::{ApiError, Result, to_value};
+use crate::strict;
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WARNING};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WARNING, X_CONTENT_TYPE_OPTIONS};
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
@@ -18,7 +20,15 @@ pub const BODY_LIMIT: usize = 3 * 1024 * 1024;
 /// Kubernetes truncates what it puts into one warning header, in bytes.
 const WARNING_LIMIT: usize = 4096;
 
-const ACCEPTED: &str = "application/json, application/yaml";
+/// What requests of compiled-in kinds may be written in, and what those of custom resources may.
+const NATIVE: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+const CUSTOM: &str = "application/json, application/yaml";
+/// Bytes of a body that is not understood which are shown again.
+const SHOWN: usize = 30;
+
+fn accepted(native: bool) -> &'static str {
+    if native { NATIVE } else { CUSTOM }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
@@ -33,8 +43,10 @@ pub enum View {
     #[default]
     Whole,
     Table,
-    /// Metadata only.
+    /// Metadata only, of one object.
     Partial,
+    /// Metadata only, of each object in a list.
+    PartialList,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,6 +54,8 @@ pub struct Wanted {
     pub format: Format,
     pub view: View,
     pub pretty: bool,
+    /// `meta.k8s.io/v1beta1` is meant, where a view is asked for.
+    pub beta: bool,
 }
 
 pub fn full(bytes: impl Into<Bytes>) -> Body {
@@ -60,9 +74,9 @@ impl MediaRange<'_> {
     }
 }
 
-/// The media ranges a client takes, in its order (Kubernetes ignores q-values).
+/// The media ranges a client takes, those it prefers first.
 pub fn media_ranges(headers: &HeaderMap) -> Vec<MediaRange<'_>> {
-    headers
+    let mut ranges: Vec<MediaRange<'_>> = headers
         .get_all(ACCEPT)
         .iter()
         .filter_map(|v| v.to_str().ok())
@@ -74,31 +88,42 @@ pub fn media_ranges(headers: &HeaderMap) -> Vec<MediaRange<'_>> {
             MediaRange { media, params }
         })
         .filter(|r| !r.media.is_empty())
-        .collect()
+        .collect();
+    // A quality in thousandths; of equals the first stands first.
+    let quality = |r: &MediaRange<'_>| r.param("q").and_then(|q| q.parse::<f32>().ok()).unwrap_or(1.0);
+    ranges.sort_by_key(|r| std::cmp::Reverse((quality(r) * 1000.0) as i32));
+    ranges
 }
 
-pub fn wanted(headers: &HeaderMap, pretty: bool) -> Result<Wanted> {
+/// In which form the answer goes out. `native`: the answer is about a compiled-in kind, or about none.
+pub fn wanted(headers: &HeaderMap, pretty: bool, native: bool) -> Result<Wanted> {
     let ranges = media_ranges(headers);
     if ranges.is_empty() {
         return Ok(Wanted { pretty, ..Wanted::default() });
     }
+    let mut known = false;
     for range in &ranges {
         let format = match range.media {
             "application/json" | "application/*" | "*/*" => Format::Json,
             "application/yaml" | "application/x-yaml" | "text/yaml" => Format::Yaml,
-            _ => continue,
+            other => {
+                known |= other == PROTOBUF;
+                continue;
+            }
         };
-        let view = match (range.param("as"), range.param("g"), range.param("v")) {
+        known = true;
+        let version = range.param("v");
+        let view = match (range.param("as"), range.param("g"), version) {
             (None, ..) => View::Whole,
             (Some("Table"), Some("meta.k8s.io"), Some("v1" | "v1beta1")) => View::Table,
-            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => {
-                View::Partial
-            }
+            (Some("PartialObjectMetadata"), Some("meta.k8s.io"), Some("v1" | "v1beta1")) => View::Partial,
+            (Some("PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1" | "v1beta1")) => View::PartialList,
             _ => continue,
         };
-        return Ok(Wanted { format, view, pretty });
+        return Ok(Wanted { format, view, pretty, beta: version == Some("v1beta1") });
     }
-    Err(ApiError::NotAcceptable { accepted: ACCEPTED })
+    let accepted = accepted(native);
+    Err(if known || !native { ApiError::NotAcceptable { accepted } } else { ApiError::NoRepresentation { accepted } })
 }
 
 /// The media type of a request body, without parameters; JSON when nothing is said.
@@ -112,29 +137,114 @@ pub fn content_type(headers: &HeaderMap) -> &str {
         .unwrap_or("application/json")
 }
 
-/// A request body that holds an object.
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+/// A request body that holds a small object of its own kind (options, a Scale, a review).
 pub fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Value> {
-    match content_type(headers) {
-        "application/json" => json(body),
-        "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(body),
-        "application/vnd.kubernetes.protobuf" => protobuf::decode(body).map_err(|error| match error {
-            ProtobufError::Unknown { .. } => ApiError::UnsupportedMediaType { accepted: ACCEPTED.to_owned() },
-            broken => ApiError::bad_request(broken),
-        }),
-        _ => Err(ApiError::UnsupportedMediaType { accepted: ACCEPTED.to_owned() }),
+    decode(headers, body, true, &mut Vec::new())?.map_err(ApiError::bad_request)
+}
+
+/// A request body that holds an object of the exchange's kind; what strict decoding complains about beyond unknown
+/// fields is added to `faults`.
+pub fn parse_object(headers: &HeaderMap, body: &[u8], shape: &Shape<'_>, faults: &mut Vec<String>) -> Result<Value> {
+    let unrecognised = |why: &str| {
+        let kind = shape.kind;
+        let shown = summary(body);
+        ApiError::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({shown})"))
+    };
+    let native = !shape.conditional_updates;
+    let object = match decode(headers, body, native, faults)?.map_err(|why| unrecognised(&why))? {
+        Value::Null if native => Value::Object(serde_json::Map::new()),
+        object @ Value::Object(_) => object,
+        other => {
+            let what = match other {
+                Value::Array(_) => "array",
+                Value::String(_) => "string",
+                Value::Bool(_) => "bool",
+                _ => "number",
+            };
+            let why = format!("couldn't get version/kind; json parse error: json: cannot unmarshal {what} into an object");
+            return Err(unrecognised(&why));
+        }
+    };
+    if !native {
+        // A custom resource says itself what it is.
+        let told = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or("");
+        if told("kind").is_empty() {
+            let text = String::from_utf8_lossy(body);
+            return Err(unrecognised(&format!("Object 'Kind' is missing in '{text}'")));
+        }
+        if told("apiVersion") != shape.api_version {
+            return Err(ApiError::bad_request(format!(
+                "the API version in the data ({}) does not match the expected API version ({})",
+                told("apiVersion"),
+                shape.api_version
+            )));
+        }
+        if told("kind") != shape.kind {
+            let why = format!("must be {}", shape.kind);
+            return Err(ApiError::Invalid {
+                group: shape.group.to_owned(),
+                kind: told("kind").to_owned(),
+                name: crate::metadata::text(&object, "name").to_owned(),
+                causes: vec![crate::status::invalid("kind", &Value::from(told("kind")), &why)],
+            });
+        }
+    }
+    Ok(object)
+}
+
+/// The outer failure is the answer; the inner one is what is wrong with the text.
+fn decode(
+    headers: &HeaderMap,
+    body: &[u8],
+    native: bool,
+    faults: &mut Vec<String>,
+) -> Result<std::result::Result<Value, String>> {
+    let parsed = match content_type(headers) {
+        "application/json" => json(body, faults),
+        "application/yaml" | "application/x-yaml" | "text/yaml" => {
+            serde_yaml::from_slice(body).map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))
+        }
+        PROTOBUF => match protobuf::decode(body) {
+            Err(ProtobufError::Unknown { .. }) => {
+                return Err(ApiError::UnsupportedMediaType { accepted: accepted(native).to_owned() });
+            }
+            decoded => decoded.map_err(|broken| broken.to_string()),
+        },
+        _ => return Err(ApiError::UnsupportedMediaType { accepted: accepted(native).to_owned() }),
+    };
+    Ok(parsed)
+}
+
+fn json(body: &[u8], faults: &mut Vec<String>) -> std::result::Result<Value, String> {
+    let (value, repeated) = strict::decode(body)
+        .map_err(|e| format!("couldn't get version/kind; json parse error: {}", json_fault(&e)))?;
+    faults.extend(repeated.iter().map(|path| format!("duplicate field {path:?}")));
+    Ok(value)
+}
+
+/// A fault of JSON; the most frequent one, a text that breaks off, in the words that clients know.
+pub(crate) fn json_fault(error: &serde_json::Error) -> String {
+    if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() }
+}
+
+fn summary(body: &[u8]) -> String {
+    let (shown, more) = match body.get(..SHOWN) {
+        Some(shown) if body.len() > SHOWN => (shown, " ..."),
+        _ => (body, ""),
+    };
+    match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(shown).into_owned() + more,
+        Some(_) => shown.iter().map(|b| format!("{b:02x}")).collect::<String>() + more,
     }
 }
 
-pub fn json(body: &[u8]) -> Result<Value> {
-    if body.is_empty() {
-        return Err(ApiError::bad_request("the request body is empty"));
-    }
-    serde_json::from_slice(body)
-        .map_err(|e| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {e}")))
-}
-
+/// An applied configuration.
 pub fn yaml(body: &[u8]) -> Result<Value> {
-    serde_yaml::from_slice(body).map_err(|e| ApiError::bad_request(format!("error converting YAML to JSON: {e}")))
+    serde_yaml::from_slice(body)
+        .map_err(|e| ApiError::bad_request(format!("error decoding YAML: error converting YAML to JSON: yaml: {e}")))
 }
 
 pub fn respond(code: u16, value: &Value, wanted: Wanted) -> Response<Body> {
@@ -173,6 +283,11 @@ pub fn typed(code: u16, media: &'static str, body: Body) -> Response<Body> {
 }
 
 pub fn error(error: &ApiError) -> Response<Body> {
+    if let ApiError::NoSuchPage = error {
+        let mut response = typed(404, "text/plain; charset=utf-8", full(format!("{error}\n")));
+        response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        return response;
+    }
     let status = error.status();
     let bytes = serde_json::to_vec(&to_value(&status)).expect("a JSON value is serialisable");
     let mut response = respond_json(if status.code == 0 { 500 } else { status.code }, bytes);
@@ -216,7 +331,7 @@ mod tests {
         let check = |accept: &str, want: Option<(Format, View)>| {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());
-            assert_eq!(wanted(&headers, false).ok().map(|w| (w.format, w.view)), want, "{accept}");
+            assert_eq!(wanted(&headers, false, true).ok().map(|w| (w.format, w.view)), want, "{accept}");
         };
         check("application/json", Some((Format::Json, View::Whole)));
         check("*/*", Some((Format::Json, View::Whole)));
@@ -229,7 +344,8 @@ mod tests {
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
             Some((Format::Json, View::Table)),
         );
-        check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some((Format::Json, View::Partial)));
+        check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some((Format::Json, View::PartialList)));
+        check("application/json;q=0.5, application/yaml;q=0.9", Some((Format::Yaml, View::Whole)));
         check("application/json;as=Other;g=x;v=v1,application/json", Some((Format::Json, View::Whole)));
         check("application/json;stream=watch", Some((Format::Json, View::Whole)));
     }

@@ -4,20 +4,23 @@
 //! it, and goes itself once the last of them is gone.
 
 use crate::kind::{Kind, Origin};
-use crate::metadata;
+use crate::metadata::{self, NameRule};
 use crate::registry::{Kinds, Registry};
 use crate::request::Resource;
 use crate::server::{Exchange, Inner};
-use crate::status::{ApiError, Result, cause, invalid, required};
+use crate::schema::Schema;
+use crate::status::{ApiError, Result, cause, invalid, not_supported, required};
 use crate::storage;
 use crate::verbs::delete;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube_core::response::StatusCause;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 pub const GROUP: &str = "apiextensions.k8s.io";
 pub const PLURAL: &str = "customresourcedefinitions";
+/// On definitions in groups that belong to Kubernetes.
+const APPROVED: &str = "api-approved.kubernetes.io";
 /// Kubernetes' finalizer that keeps a definition until its objects are gone.
 const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
@@ -151,45 +154,74 @@ fn clash(kinds: &Kinds, object: &Value) -> Option<String> {
 }
 
 /// What must hold for a definition, beyond what its typed form says.
-pub(crate) fn validate(_: &Kinds, object: &Value, old: Option<&Value>) -> Vec<StatusCause> {
+pub(crate) fn validate(object: &Value, old: Option<&Value>) -> Vec<StatusCause> {
     let mut causes = Vec::new();
     let text = |v: &Value, path: &str| v.pointer(path).and_then(Value::as_str).unwrap_or("").to_owned();
     let (group, plural) = (text(object, "/spec/group"), text(object, "/spec/names/plural"));
-    for (path, value) in [
-        ("spec.group", &group),
-        ("spec.names.plural", &plural),
-        ("spec.names.kind", &text(object, "/spec/names/kind")),
-        ("spec.scope", &text(object, "/spec/scope")),
-    ] {
-        if value.is_empty() {
-            causes.push(required(path, ""));
-        }
-    }
-    if !causes.is_empty() {
-        return causes;
-    }
     let name = metadata::text(object, "name");
     if name != format!("{plural}.{group}") {
         causes.push(invalid("metadata.name", &json!(name), "must be spec.names.plural+\".\"+spec.group"));
     }
-    if !group.contains('.') {
+    if group.is_empty() {
+        causes.push(required("spec.group", ""));
+    } else if !group.contains('.') {
         causes.push(invalid("spec.group", &json!(group), "should be a domain with at least one dot"));
     }
-    let scope = text(object, "/spec/scope");
-    if scope != "Namespaced" && scope != "Cluster" {
-        causes.push(crate::status::not_supported("spec.scope", &json!(scope), &["Cluster", "Namespaced"]));
+    let protected = ["k8s.io", "kubernetes.io"].iter().any(|d| group == *d || group.ends_with(&format!(".{d}")));
+    if protected && metadata::of(object, "annotations").and_then(|notes| notes.get(APPROVED)).is_none() {
+        let why = format!(
+            "protected groups must have approval annotation {APPROVED:?}, see \
+             https://github.com/kubernetes/enhancements/pull/1111"
+        );
+        causes.push(required(&format!("metadata.annotations[{APPROVED}]"), &why));
+    }
+    match text(object, "/spec/scope").as_str() {
+        "" => causes.push(required("spec.scope", "")),
+        "Namespaced" | "Cluster" => {}
+        other => causes.push(not_supported("spec.scope", &json!(other), &["Cluster", "Namespaced"])),
     }
     let versions = object.pointer("/spec/versions").and_then(Value::as_array).cloned().unwrap_or_default();
     if versions.iter().filter(|v| v["storage"] == true).count() != 1 {
-        causes.push(invalid("spec.versions", &json!(null), "must have exactly one version marked as storage version"));
+        let why = "must have exactly one version marked as storage version";
+        causes.push(invalid("spec.versions", object.pointer("/spec/versions").unwrap_or(&Value::Null), why));
     }
     for (i, version) in versions.iter().enumerate() {
-        if version.pointer("/schema/openAPIV3Schema").is_none() {
-            causes.push(required(&format!("spec.versions[{i}].schema.openAPIV3Schema"), "schemas are required"));
+        if let Some(why) = metadata::name_fault(&text(version, "/name"), NameRule::Label1035) {
+            causes.push(invalid(&format!("spec.versions[{i}].name"), &version["name"], why));
+        }
+        match version.pointer("/schema/openAPIV3Schema") {
+            None => causes.push(required(&format!("spec.versions[{i}].schema.openAPIV3Schema"), "")),
+            Some(schema) => {
+                // One schema for all is held in a place of its own, as far as messages go.
+                let place = match versions.len() {
+                    1 => "spec.validation.openAPIV3Schema".to_owned(),
+                    _ => format!("spec.versions[{i}].schema.openAPIV3Schema"),
+                };
+                let faults = Schema::compile(schema).err().map(|e| e.errors).unwrap_or_default();
+                causes.extend(faults.iter().map(|fault| {
+                    let mut cause = fault.cause();
+                    cause.field = format!("{place}.{}", fault.path);
+                    cause
+                }));
+            }
+        }
+    }
+    for key in ["plural", "singular", "kind", "listKind"] {
+        let (path, value) = (format!("spec.names.{key}"), text(object, &format!("/spec/names/{key}")));
+        // Kinds are names of a domain too, but for their capitals.
+        let fault = metadata::name_fault(&value.to_lowercase(), NameRule::Label1035);
+        match fault.filter(|_| !value.is_empty()) {
+            _ if value.is_empty() && matches!(key, "plural" | "kind") => causes.push(required(&path, "")),
+            Some(why) => causes.push(invalid(&path, &json!(value), why)),
+            None if key == "plural" && value != value.to_lowercase() => {
+                let why = metadata::name_fault(&value, NameRule::Label1035).unwrap_or_default();
+                causes.push(invalid(&path, &json!(value), why));
+            }
+            None => {}
         }
     }
     if text(object, "/spec/conversion/strategy") == "Webhook" {
-        causes.push(crate::status::not_supported("spec.conversion.strategy", &json!("Webhook"), &["None"]));
+        causes.push(not_supported("spec.conversion.strategy", &json!("Webhook"), &["None"]));
     }
     if let Some(old) = old {
         for (field, path) in
@@ -246,13 +278,19 @@ fn served<'a>(kinds: &'a Kinds, definition: &str) -> Option<&'a Arc<Kind>> {
 
 /// A definition was written (`Some`) or is gone.
 pub(crate) fn changed(server: &Arc<Inner>, object: Option<&Value>, name: &str) {
-    let Some(object) = object else {
-        if let Some(kind) = served(&server.registry.kinds(), name) {
-            server.registry.remove(&kind.group, &kind.plural);
+    {
+        // Two writers of one definition come here in any order: what is stored decides, not what each of them wrote.
+        let _place = server.definitions.lock().unwrap_or_else(PoisonError::into_inner);
+        match load(server, name) {
+            Some((stored, _)) => serve(&server.registry, &stored),
+            None => {
+                if let Some(kind) = served(&server.registry.kinds(), name) {
+                    server.registry.remove(&kind.group, &kind.plural);
+                }
+            }
         }
-        return;
-    };
-    serve(&server.registry, object);
+    }
+    let Some(object) = object else { return };
     if metadata::is_deleting(object) {
         empty(server, name);
         finish(server, name);
@@ -349,8 +387,10 @@ impl Exchange {
             user: crate::auth::admin("system:apiserver"),
             user_agent: "apiserver".to_owned(),
             ack: crate::server::Ack::Visible,
+            managed: storage::Managed::Shown,
             now: server.now(),
             warnings: Vec::new(),
+            faults: Vec::new(),
         }
     }
 }

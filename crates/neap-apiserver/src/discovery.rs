@@ -1,7 +1,7 @@
 //! What this server serves, as clients find out: `/api`, `/apis` and below, in the plain and in the aggregated form,
 //! and the small documents beside them (version, health, OpenAPI).
 
-use crate::codec::{self, Body, Wanted};
+use crate::codec::{self, Body, View, Wanted};
 use crate::kind::{Kind, Version};
 use crate::registry::Kinds;
 use crate::request::Query;
@@ -43,7 +43,8 @@ pub(crate) fn answer(
     request: &Request<Bytes>,
     query: &Query,
 ) -> Result<Response<Body>> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    let of_api = matches!(path.first().map(String::as_str), Some("api" | "apis"));
+    if *request.method() != Method::GET && (of_api || *request.method() != Method::HEAD) {
         return Err(ApiError::MethodNotAllowed);
     }
     let kinds = server.registry.kinds();
@@ -74,13 +75,17 @@ pub(crate) fn answer(
         ["openapi", rest @ ..] => return crate::documents::answer(server, &kinds, rest, request),
         [".well-known", "openid-configuration"] => signer(server)?.discovery(),
         ["openid", "v1", "jwks"] => signer(server)?.jwks(),
-        _ => return Err(ApiError::NoSuchPath),
+        _ => return Err(ApiError::NoSuchPage),
     };
-    Ok(codec::respond(200, &value, codec::wanted(request.headers(), query.pretty).unwrap_or_default()))
+    let wanted = codec::wanted(request.headers(), query.pretty, true)?;
+    match wanted.view {
+        View::Whole => Ok(codec::respond(200, &value, wanted)),
+        _ => Err(ApiError::NotAcceptable { accepted: "application/json, application/yaml" }),
+    }
 }
 
 fn signer(server: &Inner) -> Result<&crate::auth::token::Signer> {
-    server.config.signer.as_deref().ok_or(ApiError::NoSuchPath)
+    server.config.signer.as_deref().ok_or(ApiError::NoSuchPage)
 }
 
 fn paths(kinds: &Kinds) -> Vec<String> {
@@ -115,6 +120,8 @@ fn group(kinds: &Kinds, name: &str) -> Value {
 pub(crate) fn verbs(kind: &Kind) -> &'static [&'static str] {
     if kind.answer.is_some() {
         &["create"]
+    } else if !kind.delete_collection {
+        &["create", "delete", "get", "list", "patch", "update", "watch"]
     } else {
         &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
     }
@@ -175,7 +182,7 @@ fn resources(kinds: &Kinds, group: &str, version: &str) -> Result<Value> {
         }
     }
     if list.is_empty() {
-        return Err(ApiError::NoSuchPath);
+        return Err(kinds.missing(group));
     }
     Ok(json!({"kind": "APIResourceList", "apiVersion": "v1",
         "groupVersion": crate::kind::api_version(group, version), "resources": list}))
@@ -204,11 +211,7 @@ fn aggregate(kinds: &Kinds, core: bool, media: &'static str) -> Response<Body> {
                 .iter()
                 .map(|v| json!({"version": v, "freshness": "Current", "resources": aggregated_resources(kinds, g, v)}))
                 .collect();
-            let metadata = if g.is_empty() {
-                json!({"creationTimestamp": null})
-            } else {
-                json!({"name": g, "creationTimestamp": null})
-            };
+            let metadata = if g.is_empty() { json!({}) } else { json!({"name": g}) };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-const PROTOBUF_V2: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const PROTOBUF_V2: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 /// Documents kept at a time: the index, v2 in two forms and the groups that `kubectl explain` was asked about.
 const KEPT: usize = 24;
 
@@ -40,6 +40,11 @@ pub(crate) fn answer(
     request: &Request<Bytes>,
 ) -> Result<Response<Body>> {
     let protobuf = accepts_protobuf(request);
+    let ranges = codec::media_ranges(request.headers());
+    let known = |media: &str| matches!(media, "*/*" | "application/*" | "application/json");
+    if path == ["v2"] && !protobuf && !ranges.is_empty() && !ranges.iter().any(|range| known(range.media)) {
+        return Err(ApiError::NotAcceptable { accepted: "application/json" });
+    }
     match path {
         ["v2"] if protobuf => {
             let made = || openapi::v2_protobuf(&borrow(&docs(kinds, |_, _| true)));
@@ -55,7 +60,7 @@ pub(crate) fn answer(
         }
         ["v3", "api", version] => group(server, kinds, "", version, request),
         ["v3", "apis", name, version] => group(server, kinds, name, version, request),
-        _ => Err(ApiError::NoSuchPath),
+        _ => Err(ApiError::NoSuchPage),
     }
 }
 
@@ -68,7 +73,7 @@ fn group(
 ) -> Result<Response<Body>> {
     let wanted = |k: &Kind, v: &Version| k.group == group && v.name == version;
     if !kinds.of_group(group).iter().any(|k| k.versions.iter().any(|v| v.served && wanted(k, v))) {
-        return Err(ApiError::NoSuchPath);
+        return Err(ApiError::NoSuchPage);
     }
     let made = || bytes(&openapi::v3_group_version(&borrow(&docs(kinds, wanted))));
     cached(server, kinds, format!("v3 {group}/{version}"), "application/json", request, made)

@@ -139,7 +139,8 @@ fn bracket(text: &str) -> Result<Step, &'static str> {
         return Ok(Step::All);
     }
     if let Some(name) = unquoted(text) {
-        return Ok(Step::Field(name.to_owned()));
+        // Dots need no backslash between quotes, but Knative's own columns have one.
+        return Ok(Step::Field(name.replace("\\.", ".")));
     }
     if let Some(filter) = text.strip_prefix("?(").and_then(|t| t.strip_suffix(')')) {
         let (left, right, equal) = match (filter.split_once("=="), filter.split_once("!=")) {
@@ -188,6 +189,7 @@ mod tests {
         check("$.spec.list[-1]", json!([3]));
         check(".spec.list[7]", json!([]));
         check(".metadata.labels['a.b/c']", json!(["x"]));
+        check(".metadata.labels['a\\.b/c']", json!(["x"]));
         check(".metadata.labels.a\\.b/c", json!(["x"]));
         check(".metadata.none.deeper", json!([]));
         check("spec.list[1]", json!([2]));

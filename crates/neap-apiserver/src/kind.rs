@@ -205,6 +205,12 @@ pub struct Kind {
     /// Set for kinds that are answered and never stored.
     pub answer: Option<Answer>,
     pub create_on_update: bool,
+    /// Whether a delete that removes the object answers with it, and not with a Status.
+    pub shows_deleted: bool,
+    /// Whether the kind as a whole can be deleted from a namespace, or the cluster.
+    pub delete_collection: bool,
+    /// Says whether objects have a generation, where the schema does not tell.
+    pub has_generation: Option<bool>,
     /// Whether a status sent with a create is kept although status is a subresource (nodes register with theirs).
     pub keep_created_status: bool,
     /// The (group, plural) under whose keys objects are stored: another kind's for an alias.
@@ -216,6 +222,12 @@ impl Kind {
     /// `trusted` is for schemas that ship with the program: they are compiled without the checks for structure.
     pub fn from_crd(crd: &CustomResourceDefinition, origin: Origin) -> std::result::Result<Self, KindError> {
         let spec = &crd.spec;
+        // Whom users of a version that is on its way out are sent to: the best that is not, and is better.
+        let successor = |name: &str| {
+            let fresh = spec.versions.iter().filter(|v| v.served && !v.deprecated.unwrap_or(false));
+            let best = fresh.map(|v| v.name.as_str()).min_by(|a, b| crate::discovery::version_order(a, b))?;
+            crate::discovery::version_order(best, name).is_lt().then(|| api_version(&spec.group, best))
+        };
         let names = &spec.names;
         let fail = |why: String| KindError { name: format!("{}.{}", names.plural, spec.group), why };
         let trusted = origin == Origin::Compiled;
@@ -223,8 +235,13 @@ impl Kind {
         let mut versions = Vec::with_capacity(spec.versions.len());
         let mut document = BTreeMap::new();
         for v in &spec.versions {
-            let (version, packed) =
+            let (mut version, packed) =
                 version(&spec.group, &names.kind, v, trusted).map_err(|why| fail(format!("{}: {why}", v.name)))?;
+            if v.deprecation_warning.is_none()
+                && let (Some(text), Some(better)) = (&mut version.deprecated, successor(&v.name))
+            {
+                text.push_str(&format!("; use {better} {}", names.kind));
+            }
             document.insert(v.name.clone(), packed);
             versions.push(version);
         }
@@ -232,27 +249,61 @@ impl Kind {
             return Err(fail("has no version".into()));
         }
         versions.sort_by(|a, b| crate::discovery::version_order(&a.name, &b.name));
-        Ok(Self {
-            group: spec.group.clone(),
-            plural: names.plural.clone(),
-            singular: names.singular.clone().filter(|s| !s.is_empty()).unwrap_or_else(|| names.kind.to_lowercase()),
-            kind: names.kind.clone(),
-            list_kind: names
-                .list_kind
-                .clone()
-                .filter(|s| !s.is_empty())
-                .unwrap_or_else(|| format!("{}List", names.kind)),
-            short_names: names.short_names.clone().unwrap_or_default(),
-            categories: names.categories.clone().unwrap_or_default(),
-            namespaced: spec.scope == "Namespaced",
-            origin,
-            semantics,
+        let given = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
+        let mut kind = Self::bare(&spec.group, &names.kind, &names.plural, versions);
+        kind.singular = given(&names.singular).unwrap_or(kind.singular);
+        kind.list_kind = given(&names.list_kind).unwrap_or(kind.list_kind);
+        kind.short_names = names.short_names.clone().unwrap_or_default();
+        kind.categories = names.categories.clone().unwrap_or_default();
+        kind.namespaced = spec.scope == "Namespaced";
+        kind.origin = origin;
+        kind.semantics = semantics;
+        kind.name_rule = match (spec.group.as_str(), names.plural.as_str()) {
+            ("", "namespaces") => NameRule::Label,
+            (crate::auth::rbac::GROUP, _) => NameRule::Segment,
+            _ => NameRule::Subdomain,
+        };
+        // Emptying a cluster of its namespaces is nothing to be done by one request.
+        kind.delete_collection = kind.role() != Role::Namespaces;
+        kind.document = document;
+        Ok(kind)
+    }
+
+    /// A kind that is only ever created and answered at once (reviews): no storage, no schema.
+    pub fn answered(group: &str, version: &str, kind: &str, plural: &str, namespaced: bool, answer: Answer) -> Self {
+        let api_version = api_version(group, version);
+        let version = Version {
+            name: version.to_owned(),
+            served: true,
+            storage: true,
+            deprecated: None,
+            schema: Schema::permissive(),
+            status: false,
+            has_spec: true,
+            scale: None,
+            columns: Vec::new(),
+            selectable: Vec::new(),
+            head: head(&api_version, kind),
+            api_version,
+        };
+        Self { namespaced, answer: Some(answer), ..Self::bare(group, kind, plural, vec![version]) }
+    }
+
+    /// Names and versions; nothing special about it.
+    fn bare(group: &str, kind: &str, plural: &str, versions: Vec<Version>) -> Self {
+        Self {
+            group: group.to_owned(),
+            plural: plural.to_owned(),
+            singular: kind.to_lowercase(),
+            kind: kind.to_owned(),
+            list_kind: format!("{kind}List"),
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            namespaced: false,
+            origin: Origin::Compiled,
+            semantics: Semantics::Native,
             versions,
-            name_rule: match (spec.group.as_str(), names.plural.as_str()) {
-                ("", "namespaces") => NameRule::Label,
-                (crate::auth::rbac::GROUP, _) => NameRule::Segment,
-                _ => NameRule::Subdomain,
-            },
+            name_rule: NameRule::default(),
             columns: None,
             selectable: Vec::new(),
             connects: BTreeMap::new(),
@@ -264,51 +315,9 @@ impl Kind {
             grace: None,
             answer: None,
             create_on_update: false,
-            keep_created_status: false,
-            stored_as: (spec.group.clone(), names.plural.clone()),
-            document,
-        })
-    }
-
-    /// A kind that is only ever created and answered at once (reviews): no storage, no schema.
-    pub fn answered(group: &str, version: &str, kind: &str, plural: &str, namespaced: bool, answer: Answer) -> Self {
-        Self {
-            group: group.to_owned(),
-            plural: plural.to_owned(),
-            singular: kind.to_lowercase(),
-            kind: kind.to_owned(),
-            list_kind: format!("{kind}List"),
-            short_names: Vec::new(),
-            categories: Vec::new(),
-            namespaced,
-            origin: Origin::Compiled,
-            semantics: Semantics::Native,
-            versions: vec![Version {
-                name: version.to_owned(),
-                api_version: api_version(group, version),
-                served: true,
-                storage: true,
-                deprecated: None,
-                schema: Schema::permissive(),
-                status: false,
-                has_spec: true,
-                scale: None,
-                columns: Vec::new(),
-                selectable: Vec::new(),
-                head: head(&api_version(group, version), kind),
-            }],
-            name_rule: NameRule::default(),
-            columns: None,
-            selectable: Vec::new(),
-            connects: BTreeMap::new(),
-            admit: Vec::new(),
-            admit_deletes: false,
-            prepare: None,
-            check: None,
-            convert: None,
-            grace: None,
-            answer: Some(answer),
-            create_on_update: false,
+            shows_deleted: false,
+            delete_collection: true,
+            has_generation: None,
             keep_created_status: false,
             stored_as: (group.to_owned(), plural.to_owned()),
             document: BTreeMap::new(),
@@ -362,9 +371,10 @@ impl Kind {
     }
 
     pub fn shape<'a>(&'a self, version: &'a Version) -> Shape<'a> {
-        let generation = match self.semantics {
-            Semantics::Native if !version.status && !version.has_spec => Generation::Never,
-            _ => Generation::Content { status_apart: version.status },
+        let counted = self.semantics == Semantics::Custom || version.status || version.has_spec;
+        let generation = match self.has_generation.unwrap_or(counted) {
+            false => Generation::Never,
+            true => Generation::Content { status_apart: version.status },
         };
         Shape {
             group: &self.group,

@@ -77,6 +77,10 @@ pub fn text<'a>(object: &'a Value, key: &str) -> &'a str {
     object.get("metadata").and_then(|m| m.get(key)).and_then(Value::as_str).unwrap_or("")
 }
 
+pub fn of<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
+    object.get("metadata").and_then(|m| m.get(key))
+}
+
 pub fn finalizers(object: &Value) -> Vec<&str> {
     object
         .pointer("/metadata/finalizers")
@@ -96,26 +100,29 @@ pub fn check_decoded(object: &mut Value, shape: &Shape<'_>) -> Result<()> {
     };
     let told = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or("");
     let (version, kind) = (told("apiVersion"), told("kind"));
+    let native = !shape.conditional_updates;
+    let undecodable = |why: String| {
+        let told = if kind.is_empty() { shape.kind } else { kind };
+        let version = if version.is_empty() { shape.api_version } else { version };
+        let version = version.rsplit('/').next().unwrap_or_default();
+        ApiError::Undecodable { told: told.to_owned(), version: version.to_owned(), kind: shape.kind.to_owned(), why }
+    };
     if !version.is_empty() && version != shape.api_version {
-        return Err(ApiError::bad_request(format!(
+        let why = format!(
             "the API version in the data ({version}) does not match the expected API version ({})",
             shape.api_version
-        )));
+        );
+        return Err(if native { undecodable(why) } else { ApiError::bad_request(why) });
     }
     if !kind.is_empty() && kind != shape.kind {
-        return Err(ApiError::bad_request(format!(
-            "the kind in the data ({kind}) does not match the expected kind ({})",
-            shape.kind
-        )));
+        let why = format!("the kind in the data ({kind}) does not match the expected kind ({})", shape.kind);
+        return Err(if native { undecodable(why) } else { ApiError::bad_request(why) });
     }
     if let Some(meta) = map.get("metadata")
         && let Err(why) = ObjectMeta::deserialize(meta)
         && !meta.is_null()
     {
-        return Err(ApiError::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: metadata: {why}",
-            shape.kind, shape.api_version, shape.kind
-        )));
+        return Err(undecodable(format!("json: metadata: {why}")));
     }
     drop_nulls(of_mut(object));
     let map = object.as_object_mut().expect("checked above");
@@ -156,7 +163,7 @@ pub fn prepare_create(
     if meta.get("resourceVersion").is_some_and(|v| v != "") {
         return Err(ApiError::Unnamed("resourceVersion should not be set on objects to be created".into()));
     }
-    for key in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+    for key in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         meta.remove(key);
     }
     let base = meta.get("generateName").and_then(Value::as_str).unwrap_or("").to_owned();
@@ -238,6 +245,9 @@ pub fn prepare_update(
         )));
     }
     let version = text(new, "resourceVersion");
+    if !version.is_empty() && version.parse::<u64>().is_err() {
+        return Err(ApiError::Unnamed(format!("strconv.ParseUint: parsing {version:?}: invalid syntax")));
+    }
     let named = !version.is_empty() && version != "0";
     if named && version != text(old, "resourceVersion") {
         return Err(conflict(MODIFIED.to_owned()));
@@ -248,6 +258,13 @@ pub fn prepare_update(
     }
     carry(new, old);
     Ok(named)
+}
+
+/// An object that is sent to a place of a name has that name in it.
+pub fn nameless(name: &str) -> ApiError {
+    ApiError::bad_request(format!(
+        "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+    ))
 }
 
 /// The reason of a conflict by resource version.
@@ -309,10 +326,14 @@ pub fn validate(object: &Value, old: Option<&Value>, shape: &Shape<'_>) -> Vec<S
     }
     let empty = Map::new();
     let meta = object.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    let base = meta.get("generateName").and_then(Value::as_str).unwrap_or("");
+    if let Some(why) = generate_name_fault(base, shape.name_rule).filter(|_| old.is_none()) {
+        causes.push(invalid("metadata.generateName", &json!(base), why));
+    }
     if let Some(labels) = meta.get("labels").and_then(Value::as_object) {
         for (key, value) in labels {
             if let Some(why) = label_key_fault(key) {
-                causes.push(invalid("metadata.labels", &json!(key), why));
+                causes.push(invalid("metadata.labels", &json!(key), &why));
             }
             if let Some(why) = value.as_str().and_then(label_value_fault) {
                 causes.push(invalid("metadata.labels", value, why));
@@ -323,7 +344,7 @@ pub fn validate(object: &Value, old: Option<&Value>, shape: &Shape<'_>) -> Vec<S
         let mut size = 0;
         for (key, value) in notes {
             if let Some(why) = label_key_fault(&key.to_ascii_lowercase()) {
-                causes.push(invalid("metadata.annotations", &json!(key), why));
+                causes.push(invalid("metadata.annotations", &json!(key), &why));
             }
             size += key.len() + value.as_str().map_or(0, str::len);
         }
@@ -336,9 +357,11 @@ pub fn validate(object: &Value, old: Option<&Value>, shape: &Shape<'_>) -> Vec<S
         }
     }
     owners(meta, &mut causes);
-    for finalizer in finalizers(object) {
+    for (i, finalizer) in finalizers(object).into_iter().enumerate() {
         if let Some(why) = label_key_fault(finalizer) {
-            causes.push(invalid("metadata.finalizers", &json!(finalizer), why));
+            causes.push(invalid("metadata.finalizers", &json!(finalizer), &why));
+        } else if let Some(why) = finalizer_fault(finalizer).filter(|_| !shape.conditional_updates) {
+            causes.push(invalid(&format!("metadata.finalizers[{i}]"), &json!(finalizer), why));
         }
     }
     if let Some(old) = old.filter(|o| is_deleting(o)) {
@@ -357,26 +380,40 @@ pub fn validate(object: &Value, old: Option<&Value>, shape: &Shape<'_>) -> Vec<S
     causes
 }
 
+/// Kubernetes' own kinds take finalizers of a domain only, beside the three that have none.
+pub fn finalizer_fault(finalizer: &str) -> Option<&'static str> {
+    let known = finalizer.contains('/') || ["kubernetes", "orphan", "foregroundDeletion"].contains(&finalizer);
+    (!known).then_some("name is neither a standard finalizer name nor is it fully qualified")
+}
+
 fn owners(meta: &Map<String, Value>, causes: &mut Vec<StatusCause>) {
-    let mut controllers = 0;
-    for (i, owner) in meta.get("ownerReferences").and_then(Value::as_array).into_iter().flatten().enumerate() {
+    let list = meta.get("ownerReferences").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mut controller: Option<String> = None;
+    for owner in list {
+        let text = |key: &str| owner.get(key).and_then(Value::as_str).unwrap_or("");
         for key in ["apiVersion", "kind", "name", "uid"] {
-            if owner.get(key).and_then(Value::as_str).unwrap_or("").is_empty() {
-                causes.push(invalid(
-                    &format!("metadata.ownerReferences[{i}].{key}"),
-                    &json!(""),
-                    if key == "apiVersion" { "version must not be empty" } else { "must not be empty" },
-                ));
+            if text(key).is_empty() {
+                let why = if key == "apiVersion" { "version must not be empty" } else { "must not be empty" };
+                causes.push(invalid(&format!("metadata.ownerReferences.{key}"), &json!(""), why));
             }
         }
-        controllers += usize::from(owner.get("controller") == Some(&json!(true)));
-    }
-    if controllers > 1 {
-        causes.push(invalid(
-            "metadata.ownerReferences",
-            &Value::Array(Vec::new()),
-            "Only one reference can have Controller set to true",
-        ));
+        if (text("apiVersion"), text("kind")) == ("v1", "Event") {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            causes.push(invalid("metadata.ownerReferences", owner, why));
+        }
+        if owner.get("controller") == Some(&json!(true)) {
+            let this = format!("{}/{}", text("kind"), text("name"));
+            match &controller {
+                None => controller = Some(this),
+                Some(first) => causes.push(invalid(
+                    "metadata.ownerReferences",
+                    &json!(list),
+                    &format!(
+                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
+                    ),
+                )),
+            }
+        }
     }
 }
 
@@ -391,6 +428,7 @@ pub fn name_fault(name: &str, rule: NameRule) -> Option<&'static str> {
         NameRule::Subdomain if name.len() > 253 => Some("must be no more than 253 characters"),
         NameRule::Subdomain => (!name.split('.').all(is_label)).then_some(SUBDOMAIN),
         NameRule::Label | NameRule::Label1035 if name.len() > NAME_LIMIT => Some("must be no more than 63 characters"),
+        NameRule::Label if !is_label(name) && name.split('.').all(is_label) => Some("must not contain dots"),
         NameRule::Label => (!is_label(name)).then_some(LABEL),
         NameRule::Label1035 => {
             (!(is_label(name) && name.starts_with(|c: char| c.is_ascii_lowercase()))).then_some(LABEL_1035)
@@ -420,31 +458,43 @@ fn is_qualified(text: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-pub fn label_key_fault(key: &str) -> Option<&'static str> {
+/// What is wrong with the beginning of a name; it may end in a dash.
+fn generate_name_fault(base: &str, rule: NameRule) -> Option<&'static str> {
+    let masked = match base.strip_suffix('-') {
+        Some(rest) if !rest.is_empty() && !rest.ends_with('-') => format!("{rest}a"),
+        _ => base.to_owned(),
+    };
+    if base.is_empty() { None } else { name_fault(&masked, rule) }
+}
+
+pub fn label_key_fault(key: &str) -> Option<String> {
     let name = match key.split_once('/') {
         None => key,
+        Some((_, name)) if name.contains('/') => {
+            return Some(QUALIFIED.replacen("name part", "a valid label key", 1) + " with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')");
+        }
         Some((prefix, name)) => {
             if prefix.is_empty() {
-                return Some("prefix part must be non-empty");
+                return Some("prefix part must be non-empty".to_owned());
             }
             if let Some(why) = name_fault(prefix, NameRule::Subdomain) {
-                return Some(why);
+                return Some(format!("prefix part {why}"));
             }
             name
         }
     };
     if name.is_empty() {
-        return Some("name part must be non-empty");
+        return Some("name part must be non-empty".to_owned());
     }
     if name.len() > NAME_LIMIT {
-        return Some("name part must be no more than 63 characters");
+        return Some("name part must be no more than 63 bytes".to_owned());
     }
-    (!is_qualified(name)).then_some(QUALIFIED)
+    (!is_qualified(name)).then(|| QUALIFIED.to_owned())
 }
 
 pub fn label_value_fault(value: &str) -> Option<&'static str> {
     if value.len() > NAME_LIMIT {
-        return Some("must be no more than 63 characters");
+        return Some("must be no more than 63 bytes");
     }
     (!value.is_empty() && !is_qualified(value)).then_some(LABEL_VALUE)
 }

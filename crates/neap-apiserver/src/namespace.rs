@@ -5,7 +5,8 @@
 
 use crate::kind::Role;
 use crate::metadata;
-use crate::status::{ApiError, ResourceId, cause};
+use crate::status::{ApiError, ResourceId, cause, invalid};
+use kube_core::response::StatusCause;
 use serde_json::{Value, json};
 
 const FINALIZER: &str = "kubernetes";
@@ -29,7 +30,8 @@ pub(crate) fn terminating(resource: ResourceId, namespace: &str, name: &str) -> 
     }
 }
 
-pub(crate) fn prepare(object: &mut Value, old: Option<&Value>) {
+/// `finalizes`: the request is for the finalizers themselves, which nothing else changes.
+pub(crate) fn prepare(object: &mut Value, old: Option<&Value>, finalizes: bool) {
     let name = metadata::text(object, "name").to_owned();
     let labels = metadata::of_mut(object).entry("labels").or_insert_with(|| json!({}));
     if let Some(labels) = labels.as_object_mut() {
@@ -40,13 +42,22 @@ pub(crate) fn prepare(object: &mut Value, old: Option<&Value>) {
             object["spec"] = json!({"finalizers": [FINALIZER]});
             object["status"] = json!({"phase": "Active"});
         }
-        Some(old) if object.pointer("/spec/finalizers").is_none() => {
+        Some(old) if !finalizes => {
             if let Some(spec) = old.get("spec") {
                 object["spec"] = spec.clone();
             }
         }
         Some(_) => {}
     }
+}
+
+pub(crate) fn validate(object: &Value) -> Vec<StatusCause> {
+    let finalizers = object.pointer("/spec/finalizers").and_then(Value::as_array);
+    let fault = |(i, finalizer): (usize, &Value)| {
+        let why = metadata::finalizer_fault(finalizer.as_str().unwrap_or(""))?;
+        Some(invalid(&format!("spec.finalizers[{i}]"), finalizer, why))
+    };
+    finalizers.into_iter().flatten().enumerate().filter_map(fault).collect()
 }
 
 pub(crate) fn mark(object: &mut Value) {

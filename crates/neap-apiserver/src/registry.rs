@@ -1,7 +1,7 @@
 //! Which kinds exist. A snapshot is read by every request and replaced whole by every registration, so a request sees
 //! one consistent set. Knows no concrete kind.
 
-use crate::kind::{Admit, Connect, Convert, Kind, KindError, Origin, Version};
+use crate::kind::{Admit, Connect, Convert, Kind, KindError, Origin, Semantics, Version};
 use crate::status::{ApiError, Result};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use std::collections::HashMap;
@@ -28,9 +28,21 @@ impl Kinds {
 
     /// The kind and version behind a URL; a version that is not served does not exist for clients.
     pub fn resolve(&self, group: &str, version: &str, plural: &str) -> Result<(Arc<Kind>, usize)> {
-        let kind = self.get(group, plural).ok_or(ApiError::NoSuchPath)?;
-        let at = kind.versions.iter().position(|v| v.name == version && v.served).ok_or(ApiError::NoSuchPath)?;
-        Ok((kind.clone(), at))
+        let found = self.get(group, plural).and_then(|kind| {
+            let at = kind.versions.iter().position(|v| v.name == version && v.served)?;
+            Some((kind.clone(), at))
+        });
+        found.ok_or_else(|| self.missing(group))
+    }
+
+    /// The answer for what is not there below a group. Kubernetes has two: one of the server of its own
+    /// kinds, and one of whoever comes last.
+    pub fn missing(&self, group: &str) -> ApiError {
+        let native = |kind: &Arc<Kind>| kind.semantics == Semantics::Native;
+        match self.by_group.get(group).is_some_and(|kinds| kinds.values().any(native)) {
+            true => ApiError::NoSuchPath,
+            false => ApiError::NoSuchPage,
+        }
     }
 
     pub fn groups(&self) -> &[String] {
@@ -134,7 +146,8 @@ impl Registry {
         })
     }
 
-    /// Adds an admission function to a kind (by its Kind, not its plural). False when there is no such kind.
+    /// Adds an admission function to a kind (by its Kind, not its plural). It sees writes to the object, not to its
+    /// subresources. False when there is no such kind.
     pub fn admit(&self, group: &str, kind: &str, f: Admit) -> bool {
         let Some(plural) = self.kinds().by_kind(group, kind).map(|k| k.plural.clone()) else { return false };
         self.configure(group, &plural, |k| k.admit.push(f))

@@ -1,10 +1,10 @@
 //! The `scale` subresource: three numbers of an object as an autoscaling/v1 Scale, read and written.
 
 use crate::codec::{self, Body};
-use crate::kind::ScalePaths;
+use crate::kind::{ScalePaths, Semantics};
 use crate::metadata;
 use crate::patch::{self, Operation};
-use crate::request::Verb;
+use crate::request::{self, Verb, Write};
 use crate::server::Exchange;
 use crate::status::{ApiError, Result, invalid};
 use crate::verbs;
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 const API_VERSION: &str = "autoscaling/v1";
 
-pub(crate) async fn answer(x: &mut Exchange, verb: Verb, request: &Request<Bytes>) -> Result<Response<Body>> {
+pub(crate) async fn answer(x: &mut Exchange, verb: Verb, sent: &Request<Bytes>) -> Result<Response<Body>> {
     let paths = x.served.version().scale.clone().ok_or(ApiError::NoSuchPath)?;
     let written = match verb {
         Verb::Get => {
@@ -25,31 +25,25 @@ pub(crate) async fn answer(x: &mut Exchange, verb: Verb, request: &Request<Bytes
             return Ok(codec::respond(200, &scale(&object, &paths), x.wanted));
         }
         Verb::Update => {
-            let wanted = codec::parse(request.headers(), request.body())?;
+            request::check_write(&x.query, Write::Update)?;
+            let wanted = codec::parse(sent.headers(), sent.body())?;
             update(x, &paths, |_, _| Ok(wanted.clone()))?
         }
-        Verb::Patch => match verbs::patch::parse(x, request)? {
-            Patch::Apply(applied) => {
-                let by = write::manager(x, Operation::Apply, Some("scale"));
-                let force = x.query.force.unwrap_or(false);
-                update(x, &paths, |_, present| {
-                    // A Scale has no field ownership of its own; the applied number simply wins.
-                    let _ = (&by, force);
+        Verb::Patch => match verbs::patch::parse(x, sent)? {
+            Patch::Apply(applied) => apply(x, &paths, &applied)?,
+            patch => {
+                request::check_write(&x.query, Write::Patch)?;
+                let wish = |x: &Exchange, present: &Value| {
                     let mut wanted = present.clone();
-                    patch::merge_patch(&mut wanted, &applied);
+                    match &patch {
+                        // Without lists, there is nothing strategic about it.
+                        Patch::Strategic(wish) => patch::merge_patch(&mut wanted, wish),
+                        patch => verbs::patch::change(x, &mut wanted, patch)?,
+                    }
                     Ok(wanted)
-                })?
+                };
+                update(x, &paths, wish).map_err(|error| verbs::patch::unfit(sent.body(), error))?
             }
-            Patch::Strategic(patch) => update(x, &paths, |_, present| {
-                let mut wanted = present.clone();
-                patch::merge_patch(&mut wanted, &patch);
-                Ok(wanted)
-            })?,
-            patch => update(x, &paths, |x, present| {
-                let mut wanted = present.clone();
-                verbs::patch::change(x, &mut wanted, &patch)?;
-                Ok(wanted)
-            })?,
         },
         _ => return Err(ApiError::MethodNotAllowed),
     };
@@ -64,7 +58,7 @@ fn update(
     paths: &ScalePaths,
     mut wish: impl FnMut(&Exchange, &Value) -> Result<Value>,
 ) -> Result<write::Written> {
-    write::update(x, Part::Main, Ownership::Tracked, |x, old| {
+    write::update(x, Part::Scale, Ownership::Tracked, |x, old| {
         let mut object = verbs::to_served(x, old.clone())?;
         let wanted = wish(x, &scale(&object, paths))?;
         let replicas = check(x, &wanted)?;
@@ -87,29 +81,53 @@ fn update(
     })
 }
 
+/// A server-side apply of a Scale owns the number in the object itself, as the subresource.
+fn apply(x: &mut Exchange, paths: &ScalePaths, wish: &Value) -> Result<write::Written> {
+    request::check_write(&x.query, Write::Apply)?;
+    let replicas = check(x, wish)?;
+    let version = x.served.version().api_version.clone();
+    let mut applied = json!({"apiVersion": version, "kind": x.kind().kind, "metadata": {"name": x.name()}});
+    set(&mut applied, &paths.spec_replicas, json!(replicas));
+    let applied = verbs::to_working(x, applied)?;
+    let schema = x.working.version().schema.clone();
+    let by = write::manager(x, Operation::Apply, Part::Scale.subresource());
+    let force = x.query.force.unwrap_or(false);
+    write::update(x, Part::Scale, Ownership::Applied, |_, old| {
+        patch::apply(Some(old), &applied, &by, &schema, force).map_err(|e| verbs::patch::conflict(e, false))
+    })
+}
+
 fn check(x: &Exchange, wanted: &Value) -> Result<i64> {
     let (kind, version) = (wanted.get("kind"), wanted.get("apiVersion"));
     if kind.is_some_and(|k| k != "Scale") || version.is_some_and(|v| v != API_VERSION) {
         return Err(ApiError::bad_request(format!(
-            "wrong object passed to Scale update: {}, Kind={}",
+            "the object is no Scale of {API_VERSION}, but {}, Kind={}",
             version.and_then(Value::as_str).unwrap_or(""),
             kind.and_then(Value::as_str).unwrap_or("")
         )));
     }
     let replicas = wanted.pointer("/spec/replicas").unwrap_or(&Value::Null);
-    let fail = |detail: &str| ApiError::Invalid {
-        group: "autoscaling".into(),
-        kind: "Scale".into(),
-        name: x.name().to_owned(),
-        causes: vec![invalid("spec.replicas", replicas, detail)],
+    let detail = match x.kind().semantics {
+        Semantics::Native => "must be greater than or equal to 0",
+        Semantics::Custom => "should be a non-negative integer",
     };
     match replicas {
         Value::Null => Ok(0),
-        Value::Number(n) => match n.as_i64() {
+        _ => match replicas.as_i64() {
             Some(n) if n >= 0 => Ok(n),
-            _ => Err(fail("should be a non-negative integer")),
+            Some(_) => Err(ApiError::Invalid {
+                group: "autoscaling".into(),
+                kind: "Scale".into(),
+                name: x.name().to_owned(),
+                causes: vec![invalid("spec.replicas", replicas, detail)],
+            }),
+            None => Err(ApiError::Undecodable {
+                told: "Scale".into(),
+                version: "v1".into(),
+                kind: "Scale".into(),
+                why: format!("json: cannot unmarshal {replicas} into field Scale.spec.replicas of type integer"),
+            }),
         },
-        _ => Err(fail("should be a non-negative integer")),
     }
 }
 

@@ -27,24 +27,7 @@ enum Op {
 
 impl LabelSelector {
     pub fn parse(text: &str) -> Result<Self> {
-        let mut out = Vec::new();
-        let mut rest = text.trim();
-        while !rest.is_empty() {
-            let (requirement, after) = requirement(rest)
-                .map_err(|why| ApiError::bad_request(format!("unable to parse requirement: {why} (in {text:?})")))?;
-            out.push(requirement);
-            rest = match after.strip_prefix(',') {
-                Some(next) if !next.trim().is_empty() => next.trim_start(),
-                Some(_) => return Err(ApiError::bad_request("found '', expected: identifier after ','")),
-                None if after.is_empty() => "",
-                None => {
-                    return Err(ApiError::bad_request(format!(
-                        "unable to parse requirement: found '{after}', expected: ',' or 'end of string'"
-                    )));
-                }
-            };
-        }
-        Ok(Self(out))
+        Parser { tokens: tokens(text), at: 0 }.selector().map(Self).map_err(ApiError::bad_request)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -66,68 +49,189 @@ impl LabelSelector {
     }
 }
 
-/// One requirement, and the text after it.
-fn requirement(text: &str) -> std::result::Result<(Requirement, &str), String> {
-    if let Some(rest) = text.strip_prefix('!') {
-        let (key, rest) = key(rest.trim_start())?;
-        return Ok((Requirement { key, op: Op::Absent }, rest.trim_start()));
-    }
-    let (key, rest) = key(text)?;
-    let rest = rest.trim_start();
-    if rest.is_empty() || rest.starts_with(',') {
-        return Ok((Requirement { key, op: Op::Exists }, rest));
-    }
-    for (sign, negate) in [("==", false), ("=", false), ("!=", true)] {
-        if let Some(after) = rest.strip_prefix(sign) {
-            let end = after.find(',').unwrap_or(after.len());
-            let value = after[..end].trim().to_owned();
-            check_value(&value)?;
-            let op = if negate { Op::NotIn(vec![value]) } else { Op::In(vec![value]) };
-            return Ok((Requirement { key, op }, &after[end..]));
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token<'a> {
+    /// A key, a value, `in` or `notin`.
+    Word(&'a str),
+    /// One of `= == != > < ! ( ) ,`.
+    Sign(&'a str),
+    End,
+}
+
+impl<'a> Token<'a> {
+    fn text(self) -> &'a str {
+        match self {
+            Self::Word(text) | Self::Sign(text) => text,
+            Self::End => "",
         }
     }
-    for (sign, greater) in [('>', true), ('<', false)] {
-        if let Some(after) = rest.strip_prefix(sign) {
-            let end = after.find(',').unwrap_or(after.len());
-            let n = after[..end]
-                .trim()
-                .parse()
-                .map_err(|_| "for 'Gt', 'Lt' operators, the value must be an integer".to_owned())?;
-            let op = if greater { Op::Greater(n) } else { Op::Less(n) };
-            return Ok((Requirement { key, op }, &after[end..]));
-        }
+
+    fn ends_requirement(self) -> bool {
+        matches!(self, Self::End | Self::Sign(","))
     }
-    for (word, negate) in [("notin", true), ("in", false)] {
-        let Some(after) = rest.strip_prefix(word) else { continue };
-        let Some(inner) = after.trim_start().strip_prefix('(') else {
-            return Err(format!("found '{}', expected: '('", after.trim_start()));
+
+    fn begins_requirement(self) -> bool {
+        matches!(self, Self::Word(_) | Self::Sign("!"))
+    }
+}
+
+const SIGNS: &[char] = &['=', '!', '(', ')', ',', '>', '<'];
+const BLANKS: &[char] = &[' ', '\t', '\r', '\n'];
+
+fn tokens(text: &str) -> Vec<Token<'_>> {
+    let mut out = Vec::new();
+    let mut rest = text.trim_start_matches(BLANKS);
+    while !rest.is_empty() {
+        let token = if rest.starts_with(SIGNS) {
+            let known = ["==", "!=", "=", "!", "(", ")", ",", ">", "<"];
+            let sign = known.iter().find(|sign| rest.starts_with(**sign)).map_or(1, |sign| sign.len());
+            Token::Sign(&rest[..sign])
+        } else {
+            let end = rest.find(|c| SIGNS.contains(&c) || BLANKS.contains(&c)).unwrap_or(rest.len());
+            Token::Word(&rest[..end])
         };
-        let Some(end) = inner.find(')') else { return Err("found '', expected: ',' or ')'".to_owned()) };
-        let set: Vec<String> = inner[..end].split(',').map(|v| v.trim().to_owned()).collect();
-        for value in &set {
-            check_value(value)?;
+        rest = rest[token.text().len()..].trim_start_matches(BLANKS);
+        out.push(token);
+    }
+    out.push(Token::End);
+    out
+}
+
+type Parsed<T> = std::result::Result<T, String>;
+
+/// Reads requirements; the complaints are Kubernetes'.
+struct Parser<'a> {
+    tokens: Vec<Token<'a>>,
+    at: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn peek(&self) -> Token<'a> {
+        self.tokens.get(self.at).copied().unwrap_or(Token::End)
+    }
+
+    fn take(&mut self) -> Token<'a> {
+        let token = self.peek();
+        self.at += 1;
+        token
+    }
+
+    fn selector(&mut self) -> Parsed<Vec<Requirement>> {
+        let mut out = Vec::new();
+        loop {
+            match self.peek() {
+                Token::End => return Ok(out),
+                token if token.begins_requirement() => {
+                    let requirement = self.requirement().map_err(|why| format!("unable to parse requirement: {why}"))?;
+                    out.push(requirement);
+                }
+                other => return Err(format!("found '{}', expected: !, identifier, or 'end of string'", other.text())),
+            }
+            match self.take() {
+                Token::End => return Ok(out),
+                Token::Sign(",") if self.peek().begins_requirement() => {}
+                Token::Sign(",") => {
+                    return Err(format!("found '{}', expected: identifier after ','", self.peek().text()));
+                }
+                other => return Err(format!("found '{}', expected: ',' or 'end of string'", other.text())),
+            }
         }
-        let op = if negate { Op::NotIn(set) } else { Op::In(set) };
-        return Ok((Requirement { key, op }, inner[end + 1..].trim_start()));
     }
-    Err(format!("found '{rest}', expected: in, notin, =, ==, !=, gt, lt"))
+
+    fn requirement(&mut self) -> Parsed<Requirement> {
+        let negated = self.peek() == Token::Sign("!");
+        if negated {
+            self.take();
+        }
+        let key = match self.take() {
+            Token::Word(key) => key.to_owned(),
+            other => return Err(format!("found '{}', expected: identifier", other.text())),
+        };
+        if let Some(why) = crate::metadata::label_key_fault(&key) {
+            return Err(format!("<nil>: Invalid value: {key:?}: {why}"));
+        }
+        if negated || self.peek().ends_requirement() {
+            return Ok(Requirement { key, op: if negated { Op::Absent } else { Op::Exists } });
+        }
+        let op = match self.take() {
+            Token::Word("in") => Op::In(self.set(&key)?),
+            Token::Word("notin") => Op::NotIn(self.set(&key)?),
+            Token::Sign("=" | "==") => Op::In(vec![self.value(&key)?]),
+            Token::Sign("!=") => Op::NotIn(vec![self.value(&key)?]),
+            Token::Sign(">") => Op::Greater(self.number(&key)?),
+            Token::Sign("<") => Op::Less(self.number(&key)?),
+            other => return Err(format!("found '{}', expected: in, notin, =, ==, !=, gt, lt", other.text())),
+        };
+        Ok(Requirement { key, op })
+    }
+
+    fn value(&mut self, key: &str) -> Parsed<String> {
+        if self.peek().ends_requirement() {
+            return Ok(String::new());
+        }
+        match self.take() {
+            Token::Word(value) => {
+                check_value(key, 0, value)?;
+                Ok(value.to_owned())
+            }
+            other => Err(format!("found '{}', expected: identifier", other.text())),
+        }
+    }
+
+    fn number(&mut self, key: &str) -> Parsed<i64> {
+        let value = self.value(key)?;
+        let why = "for 'Gt', 'Lt' operators, the value must be an integer";
+        value.parse().map_err(|_| format!("values[0]: Invalid value: {value:?}: {why}"))
+    }
+
+    /// `(a, b)`; each comma that stands alone is an empty value.
+    fn set(&mut self, key: &str) -> Parsed<Vec<String>> {
+        let first = self.take();
+        if first != Token::Sign("(") {
+            return Err(format!("found '{}' expected: '('", first.text()));
+        }
+        let mut out = std::collections::BTreeSet::new();
+        match self.peek() {
+            Token::Sign(")") => {
+                self.take();
+                return Ok(vec![String::new()]);
+            }
+            Token::Word(_) | Token::Sign(",") => {}
+            other => return Err(format!("found '{}', expected: ',', ')' or identifier", other.text())),
+        }
+        loop {
+            match self.take() {
+                Token::Word(value) => {
+                    out.insert(value.to_owned());
+                    match self.peek() {
+                        Token::Sign(",") => continue,
+                        Token::Sign(")") => break,
+                        other => return Err(format!("found '{}', expected: ',' or ')'", other.text())),
+                    }
+                }
+                Token::Sign(",") => {
+                    let next = self.peek();
+                    if out.is_empty() || matches!(next, Token::Sign("," | ")")) {
+                        out.insert(String::new());
+                    }
+                    if next == Token::Sign(")") {
+                        break;
+                    }
+                }
+                other => return Err(format!("found '{}', expected: ',', or identifier", other.text())),
+            }
+        }
+        self.take();
+        for (i, value) in out.iter().enumerate() {
+            check_value(key, i, value)?;
+        }
+        Ok(out.into_iter().collect())
+    }
 }
 
-fn key(text: &str) -> std::result::Result<(String, &str), String> {
-    let end = text.find([',', '=', '!', '<', '>', '(', ')', ' ', '\t']).unwrap_or(text.len());
-    let key = &text[..end];
-    if key.is_empty() {
-        return Err(format!("found '{text}', expected: !, identifier, or 'end of string'"));
-    }
-    if let Some(why) = crate::metadata::label_key_fault(key) {
-        return Err(format!("<nil>: Invalid value: {key:?}: {why}"));
-    }
-    Ok((key.to_owned(), &text[end..]))
-}
-
-fn check_value(value: &str) -> std::result::Result<(), String> {
+fn check_value(key: &str, at: usize, value: &str) -> Parsed<()> {
     match crate::metadata::label_value_fault(value) {
-        Some(why) => Err(format!("values[0][x]: Invalid value: {value:?}: {why}")),
+        Some(why) => Err(format!("values[{at}][{key}]: Invalid value: {value:?}: {why}")),
         None => Ok(()),
     }
 }
@@ -159,21 +263,20 @@ impl SelectableField {
 
 impl FieldSelector {
     pub fn parse(text: &str) -> Result<Self> {
+        let mut terms = split_unescaped(text);
+        terms.sort();
         let mut out = Vec::new();
-        for term in split_unescaped(text) {
-            if term.is_empty() {
-                continue;
-            }
-            let (path, value, negate) = if let Some((p, v)) = term.split_once("!=") {
-                (p, v, true)
-            } else if let Some((p, v)) = term.split_once("==") {
-                (p, v, false)
-            } else if let Some((p, v)) = term.split_once('=') {
-                (p, v, false)
-            } else {
+        for term in terms.iter().filter(|term| !term.is_empty()) {
+            // The first operator counts; of those that begin at one place the longest.
+            let at = term.char_indices().find_map(|(at, _)| {
+                let sign = ["!=", "==", "="].into_iter().find(|sign| term[at..].starts_with(sign))?;
+                Some((at, sign))
+            });
+            let Some((at, sign)) = at else {
                 return Err(ApiError::bad_request(format!("invalid selector: '{text}'; can't understand '{term}'")));
             };
-            out.push(FieldTerm { path: path.to_owned(), value: unescape(value), negate });
+            let value = unescape(&term[at + sign.len()..])?;
+            out.push(FieldTerm { path: term[..at].to_owned(), value, negate: sign == "!=" });
         }
         Ok(Self(out))
     }
@@ -183,18 +286,18 @@ impl FieldSelector {
     }
 
     /// Fails on a path that the kind does not offer.
-    pub fn check(&self, group_version: &str, kind: &str, fields: &[SelectableField]) -> Result<()> {
+    pub fn check(&self, fields: &[SelectableField]) -> Result<()> {
         for term in &self.0 {
             let known = matches!(term.path.as_str(), "metadata.name" | "metadata.namespace")
                 || fields.iter().any(|f| f.label == term.path);
             if !known {
-                return Err(ApiError::bad_request(format!(
-                    "Unable to find {:?} that match label selector {:?}, field selector {:?}: field label not supported: {}",
-                    format!("{group_version}, Kind={kind}"),
-                    "",
-                    self.to_string(),
-                    term.path
-                )));
+                return Err(ApiError::bad_request(match fields {
+                    [] => format!(
+                        "{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+                        term.path
+                    ),
+                    _ => format!("field label not supported: {}", term.path),
+                }));
             }
         }
         Ok(())
@@ -232,17 +335,6 @@ impl FieldSelector {
     }
 }
 
-impl std::fmt::Display for FieldSelector {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (i, t) in self.0.iter().enumerate() {
-            let comma = if i > 0 { "," } else { "" };
-            let sign = if t.negate { "!=" } else { "=" };
-            write!(f, "{comma}{}{sign}{}", t.path, t.value)?;
-        }
-        Ok(())
-    }
-}
-
 fn split_unescaped(text: &str) -> Vec<String> {
     let mut out = vec![String::new()];
     let mut escaped = false;
@@ -257,16 +349,21 @@ fn split_unescaped(text: &str) -> Vec<String> {
     out
 }
 
-fn unescape(text: &str) -> String {
+fn unescape(text: &str) -> Result<String> {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
+    let bad = |what: String| Err(ApiError::bad_request(format!("invalid field selector: {what}")));
     while let Some(c) = chars.next() {
         match c {
-            '\\' => out.extend(chars.next()),
+            '\\' => match chars.next() {
+                Some(c @ ('\\' | ',' | '=')) => out.push(c),
+                other => return bad(format!("invalid escape sequence: \\{}", other.map(String::from).unwrap_or_default())),
+            },
+            c @ (',' | '=') => return bad(format!("unescaped character in value: {}", c as u32)),
             c => out.push(c),
         }
     }
-    out
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -303,6 +400,14 @@ mod tests {
         check("app=we b", None);
         check("app,", None);
         check("a b", None);
+        check("app in (,web)", Some(true));
+        check("app in ()", Some(false));
+        check("other notin ()", Some(true));
+        check("in in (in)", Some(false));
+        check("!app=web", None);
+        check("app=in", Some(false));
+        check(",app", None);
+        check("app===web", None);
     }
 
     #[test]
@@ -311,7 +416,7 @@ mod tests {
         let object = json!({"status": {"phase": "Running"}, "spec": {"n": 3}});
         let check = |text: &str, want: Option<bool>| {
             let got = FieldSelector::parse(text)
-                .and_then(|s| s.check("/v1", "Pod", &offered).map(|()| s.matches("ns", "a", &object, &offered)));
+                .and_then(|s| s.check(&offered).map(|()| s.matches("ns", "a", &object, &offered)));
             assert_eq!(got.ok(), want, "{text}");
         };
         check("metadata.name=a", Some(true));
@@ -321,5 +426,9 @@ mod tests {
         check("spec.n=3", Some(true));
         check("status.podIP=1", None);
         check("metadata.name", None);
+        check(r"metadata.name=a\,b", Some(false));
+        check(r"metadata.name=a\b", None);
+        check("metadata.name=a=b", None);
+        check("metadata.name==a", Some(true));
     }
 }

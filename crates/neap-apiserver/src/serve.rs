@@ -2,7 +2,7 @@
 
 use crate::auth::identity;
 use crate::codec::{self, Body};
-use crate::server::{Ack, ApiServer, Caller};
+use crate::server::{ApiServer, Caller};
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -150,7 +150,7 @@ impl hyper::service::Service<Request<Incoming>> for Peer {
                 Ok(user) => user,
                 Err(error) => return Ok(codec::error(&error)),
             };
-            Ok(peer.server.answer(request, Caller { user, ack: Ack::Durable }).await)
+            Ok(peer.server.answer(request, Caller::outside(user)).await)
         })
     }
 }

@@ -6,10 +6,11 @@
 use crate::auth;
 use crate::auth::token::Signer;
 use crate::codec::{self, Body, BoxError, Wanted};
-use crate::kind::Kind;
+use crate::kind::{Kind, Semantics};
 use crate::registry::{Kinds, Registry, Served};
 use crate::request::{self, Query, Resource, Target, Verb};
 use crate::status::{ApiError, Result};
+use crate::storage::Managed;
 use crate::{crd, discovery, verbs};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -17,7 +18,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::UserInfo;
-use neap_store::{Committed, Store};
+use neap_store::{Committed, Durable, Store};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,6 +74,9 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) rng: Mutex<fastrand::Rng>,
     pub(crate) documents: crate::documents::Cache,
+    pub(crate) history: crate::history::History,
+    /// Held while a definition's kind is put in its place; see `crd`.
+    pub(crate) definitions: Mutex<()>,
 }
 
 /// When a write is acknowledged.
@@ -90,6 +94,19 @@ pub struct Caller {
     /// `None`: nobody was authenticated.
     pub user: Option<UserInfo>,
     pub ack: Ack,
+    pub managed: Managed,
+}
+
+impl Caller {
+    /// Somebody at the other end of a socket: told of a write once it is on disk.
+    pub fn outside(user: Option<UserInfo>) -> Self {
+        Self { user, ack: Ack::Durable, managed: Managed::Shown }
+    }
+
+    /// A part of this process: told of a write at once, and not interested in who set which field.
+    pub fn inside(user: UserInfo) -> Self {
+        Self { user: Some(user), ack: Ack::Visible, managed: Managed::LeftOut }
+    }
 }
 
 /// One request on its way through a verb.
@@ -107,8 +124,11 @@ pub(crate) struct Exchange {
     pub(crate) user: UserInfo,
     pub(crate) user_agent: String,
     pub(crate) ack: Ack,
+    pub(crate) managed: Managed,
     pub(crate) now: Timestamp,
     pub(crate) warnings: Vec<String>,
+    /// What strict decoding of the body complains about; judged with the unknown fields.
+    pub(crate) faults: Vec<String>,
 }
 
 impl Exchange {
@@ -146,6 +166,8 @@ impl ApiServer {
             rng: Mutex::new(fastrand::Rng::with_seed(config.seed)),
             config,
             documents: crate::documents::Cache::default(),
+            history: crate::history::History::default(),
+            definitions: Mutex::default(),
         }));
         auth::review::register(&server.0);
         crd::register(&server.0);
@@ -160,13 +182,15 @@ impl ApiServer {
         &self.0.store
     }
 
-    /// A service whose requests come from `user` and whose writes are acknowledged when visible.
+    /// A service whose requests come from `user` and whose writes are acknowledged when visible. What it gets is without
+    /// `managedFields`.
     pub fn client_service(&self, user: UserInfo) -> ClientService {
-        ClientService { server: self.clone(), caller: Caller { user: Some(user), ack: Ack::Visible } }
+        ClientService { server: self.clone(), caller: Caller::inside(user) }
     }
 
     /// Answers one request whose body was read. Never fails: failures are answers too.
     pub async fn handle(&self, request: Request<Bytes>, caller: Caller) -> Response<Body> {
+        self.0.history.pass(self.0.now(), &self.0.store);
         let mut warnings = Vec::new();
         let mut response = match self.0.clone().route(request, caller, &mut warnings).await {
             Ok(response) => response,
@@ -231,10 +255,10 @@ impl Inner {
     ) -> Result<Response<Body>> {
         let path = request.uri().path();
         if !path.starts_with('/') {
-            return Err(ApiError::NoSuchPath);
+            return Err(ApiError::NoSuchPage);
         }
         let target = request::target(path);
-        let query = request::query(request.uri().query().unwrap_or(""))?;
+        let query = request::query(request.uri().query().unwrap_or(""));
         let user = match (caller.user, auth::is_public(path)) {
             (Some(user), _) => auth::impersonate(&self, user, request.headers())?,
             (None, true) => auth::anonymous(),
@@ -247,18 +271,19 @@ impl Inner {
                 return discovery::answer(&self, &segments, &request, &query);
             }
         };
-        let verb = request::verb(request.method(), at.name.is_some(), query.watch)?;
+        let verb = request::verb(request.method(), &at, query.watch)?;
         auth::check(&self, &user, verb, &at)?;
         let kinds = self.registry.kinds();
         let (kind, index) = kinds.resolve(&at.group, &at.version, &at.plural)?;
         let served = Served::new(kind, index);
         if at.namespace.is_some() && !served.kind.namespaced {
-            return Err(ApiError::NoSuchPath);
+            return Err(kinds.missing(&at.group));
         }
         let needs_namespace =
             served.kind.namespaced && at.namespace.is_none() && !matches!(verb, Verb::List | Verb::Watch);
         if needs_namespace {
-            return Err(if at.name.is_some() { ApiError::NoSuchPath } else { ApiError::MethodNotAllowed });
+            let native = served.kind.semantics == Semantics::Native && at.name.is_none();
+            return Err(if native { ApiError::MethodNotAllowed } else { kinds.missing(&at.group) });
         }
         if let Some(text) = &served.version().deprecated {
             warnings.push(text.clone());
@@ -270,7 +295,7 @@ impl Inner {
         let pretty = query.pretty || ["curl", "Wget", "Mozilla/5.0"].iter().any(|p| user_agent.starts_with(p));
         let mut x = Exchange {
             working: Self::working(&kinds, &served),
-            wanted: codec::wanted(request.headers(), pretty)?,
+            wanted: codec::wanted(request.headers(), pretty, served.kind.semantics == Semantics::Native)?,
             now: self.now(),
             server: self,
             kinds,
@@ -280,7 +305,9 @@ impl Inner {
             user,
             user_agent,
             ack: caller.ack,
+            managed: caller.managed,
             warnings: Vec::new(),
+            faults: Vec::new(),
         };
         let result = verbs::dispatch(&mut x, verb, request).await;
         warnings.append(&mut x.warnings);
@@ -290,14 +317,23 @@ impl Inner {
     /// Waits for the disk where the caller wants that.
     pub(crate) async fn acknowledge(&self, ack: Ack, committed: Option<Committed>) -> Result<()> {
         match committed {
-            Some(committed) if ack == Ack::Durable => committed
-                .durable
-                .wait()
-                .await
-                .map_err(|e| crate::storage::store_error(&e, &crate::status::ResourceId::default(), "")),
+            Some(committed) if ack == Ack::Durable => on_disk(committed.durable).await,
             _ => Ok(()),
         }
     }
+
+    /// As [`Inner::acknowledge`], for a write that found everything as wished: what it found may not be on disk yet.
+    pub(crate) async fn settle(&self, ack: Ack) -> Result<()> {
+        match ack {
+            Ack::Durable => on_disk(self.store.flush()).await,
+            Ack::Visible => Ok(()),
+        }
+    }
+}
+
+async fn on_disk(durable: Durable) -> Result<()> {
+    let store_error = |e| crate::storage::store_error(&e, &crate::status::ResourceId::default(), "");
+    durable.wait().await.map_err(store_error)
 }
 
 /// The API server as one authenticated user inside this process sees it.
@@ -348,7 +384,7 @@ where
                 Ok(user) => user,
                 Err(error) => return Ok(codec::error(&error)),
             };
-            Ok(server.answer(request, Caller { user, ack: Ack::Durable }).await)
+            Ok(server.answer(request, Caller::outside(user)).await)
         })
     }
 }

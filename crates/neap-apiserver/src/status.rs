@@ -36,6 +36,9 @@ pub enum ApiError {
     NotFound { resource: ResourceId, name: String },
     #[error("the server could not find the requested resource")]
     NoSuchPath,
+    /// As `NoSuchPath`, where nobody says in which form: below no known group and version of a compiled-in kind.
+    #[error("404 page not found")]
+    NoSuchPage,
     #[error("{}{resource} {name:?} already exists", if *.dying { "object is being deleted: " } else { "" })]
     AlreadyExists {
         resource: ResourceId,
@@ -49,6 +52,9 @@ pub enum ApiError {
     Invalid { group: String, kind: String, name: String, causes: Vec<StatusCause> },
     #[error("{0}")]
     BadRequest(String),
+    /// The body is no object of its kind: `told` is what it says it is.
+    #[error("{told} in version {version:?} cannot be handled as a {kind}: {why}")]
+    Undecodable { told: String, version: String, kind: String, why: String },
     #[error("{resource}{} is forbidden: {why}", quoted(name))]
     Forbidden { resource: ResourceId, name: String, why: String, causes: Vec<StatusCause> },
     #[error("forbidden: {0}")]
@@ -59,8 +65,18 @@ pub enum ApiError {
     MethodNotAllowed,
     #[error("{verb} is not supported on resources of kind {:?}", resource.to_string())]
     NotSupported { resource: ResourceId, verb: &'static str },
-    #[error("the server was unable to respond with a content type that the client supports")]
+    #[error("only the following media types are accepted: {accepted}")]
     NotAcceptable { accepted: &'static str },
+    #[error("you requested {view}, but the requested object is {what}")]
+    WrongView { view: &'static str, what: &'static str },
+    /// As `NotAcceptable` and as `UnsupportedMediaType`, where it is found before anybody looks at the kind.
+    #[error("406: Not Acceptable\n\nAvailable representations: {accepted}")]
+    NoRepresentation { accepted: &'static str },
+    #[error("415: Unsupported Media Type")]
+    UnsupportedPatch,
+    /// What Kubernetes answers with code 422 when a JSON patch does not fit.
+    #[error("the server rejected our request due to an error in our request")]
+    PatchRejected,
     #[error("the body of the request was in an unknown format - accepted media types include: {accepted}")]
     UnsupportedMediaType { accepted: String },
     #[error("{0}")]
@@ -90,7 +106,8 @@ pub fn cause(reason: &str, field: &str, message: String) -> StatusCause {
 }
 
 pub fn required(field: &str, detail: &str) -> StatusCause {
-    cause("FieldValueRequired", field, format!("Required value: {detail}"))
+    let message = if detail.is_empty() { "Required value".to_owned() } else { format!("Required value: {detail}") };
+    cause("FieldValueRequired", field, message)
 }
 
 pub fn invalid(field: &str, value: &Value, detail: &str) -> StatusCause {
@@ -133,7 +150,7 @@ impl ApiError {
     fn parts(&self) -> (u16, &'static str, Option<StatusDetails>) {
         match self {
             Self::NotFound { resource, name } => (404, "NotFound", of(resource, name, &[])),
-            Self::NoSuchPath => (404, "NotFound", Some(empty())),
+            Self::NoSuchPath | Self::NoSuchPage => (404, "NotFound", Some(empty())),
             Self::AlreadyExists { resource, name, .. } => (409, "AlreadyExists", of(resource, name, &[])),
             Self::Conflict { resource, name, .. } => (409, "Conflict", of(resource, name, &[])),
             Self::Invalid { group, kind, name, causes } => (
@@ -147,13 +164,16 @@ impl ApiError {
                     ..empty()
                 }),
             ),
-            Self::BadRequest(_) => (400, "BadRequest", None),
+            Self::BadRequest(_) | Self::Undecodable { .. } => (400, "BadRequest", None),
             Self::Forbidden { resource, name, causes, .. } => (403, "Forbidden", of(resource, name, causes)),
             Self::ForbiddenPath(_) => (403, "Forbidden", Some(empty())),
             Self::Unauthorized => (401, "Unauthorized", None),
             Self::MethodNotAllowed => (405, "MethodNotAllowed", Some(empty())),
             Self::NotSupported { resource, .. } => (405, "MethodNotAllowed", of(resource, "", &[])),
-            Self::NotAcceptable { .. } => (406, "NotAcceptable", None),
+            Self::NotAcceptable { .. } | Self::WrongView { .. } => (406, "NotAcceptable", None),
+            Self::NoRepresentation { .. } => (406, "NotAcceptable", Some(empty())),
+            Self::UnsupportedPatch => (415, "UnsupportedMediaType", Some(empty())),
+            Self::PatchRejected => (422, "Invalid", Some(empty())),
             Self::UnsupportedMediaType { .. } => (415, "UnsupportedMediaType", None),
             Self::Expired(_) => (410, "Expired", None),
             Self::FutureRevision { .. } => (
@@ -287,7 +307,7 @@ mod tests {
             },
             422,
             "Invalid",
-            r#"Service.serving.knative.dev "a" is invalid: spec.x: Required value: "#,
+            r#"Service.serving.knative.dev "a" is invalid: spec.x: Required value"#,
         );
         check(
             ApiError::Forbidden { resource: pods, name: String::new(), why: "no".into(), causes: vec![] },

@@ -2,7 +2,8 @@
 //!
 //! A stored object is its JSON without `apiVersion`, `kind` and `metadata.resourceVersion`, beginning with its metadata:
 //! `{"metadata":{"creationTimestamp":…},"spec":…}`. All three are known from the key and the revision, so a served
-//! object is a fixed head, the revision and the rest of the stored bytes.
+//! object is a fixed head, the revision and the rest of the stored bytes. `managedFields`, which is about half of an
+//! object and which only people and their tools read, comes first, so that it can be left out without a parse.
 
 use crate::kind::{Kind, Version};
 use crate::status::{ApiError, ResourceId, Result};
@@ -13,6 +14,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 const OPEN: &[u8] = br#"{"metadata":{"#;
+const MANAGED: &str = "managedFields";
 const ROOT: &str = "/registry/";
 /// The core group has no name; in keys it is called this, which no other group may be (a group needs a dot or is known).
 const CORE: &str = "core";
@@ -51,7 +53,10 @@ pub(crate) fn encode(object: &Value) -> Vec<u8> {
     out.extend_from_slice(OPEN);
     let mut first = true;
     if let Some(meta) = object.get("metadata").and_then(Value::as_object) {
-        for (key, value) in meta.iter().filter(|(k, _)| *k != "resourceVersion") {
+        if let Some(managed) = meta.get(MANAGED) {
+            member(&mut out, &mut first, MANAGED, managed);
+        }
+        for (key, value) in meta.iter().filter(|(k, _)| !matches!(k.as_str(), "resourceVersion" | MANAGED)) {
             member(&mut out, &mut first, key, value);
         }
     }
@@ -75,13 +80,52 @@ fn member(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) {
     serde_json::to_writer(out, value).expect("a JSON value is serialisable");
 }
 
-/// Appends a stored object as a version serves it.
-pub(crate) fn splice(out: &mut Vec<u8>, version: &Version, revision: Revision, stored: &[u8]) {
-    splice_head(out, &version.head, revision, stored);
+/// Whether an object is served with its `managedFields`. What is written back without them keeps them, so a caller who
+/// does not read them need not have them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Managed {
+    Shown,
+    LeftOut,
 }
 
-fn splice_head(out: &mut Vec<u8>, head: &str, revision: Revision, stored: &[u8]) {
+/// Appends a stored object as a version serves it.
+pub(crate) fn splice(out: &mut Vec<u8>, version: &Version, revision: Revision, stored: &[u8], managed: Managed) {
+    splice_head(out, &version.head, revision, stored, managed);
+}
+
+/// Appends a stored object without its apiVersion and kind.
+pub(crate) fn splice_item(out: &mut Vec<u8>, revision: Revision, stored: &[u8], managed: Managed) {
+    splice_head(out, r#"{"metadata":{"resourceVersion":""#, revision, stored, managed);
+}
+
+/// What follows `"managedFields":`, its value and a comma, where an object begins with them.
+fn without_managed(rest: &[u8]) -> &[u8] {
+    let Some(value) = rest.strip_prefix(br#""managedFields":"#) else { return rest };
+    let (mut depth, mut at) = (0usize, 0);
+    while let Some(byte) = value.get(at) {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth -= 1,
+            b'"' => {
+                at += 1;
+                while let Some(byte) = value.get(at).filter(|byte| **byte != b'"') {
+                    at += if *byte == b'\\' { 2 } else { 1 };
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+        if depth == 0 {
+            break;
+        }
+    }
+    let after = value.get(at..).unwrap_or_default();
+    after.strip_prefix(b",").unwrap_or(after)
+}
+
+fn splice_head(out: &mut Vec<u8>, head: &str, revision: Revision, stored: &[u8], managed: Managed) {
     let rest = stored.strip_prefix(OPEN).unwrap_or(b"}}");
+    let rest = if managed == Managed::LeftOut { without_managed(rest) } else { rest };
     out.reserve(head.len() + 24 + rest.len());
     out.extend_from_slice(head.as_bytes());
     let mut digits = [0u8; 20];
@@ -184,7 +228,7 @@ mod tests {
         let stored = encode(&object);
         for revision in [0u64, 7, 10, u64::MAX] {
             let mut out = Vec::new();
-            splice_head(&mut out, &crate::kind::head("ex.dev/v1", "Thing"), revision, &stored);
+            splice_head(&mut out, &crate::kind::head("ex.dev/v1", "Thing"), revision, &stored, Managed::Shown);
             let mut want = object.clone();
             want["metadata"]["resourceVersion"] = json!(revision.to_string());
             assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), want);
@@ -193,10 +237,27 @@ mod tests {
     }
 
     #[test]
+    fn the_record_of_managers_can_be_left_out() {
+        let check = |managed: Value, rest: Value| {
+            let mut object = json!({"apiVersion": "v1", "kind": "K", "metadata": rest, "spec": {"a": "]"}});
+            let mut want = object.clone();
+            object["metadata"]["managedFields"] = managed;
+            want["metadata"]["resourceVersion"] = json!("3");
+            let mut out = Vec::new();
+            splice_head(&mut out, &crate::kind::head("v1", "K"), 3, &encode(&object), Managed::LeftOut);
+            assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), want, "{object}");
+        };
+        let fields = json!([{"manager": "a]\"}\\", "fieldsV1": {"f:spec": {"k:{\"name\":\"x\"}": {".": {}}}}}, {}]);
+        check(fields.clone(), json!({"name": "a", "uid": "u"}));
+        check(fields, json!({}));
+        check(json!([]), json!({"annotations": {"managedFields": "[", "z": "\\"}}));
+    }
+
+    #[test]
     fn metadata_may_be_empty() {
         let stored = encode(&json!({"metadata": {}}));
         let mut out = Vec::new();
-        splice_head(&mut out, &crate::kind::head("v1", "K"), 3, &stored);
+        splice_head(&mut out, &crate::kind::head("v1", "K"), 3, &stored, Managed::LeftOut);
         assert_eq!(
             serde_json::from_slice::<Value>(&out).unwrap(),
             json!({"apiVersion": "v1", "kind": "K", "metadata": {"resourceVersion": "3"}})

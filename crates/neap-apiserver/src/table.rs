@@ -10,32 +10,39 @@ const NAME_HELP: &str = "Name must be unique within a namespace. Is required whe
     resources may allow a client to request the generation of an appropriate name automatically. Name is primarily \
     intended for creation idempotence and configuration definition. Cannot be updated.";
 
+/// The version of the views that the client asked for.
+pub(crate) fn api_version(x: &Exchange) -> &'static str {
+    if x.wanted.beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" }
+}
+
 /// Only the metadata, under the kind that says so.
-pub fn partial(object: Value) -> Value {
+pub(crate) fn partial(x: &Exchange, object: Value) -> Value {
     let metadata = match object {
         Value::Object(mut map) => map.remove("metadata").unwrap_or_else(|| json!({})),
         _ => json!({}),
     };
-    json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata})
+    json!({"apiVersion": api_version(x), "kind": "PartialObjectMetadata", "metadata": metadata})
 }
 
 /// `head`: whether the column definitions are sent (in a watch only once).
 pub(crate) fn table(x: &Exchange, objects: &[Value], meta: Value, head: bool) -> Value {
     let columns = x.kind().columns(x.served.version());
-    let include = x.query.include_object.as_deref().unwrap_or("Metadata");
+    let include = x.query.include_object.as_str();
+    // Not when the request came: a watch lives for long.
+    let now = x.server.now();
     let rows: Vec<Value> = objects
         .iter()
         .map(|object| {
-            let cells = cells(columns, object, x.now);
+            let cells = cells(columns, object, now);
             match include {
                 "None" => json!({"cells": cells}),
                 "Object" => json!({"cells": cells, "object": object}),
-                _ => json!({"cells": cells, "object": partial(object.clone())}),
+                _ => json!({"cells": cells, "object": partial(x, object.clone())}),
             }
         })
         .collect();
     let definitions = if head { definitions(columns) } else { Value::Null };
-    json!({"apiVersion": "meta.k8s.io/v1", "kind": "Table", "metadata": meta, "columnDefinitions": definitions,
+    json!({"apiVersion": api_version(x), "kind": "Table", "metadata": meta, "columnDefinitions": definitions,
         "rows": rows})
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use jiff::Timestamp;
-use neap_apiserver::{Ack, ApiServer, Caller, Config, Registry, auth};
+use neap_apiserver::{Ack, ApiServer, Caller, Config, Managed, Registry, auth};
 use neap_store::Store;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -60,7 +60,7 @@ impl Cluster {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body.into())).unwrap();
-        let caller = Caller { user: Some(self.user.clone()), ack: Ack::Visible };
+        let caller = Caller { user: Some(self.user.clone()), ack: Ack::Visible, managed: Managed::Shown };
         let response = self.server.answer(request, caller).await;
         let code = response.status().as_u16();
         let warnings = response.headers().get_all("warning").iter().map(|w| w.to_str().unwrap().to_owned()).collect();
@@ -368,7 +368,7 @@ async fn finalizers_hold_an_object() {
         "Conflict",
         "the UID in the precondition",
     );
-    let fore = c.delete(&at, json!({"propagationPolicy": "Foreground"})).await.code(202).body;
+    let fore = c.delete(&at, json!({"propagationPolicy": "Foreground"})).await.code(200).body;
     assert_eq!(fore["metadata"]["finalizers"], json!(["foregroundDeletion"]));
     c.patch(&at, MERGE, json!({"metadata": {"finalizers": []}})).await.code(200);
     c.get(&at).await.code(404);
@@ -795,7 +795,7 @@ async fn who_is_nobody_sees_only_the_doorplate() {
     let c = Cluster::new().await;
     let ask = async |path: &str| {
         let request = Request::get(path).body(Full::new(Bytes::new())).unwrap();
-        let response = c.server.answer(request, Caller { user: None, ack: Ack::Visible }).await;
+        let response = c.server.answer(request, Caller { user: None, ack: Ack::Visible, managed: Managed::Shown }).await;
         response.status().as_u16()
     };
     for (path, want) in

@@ -6,6 +6,7 @@ use neap_api::keys::headers as names;
 use neap_proxy::{Body, ProxyError, Request, Response};
 
 use crate::gate::GateName;
+use crate::request::OVERRIDE;
 
 const PROBE: HeaderName = HeaderName::from_static(names::PROBE);
 
@@ -18,8 +19,8 @@ pub(crate) fn answer(request: &Request, hash: Option<&str>, gate: &GateName) -> 
     let mut response = http::Response::new(Body::empty());
     match probe.as_bytes() {
         b"probe" => {
-            let hash = hash.and_then(|hash| HeaderValue::from_str(hash).ok());
-            if let Some(hash) = hash.or_else(|| request.headers().get(names::HASH).cloned()) {
+            let brought = request.headers().get(names::HASH).filter(|hash| *hash != OVERRIDE).cloned();
+            if let Some(hash) = brought.or_else(|| HeaderValue::from_str(hash?).ok()) {
                 response.headers_mut().insert(names::HASH, hash);
             }
         }

@@ -11,6 +11,8 @@ const TAG: HeaderName = HeaderName::from_static(names::TAG);
 const DEFAULT_ROUTE: HeaderName = HeaderName::from_static(names::DEFAULT_ROUTE);
 const PROBE: HeaderName = HeaderName::from_static(names::PROBE);
 const HASH: HeaderName = HeaderName::from_static(names::HASH);
+/// The hash of a probe that wants to be told the real one.
+pub(crate) const OVERRIDE: &str = "override";
 const PROXY_REQUEST: HeaderName = HeaderName::from_static(names::PROXY_REQUEST);
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static(names::ORIGINAL_HOST);
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -21,17 +23,22 @@ pub(crate) fn says_https(headers: &HeaderMap) -> bool {
 }
 
 /// Takes off what only the platform may say: a client must not choose a Revision or pretend another Host. Returns
-/// whether the request is a networking probe that wants to know the hash of its route.
+/// whether the request is a networking probe that wants to know the hash of its route. A probe that brings a hash of
+/// its own keeps it (G8.4).
 pub(crate) fn take_platform(headers: &mut HeaderMap) -> bool {
     // All names begin with a k; few requests have such a header at all.
     if !headers.keys().any(|name| name.as_str().starts_with("k-") || name.as_str().starts_with("kn")) {
         return false;
     }
-    let probing = headers.get(PROBE).is_some_and(|probe| probe == "probe") && headers.contains_key(HASH);
-    for name in [REVISION, NAMESPACE, HASH, PROXY_REQUEST, ORIGINAL_HOST] {
+    let probing = headers.get(PROBE).is_some_and(|probe| probe == "probe");
+    let asks = probing && headers.get(HASH).is_some_and(|hash| hash == OVERRIDE);
+    for name in [REVISION, NAMESPACE, PROXY_REQUEST, ORIGINAL_HOST] {
         headers.remove(name);
     }
-    probing
+    if asks || !probing {
+        headers.remove(HASH);
+    }
+    asks
 }
 
 /// Tells a probe which version of its route it went by (F2.1).
@@ -215,6 +222,8 @@ mod tests {
             false,
         );
         check(&[("k-network-probe", "probe"), ("k-network-hash", "override")], &[("k-network-probe", "probe")], true);
+        let own = [("k-network-probe", "probe"), ("k-network-hash", "its-own")];
+        check(&own, &own, false);
         check(&[("k-network-hash", "override")], &[], false);
     }
 

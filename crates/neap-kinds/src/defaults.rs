@@ -39,6 +39,8 @@ pub(crate) fn pod_grace(pod: &Value) -> i64 {
 fn pod(pod: &mut Value, old: Option<&Value>) {
     let Some(object) = pod.as_object_mut() else { return };
     pod_spec(child(object, "spec"));
+    // Of a pod, not of a template: there it would be a difference between what was written and what is.
+    fill(child(object, "spec"), "enableServiceLinks", json!(true));
     if old.is_none() {
         fill(child(object, "status"), "phase", json!("Pending"));
         let class = qos_class(object.get("spec"));
@@ -170,6 +172,8 @@ fn secret(secret: &mut Value, _: Option<&Value>) {
 fn claim(claim: &mut Value, old: Option<&Value>) {
     let Some(object) = claim.as_object_mut() else { return };
     fill(child(object, "spec"), "volumeMode", json!("Filesystem"));
+    // Of a pod, not of a template: there it would be a difference between what was written and what is.
+    fill(child(object, "spec"), "enableServiceLinks", json!(true));
     if old.is_none() {
         fill(child(object, "status"), "phase", json!("Pending"));
     }

@@ -7,12 +7,13 @@ mod columns;
 mod defaults;
 mod events;
 mod fields;
+mod rules;
 
 use std::sync::{Arc, OnceLock};
 
 use neap_api::{autoscaling, networking, serving};
 use neap_apiserver::Registry;
-use neap_apiserver::kind::Prepare;
+use neap_apiserver::kind::{Check, Prepare};
 use neap_apiserver::metadata::NameRule;
 use neap_apiserver::{Admit, KindError};
 use neap_logic::config::Settings;
@@ -33,6 +34,31 @@ const ADMITTED: &[(&str, &str)] = &[
     (networking::GROUP, "ServerlessService"),
     (networking::GROUP, "Certificate"),
     ("", "ConfigMap"),
+];
+
+/// Built-in kinds whose specification is not counted by a generation, by group and plural.
+const WITHOUT_GENERATION: &[(&str, &str)] = &[
+    ("", "namespaces"),
+    ("", "services"),
+    ("", "nodes"),
+    ("", "persistentvolumes"),
+    ("", "persistentvolumeclaims"),
+    ("", "resourcequotas"),
+    ("", "limitranges"),
+    ("coordination.k8s.io", "leases"),
+    ("autoscaling", "horizontalpodautoscalers"),
+];
+
+/// Built-in kinds of which a delete shows the object once more, by group and plural.
+const SHOWN_WHEN_DELETED: &[(&str, &str)] = &[
+    ("", "namespaces"),
+    ("", "persistentvolumes"),
+    ("", "persistentvolumeclaims"),
+    ("", "pods"),
+    ("", "resourcequotas"),
+    ("", "serviceaccounts"),
+    ("", "services"),
+    ("storage.k8s.io", "storageclasses"),
 ];
 
 /// Every kind of the platform.
@@ -73,6 +99,17 @@ fn describe() -> Result<Registry, KindError> {
     for (group, plural, prepare) in defaults::all() {
         registry.configure(group, plural, |kind| kind.prepare = Some(Arc::new(prepare) as Prepare));
     }
+    for (group, plural, rule) in rules::all() {
+        registry.configure(group, plural, |kind| kind.check = Some(Arc::new(rule) as Check));
+    }
+    for (group, plural) in WITHOUT_GENERATION {
+        registry.configure(group, plural, |kind| kind.has_generation = Some(false));
+    }
+    for (group, plural) in SHOWN_WHEN_DELETED {
+        registry.configure(group, plural, |kind| kind.shows_deleted = true);
+    }
+    registry.configure("discovery.k8s.io", "endpointslices", |kind| kind.has_generation = Some(true));
+    registry.configure("coordination.k8s.io", "leases", |kind| kind.create_on_update = true);
     // Names of Services are names in DNS.
     registry.configure("", "services", |kind| kind.name_rule = NameRule::Label1035);
     registry.configure("", "pods", |kind| kind.grace = Some(Arc::new(defaults::pod_grace)));

@@ -96,7 +96,8 @@ async fn sweep(client: &Client, namespace: &str) -> kube::Result<usize> {
     let discovery = Discovery::new(client.clone()).run().await?;
     let mut left = 0;
     for group in discovery.groups() {
-        for (resource, capabilities) in group.recommended_resources() {
+        // Not the recommended resources: those leave out kinds that the group's first version does not have.
+        for (resource, capabilities) in group.resources_by_stability() {
             let listable =
                 capabilities.supports_operation(verbs::LIST) && capabilities.supports_operation(verbs::DELETE);
             // Both groups of Events show the same objects.

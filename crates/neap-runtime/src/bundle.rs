@@ -1,6 +1,7 @@
 //! From a container's specification and its image to what the spawner must know. Pure.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use crate::capabilities;
@@ -8,10 +9,14 @@ use crate::cgroup::{CPU_PERIOD_US, MIN_CPU_SHARES};
 use crate::image::{Image, ImageConfig};
 use crate::launch::{Bind, Isolation, LAUNCH_VERSION, Launch, Limits, LogFiles, Process, Root};
 use crate::logs;
-use crate::pod::{ContainerSpec, PodSpec, Resources};
+use crate::pod::{ContainerSpec, POD_IP, PodSpec, Resources, Seccomp, Volume};
+use crate::seccomp;
 
 /// The smallest quota the kernel takes.
 const MIN_CPU_QUOTA_US: u64 = 1000;
+/// Processes and threads of a container at most, where it names no number: more than servers have, few enough that one
+/// that forks without end does not take the machine with it (OpenShift's value per pod).
+const MAX_PIDS: u64 = 4096;
 /// What Kubernetes' pods see as their host's name server file and the like.
 pub(crate) const ETC_FILES: [&str; 3] = ["resolv.conf", "hosts", "hostname"];
 
@@ -26,6 +31,10 @@ pub(crate) struct Places<'a> {
     pub log: PathBuf,
     /// Namespaces of the pod.
     pub join: Vec<PathBuf>,
+    /// Of the pod.
+    pub address: Ipv4Addr,
+    /// Text of the seccomp profile, where the container names one of its own.
+    pub profile: Option<String>,
     /// The image merged into one directory, where there is no overlay.
     pub merged: Option<PathBuf>,
 }
@@ -42,7 +51,9 @@ pub(crate) fn launch(
     if isolation == Isolation::None && !container.mounts.is_empty() {
         return Err("volumes cannot be mounted without isolation; use `--runtime container` or `rootless`".to_owned());
     }
-    let process = process(container, &image.config, isolation, port, &pod.hostname)?;
+    let container = &with_address(container, places.address);
+    let mut process = process(pod, container, &image.config, isolation, port)?;
+    process.seccomp = system_calls(container, isolation, process.capabilities, places.profile.as_deref())?;
     let dir = places.dir;
     let root = match (isolation, places.merged) {
         (Isolation::None, Some(merged)) => Root::None(merged),
@@ -64,7 +75,7 @@ pub(crate) fn launch(
         root,
         read_only_root: container.read_only_root,
         privileged: container.privileged,
-        mounts: mounts(container, places.pod_dir, dir, places.volumes)?,
+        mounts: mounts(pod, container, places.pod_dir, dir, places.volumes)?,
         group_views: Vec::new(),
         process,
         limits: limits(&container.resources),
@@ -73,12 +84,12 @@ pub(crate) fn launch(
 }
 
 /// What the container's program is and who runs it; also the ground for commands that join it.
-pub(crate) fn process(
+fn process(
+    pod: &PodSpec,
     container: &ContainerSpec,
     image: &ImageConfig,
     isolation: Isolation,
     port: Option<u16>,
-    hostname: &str,
 ) -> Result<Process, String> {
     let argv: Vec<String> = if !container.command.is_empty() {
         [container.command.as_slice(), container.args.as_slice()].concat()
@@ -92,7 +103,7 @@ pub(crate) fn process(
     }
     let mut env = image.env.clone();
     if isolation != Isolation::None {
-        env.push(("HOSTNAME".to_owned(), hostname.to_owned()));
+        env.push(("HOSTNAME".to_owned(), pod.hostname.clone()));
     }
     env.extend(container.env.iter().cloned());
     // Where pods share the machine's network, each gets a port of its own, whatever the specification wished.
@@ -110,9 +121,47 @@ pub(crate) fn process(
             .unwrap_or_else(|| PathBuf::from("/")),
         user: user(container.user, container.group, &image.user),
         non_root: container.run_as_non_root,
+        groups: pod.supplemental_groups.iter().chain(&pod.fs_group).copied().collect(),
         capabilities,
         no_new_privileges: container.no_new_privileges,
+        seccomp: Vec::new(),
     })
+}
+
+/// The specification with the pod's address wherever it asks for it.
+fn with_address(container: &ContainerSpec, address: Ipv4Addr) -> ContainerSpec {
+    let mut container = container.clone();
+    let address = address.to_string();
+    let put = |text: &mut String| {
+        if text.contains(POD_IP) {
+            *text = text.replace(POD_IP, &address);
+        }
+    };
+    container.command.iter_mut().chain(&mut container.args).for_each(put);
+    container.env.iter_mut().for_each(|(_, value)| put(value));
+    for path in container.mounts.iter_mut().filter_map(|mount| mount.sub_path.as_mut()) {
+        if let Some(text) = path.to_str() {
+            *path = PathBuf::from(text.replace(POD_IP, &address));
+        }
+    }
+    container
+}
+
+fn system_calls(
+    container: &ContainerSpec,
+    isolation: Isolation,
+    capabilities: u64,
+    profile: Option<&str>,
+) -> Result<seccomp::Program, String> {
+    if isolation == Isolation::None || container.privileged {
+        return Ok(Vec::new());
+    }
+    match (&container.seccomp, profile) {
+        (Seccomp::Unconfined, _) => Ok(Vec::new()),
+        (Seccomp::Default, _) => Ok(seccomp::default(capabilities)),
+        (Seccomp::Local(_), Some(text)) => seccomp::parse(text, capabilities),
+        (Seccomp::Local(path), None) => Err(format!("there is no seccomp profile {}", path.display())),
+    }
 }
 
 fn user(uid: Option<i64>, gid: Option<i64>, image: &str) -> String {
@@ -135,11 +184,12 @@ fn limits(resources: &Resources) -> Limits {
             .filter(|milli| *milli > 0)
             .map(|milli| (milli * CPU_PERIOD_US / 1000).max(MIN_CPU_QUOTA_US)),
         memory_bytes: resources.memory_limit.filter(|bytes| *bytes > 0),
-        pids: resources.pids_limit.filter(|pids| *pids > 0),
+        pids: Some(resources.pids_limit.filter(|pids| *pids > 0).unwrap_or(MAX_PIDS)),
     }
 }
 
 fn mounts(
+    pod: &PodSpec,
     container: &ContainerSpec,
     pod_dir: &Path,
     dir: &Path,
@@ -164,11 +214,14 @@ fn mounts(
         if !mount.path.is_absolute() {
             return Err(format!("the mount path {} is not absolute", mount.path.display()));
         }
+        // These files are written by root on the machine's side: a container that could lay links among them would
+        // choose where (CVE-2017-1002102).
+        let written_by_us = matches!(pod.volumes.get(&mount.volume), Some(Volume::Files(_)));
         all.push(Bind {
             source: source.clone(),
             sub_path: mount.sub_path.clone().filter(|sub| !sub.as_os_str().is_empty()),
             target: mount.path.clone(),
-            read_only: mount.read_only,
+            read_only: mount.read_only || written_by_us,
             recursive: true,
         });
     }

@@ -163,10 +163,13 @@ impl Group {
         if let (Some((dir, v2)), Some(bytes)) = (self.hierarchy("memory"), limits.memory_bytes) {
             if v2 {
                 write(&dir.join("memory.max"), &bytes.to_string())?;
+                // Memory is what is limited: swap is not more of it, as Kubernetes has it. Not every kernel swaps.
+                let _ = write(&dir.join("memory.swap.max"), "0");
                 // A container whose limit is hit ends whole, as Kubernetes has it on v2.
                 let _ = write(&dir.join("memory.oom.group"), "1");
             } else {
                 write(&dir.join("memory.limit_in_bytes"), &bytes.to_string())?;
+                let _ = write(&dir.join("memory.memsw.limit_in_bytes"), &bytes.to_string());
             }
         }
         if let (Some((dir, _)), Some(pids)) = (self.hierarchy("pids"), limits.pids) {
@@ -223,22 +226,48 @@ impl Group {
 
     /// The processes in the group, as this process sees their numbers.
     pub(crate) fn pids(&self) -> Vec<i32> {
-        let Some(dir) = self.dirs().next() else { return Vec::new() };
-        read(&dir.join("cgroup.procs"))
-            .map_or_else(|_| Vec::new(), |t| t.lines().filter_map(|l| l.parse().ok()).collect())
+        self.dirs().next().map_or_else(Vec::new, |dir| pids_of(&dir))
+    }
+
+    /// Kills what is in the group and in those that a privileged container made below it.
+    pub(crate) fn kill(&self) {
+        if let Some((dir, false)) = self.hierarchy("freezer") {
+            // On v1 a frozen process does not even die. Without a freezer nothing is frozen.
+            let _ = write(&dir.join("freezer.state"), "THAWED");
+        }
+        for dir in self.dirs().flat_map(|dir| tree_of(&dir)) {
+            for pid in pids_of(&dir) {
+                // It may just have died.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+            }
+        }
     }
 
     /// Kills what is left and removes the group. Returns whether it is gone.
     pub(crate) fn remove(&self) -> bool {
-        for pid in self.pids() {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
-        }
+        self.kill();
         self.remove_if_empty()
+    }
+
+    /// Like [`Self::remove`], tried so often, a millisecond apart. Blocks.
+    pub(crate) fn remove_within(&self, tries: u32) -> bool {
+        for _ in 0..tries {
+            if self.remove() {
+                return true;
+            }
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "called where blocking is allowed; nothing tells of the end"
+            )]
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        false
     }
 
     /// Returns whether it is gone.
     pub(crate) fn remove_if_empty(&self) -> bool {
-        self.dirs().fold(true, |gone, dir| match fs::remove_dir(&dir) {
+        // The innermost first; a directory of this kind goes when nothing is in it but the kernel's own files.
+        self.dirs().flat_map(|dir| tree_of(&dir)).fold(true, |gone, dir| match fs::remove_dir(&dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => false,
             _ => gone,
         })
@@ -286,6 +315,20 @@ impl Group {
         let offered = read(&v2.mount.join("cgroup.controllers")).unwrap_or_default();
         offered.split_whitespace().any(|c| c == controller).then(|| (self.dir(v2), true))
     }
+}
+
+/// A group's directory and all below it, the innermost first.
+fn tree_of(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let below = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+    let mut all: Vec<PathBuf> = below.flat_map(|e| tree_of(&e.path())).collect();
+    all.push(dir.to_owned());
+    all
+}
+
+fn pids_of(dir: &Path) -> Vec<i32> {
+    let text = read(&dir.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 /// cgroup v1 shares (2 to 262144) on the v2 weight scale (1 to 10000), as Kubernetes maps them.

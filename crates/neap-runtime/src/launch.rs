@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::seccomp::Program;
+
 /// How far a container is walled off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Isolation {
@@ -38,7 +40,7 @@ pub(crate) struct Launch {
     pub log: LogFiles,
 }
 
-pub(crate) const LAUNCH_VERSION: u8 = 1;
+pub(crate) const LAUNCH_VERSION: u8 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Root {
@@ -68,9 +70,13 @@ pub(crate) struct Process {
     /// As the image or the specification says it: `user[:group]` by name or number. Looked up inside the root.
     pub user: String,
     pub non_root: bool,
+    /// Groups beside those that the image gives the user.
+    pub groups: Vec<u32>,
     /// Bits of the capabilities that remain possible.
     pub capabilities: u64,
     pub no_new_privileges: bool,
+    /// The system calls it may make; empty for all.
+    pub seccomp: Program,
 }
 
 /// `None` means unlimited.

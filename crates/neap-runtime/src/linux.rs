@@ -15,21 +15,23 @@ use std::time::Duration;
 use nix::mount::{MntFlags, umount2};
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cgroup::{Group, Tree};
-use crate::launch::{Isolation, Launch, Process};
+use crate::launch::{Isolation, Launch, Process, Root};
 use crate::machine::{CommandOutput, Handle, Machine, Sandbox};
 use crate::net::Network;
-use crate::pod::{BoxFuture, ProbeAction};
+use crate::pod::{BoxFuture, CommandOptions, CommandSession, Error, ProbeAction};
 use crate::probe::Prober;
 use crate::record::{self, Exit, ProcessId};
 use crate::spawner::sandbox::NAMESPACES;
 use crate::spawner::wire::{Cell, Exec, Order, Sandbox as SandboxOrder, StartError};
 use crate::spawner::{Keeper, Spawner};
 use crate::sys;
+use crate::terminal::Master;
 
 /// Keepers and sandboxes that wait for use. Each takes about half a megabyte.
 const POOL: usize = 4;
@@ -44,6 +46,10 @@ const FREEZE_TRIES: u32 = 1000;
 const SPAWNER_GROUP: &str = "keepers";
 /// Most that is kept of a command's output.
 const MAX_OUTPUT: usize = 16 * 1024;
+/// A process that was killed is looked at again after this long; it may be in a call that cannot be broken.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
+/// Milliseconds that a group's last processes may take to be gone.
+const REMOVE_TRIES: u32 = 2000;
 
 pub(crate) struct LinuxMachine {
     shared: Arc<Shared>,
@@ -104,23 +110,10 @@ impl LinuxMachine {
                 network.keep(sandbox.address);
             }
         }
-        let entries = fs::read_dir(self.shared.run_dir.join("ns")).into_iter().flatten().flatten();
-        for dir in entries.map(|e| e.path()).filter(|d| sandboxes.iter().all(|s| s.dir.as_ref() != Some(d))) {
-            unpin(&dir);
-        }
-        if let Some(network) = &self.shared.network {
-            for cable in network.cables() {
-                if sandboxes.iter().all(|s| s.cable.as_ref() != Some(&cable))
-                    && let Err(error) = network.remove_cable(&cable)
-                {
-                    tracing::warn!(cable, %error, "cannot remove a cable that no pod owns");
-                }
-            }
-        }
+        self.sweep(sandboxes);
         if let Some(tree) = &self.shared.tree {
             for name in tree.groups().into_iter().filter(|name| name != SPAWNER_GROUP && !groups.contains(name)) {
-                // A keeper of an earlier run may be about to remove it itself.
-                tree.group(&name).remove();
+                remove_soon(tree.group(&name));
             }
         }
         let refill = refill(self.shared.clone(), self.closing.clone());
@@ -129,20 +122,42 @@ impl LinuxMachine {
         *lock(&self.refill) = Some(refill);
     }
 
-    /// Lets go of what waits for use; and when no pod is left, of everything.
-    pub(crate) async fn close(&self, empty: bool) {
+    /// Takes away the namespaces and cables that belong to none of these.
+    fn sweep(&self, sandboxes: &[Sandbox]) {
+        let entries = fs::read_dir(self.shared.run_dir.join("ns")).into_iter().flatten().flatten();
+        for dir in entries.map(|e| e.path()).filter(|d| sandboxes.iter().all(|s| s.dir.as_ref() != Some(d))) {
+            unpin(&dir);
+        }
+        let Some(network) = &self.shared.network else { return };
+        for cable in network.cables().into_iter().filter(|c| sandboxes.iter().all(|s| s.cable.as_ref() != Some(c))) {
+            if let Err(error) = network.remove_cable(&cable) {
+                tracing::warn!(cable, %error, "cannot remove a cable that no pod owns");
+            }
+        }
+    }
+
+    /// Lets go of what waits for use, and of what was being made for somebody who then gave up; and when no pod is left,
+    /// of everything. `sandboxes` are those that pods still have.
+    pub(crate) async fn close(&self, sandboxes: &[Sandbox], empty: bool) {
         self.closing.cancel();
         let refill = lock(&self.refill).take();
         if let Some(refill) = refill {
             // It ends after what it is making now.
             let _ = refill.await;
         }
-        let sandboxes = std::mem::take(&mut *lock(&self.shared.sandboxes));
-        for sandbox in sandboxes {
-            let _ = self.close_sandbox(&sandbox).await;
+        let ready = std::mem::take(&mut *lock(&self.shared.sandboxes));
+        for sandbox in ready {
+            if let Err(error) = self.close_sandbox(&sandbox).await {
+                tracing::warn!(%error, "a pod network that waited for use cannot be taken away; the next start does");
+            }
         }
         // Keepers without an order end when their socket closes, and take their groups with them.
         drop(std::mem::take(&mut *lock(&self.shared.keepers)));
+        // The spawner does one thing after another: once it answers this, nothing that was asked before is unfinished.
+        if let Err(error) = self.shared.spawner.settle().await {
+            tracing::debug!(%error, "the pod spawner does not answer at the end");
+        }
+        self.sweep(sandboxes);
         if !empty {
             return;
         }
@@ -186,7 +201,9 @@ impl Shared {
         match self.spawner.sandbox(order).await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
-                let _ = remove_sandbox(network, &sandbox);
+                if let Err(error) = remove_sandbox(network, &sandbox) {
+                    tracing::warn!(%error, "what was made of a pod's network cannot be taken away; the next start does");
+                }
                 Err(error)
             }
         }
@@ -267,14 +284,18 @@ impl Machine for LinuxMachine {
                 let pinned = NAMESPACES.iter().all(|name| is_namespace(&dir.join(name)));
                 let wired = sandbox.cable.as_ref().is_some_and(|c| Path::new("/sys/class/net").join(c).exists());
                 let stands = pinned && wired && network.owns(sandbox.address);
-                if !stands {
-                    let _ = remove_sandbox(network, sandbox);
+                if !stands && let Err(error) = remove_sandbox(network, sandbox) {
+                    tracing::warn!(%error, "what is left of a pod's network cannot be taken away");
                 }
                 stands
             }
             // It lives in the machine's own.
             (None, _) => true,
-            (Some(_), None) => false,
+            // Of a time when pods had networks of their own here.
+            (Some(dir), None) => {
+                unpin(dir);
+                false
+            }
         }
     }
 
@@ -303,11 +324,25 @@ impl Machine for LinuxMachine {
                     Ok(Ok(run)) => return Ok(Ok(Handle { run, dir: dir.to_owned() })),
                     Ok(Err(error)) => return Ok(Err(error)),
                     // One from the pool may have died while it waited.
-                    Err(_) if pooled => pooled = false,
-                    Err(error) => return Err(error),
+                    Err(error) if pooled && error.kind() != io::ErrorKind::TimedOut => pooled = false,
+                    Err(error) => {
+                        if let Some(group) = one.group {
+                            remove_soon(group);
+                        }
+                        return Err(error);
+                    }
                 }
             }
         })
+    }
+
+    fn abandon(&self, run: &record::Run) {
+        if let Err(error) = kill(run.process) {
+            tracing::warn!(pid = run.process.pid, %error, "cannot end a container that nobody looks after");
+        }
+        if let Some(group) = &run.group {
+            remove_soon(group.clone());
+        }
     }
 
     fn ended<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Exit> {
@@ -317,10 +352,19 @@ impl Machine for LinuxMachine {
             if let Some(exit) = recorded() {
                 return exit;
             }
-            // The keeper was killed. The container may live on; how it ends, nobody will know.
-            wait_for_end(handle.run.process).await;
+            // The keeper was killed. Without it nobody reads what the container says, and a container that says much
+            // would stand still for ever: it ends with its keeper.
+            while handle.run.process.is_alive() {
+                if let Err(error) = kill(handle.run.process) {
+                    tracing::warn!(pid = handle.run.process.pid, %error, "cannot end a container whose keeper is gone");
+                }
+                if let Some(group) = &handle.run.group {
+                    group.kill();
+                }
+                let _ = tokio::time::timeout(KILL_AGAIN, wait_for_end(handle.run.process)).await;
+            }
             if let Some(group) = &handle.run.group {
-                group.remove();
+                remove_soon(group.clone());
             }
             let exit = Exit {
                 version: record::VERSION,
@@ -379,9 +423,8 @@ impl Machine for LinuxMachine {
             let (reader, writer) = io::pipe()?;
             let null = fs::File::open("/dev/null")?;
             let (stdout, stderr) = (OwnedFd::from(writer.try_clone()?), OwnedFd::from(writer));
-            let run = &handle.run;
-            let exec = Exec { pid: run.process.pid, isolation: run.isolation, group: run.group.clone(), process };
-            let mut reader = tokio::net::unix::pipe::Receiver::from_owned_fd(reader.into())?;
+            let exec = command(handle, process, false);
+            let mut reader = pipe::Receiver::from_owned_fd(reader.into())?;
             let running = self.shared.spawner.exec(exec, [null.into(), stdout, stderr]).await?;
             let mut output = Vec::new();
             let work = async {
@@ -411,6 +454,49 @@ impl Machine for LinuxMachine {
         })
     }
 
+    fn talk<'a>(
+        &'a self,
+        handle: &'a Handle,
+        process: Process,
+        options: &'a CommandOptions,
+    ) -> BoxFuture<'a, io::Result<CommandSession>> {
+        Box::pin(async move {
+            let exec = command(handle, process, options.terminal);
+            let failed = |source| Error::Command { source };
+            if options.terminal {
+                let (ours, theirs) = sys::socket_pair()?;
+                let (stdin, stdout, stderr) = (theirs.try_clone()?, theirs.try_clone()?, theirs);
+                let (running, master) =
+                    self.shared.spawner.exec_on_terminal(exec, [stdin, stdout, stderr], ours).await?;
+                let master = Master::new(master)?;
+                let sized = master.clone();
+                return Ok(CommandSession {
+                    stdin: options.stdin.then(|| Box::pin(master.clone()) as _),
+                    stdout: Box::pin(master),
+                    stderr: None,
+                    resize: Some(Box::new(move |rows, columns| sized.resize(rows, columns))),
+                    exit: Box::pin(async move { running.wait().await.map_err(failed) }),
+                });
+            }
+            let ((out, their_out), (err, their_err)) = (io::pipe()?, io::pipe()?);
+            let (stdin, their_in): (Option<OwnedFd>, OwnedFd) = if options.stdin {
+                let (reader, writer) = io::pipe()?;
+                (Some(writer.into()), reader.into())
+            } else {
+                (None, fs::File::open("/dev/null")?.into())
+            };
+            let running = self.shared.spawner.exec(exec, [their_in, their_out.into(), their_err.into()]).await?;
+            let stdin = stdin.map(pipe::Sender::from_owned_fd).transpose()?;
+            Ok(CommandSession {
+                stdin: stdin.map(|one| Box::pin(one) as _),
+                stdout: Box::pin(pipe::Receiver::from_owned_fd(out.into())?),
+                stderr: Some(Box::pin(pipe::Receiver::from_owned_fd(err.into())?)),
+                resize: None,
+                exit: Box::pin(async move { running.wait().await.map_err(failed) }),
+            })
+        })
+    }
+
     fn probe<'a>(
         &'a self,
         address: Ipv4Addr,
@@ -419,6 +505,40 @@ impl Machine for LinuxMachine {
     ) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(self.shared.prober.check(address, action, timeout))
     }
+}
+
+/// What the spawner must know to run a command in a container.
+fn command(handle: &Handle, process: Process, terminal: bool) -> Exec {
+    let run = &handle.run;
+    let merged = match run.isolation {
+        // Its programs lie in the image's directory, which only the record of its launch names.
+        Isolation::None => {
+            let launch: Option<Launch> = record::read_if_whole(&handle.dir.join("launch.json"));
+            launch.and_then(|launch| match launch.root {
+                Root::None(root) => Some(root),
+                Root::Overlay { .. } => None,
+            })
+        }
+        Isolation::Full | Isolation::User => None,
+    };
+    let (pid, isolation, group) = (run.process.pid, run.isolation, run.group.clone());
+    Exec { pid, isolation, group, process, merged, terminal }
+}
+
+fn kill(process: ProcessId) -> io::Result<()> {
+    match open_process(process)? {
+        Some(process) => ignore_gone(sys::pidfd_signal(process.as_fd(), libc::SIGKILL)),
+        None => Ok(()),
+    }
+}
+
+/// Empties a group and takes it away, beside everything else: what is killed takes a moment to be gone.
+fn remove_soon(group: Group) {
+    drop(tokio::task::spawn_blocking(move || {
+        if !group.remove_within(REMOVE_TRIES) {
+            tracing::warn!(group = group.name(), "a control group cannot be removed; the next start tries again");
+        }
+    }));
 }
 
 /// Exit code of a container whose end nobody saw.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::launch::{Launch, Process};
-use crate::pod::{BoxFuture, ProbeAction};
+use crate::pod::{BoxFuture, CommandOptions, CommandSession, ProbeAction};
 use crate::record::{Exit, Run};
 use crate::spawner::wire::StartError;
 
@@ -52,6 +52,8 @@ pub(crate) trait Machine: Send + Sync + 'static {
         launch: Launch,
         share_pids_of: Option<i32>,
     ) -> BoxFuture<'a, io::Result<Result<Handle, StartError>>>;
+    /// Ends what is left of a run that cannot be looked after.
+    fn abandon(&self, run: &Run);
     /// Resolves when the container has ended.
     fn ended<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Exit>;
     fn signal(&self, handle: &Handle, signal: i32) -> io::Result<()>;
@@ -66,6 +68,13 @@ pub(crate) trait Machine: Send + Sync + 'static {
         process: Process,
         timeout: Duration,
     ) -> BoxFuture<'a, io::Result<CommandOutput>>;
+    /// Begins a command inside a container, for somebody who talks with it.
+    fn talk<'a>(
+        &'a self,
+        handle: &'a Handle,
+        process: Process,
+        options: &'a CommandOptions,
+    ) -> BoxFuture<'a, io::Result<CommandSession>>;
     /// One try of a probe that goes over the network. `Err` says why the container is not well.
     fn probe<'a>(
         &'a self,

@@ -12,9 +12,14 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Stands for the pod's own address in commands, arguments, environment variables and sub-paths. Who writes the
+/// specification cannot know the address: the runtime makes the network, and puts the address in at the start.
+pub const POD_IP: &str = "$(neap.dev/pod-ip)";
 
 /// A pod's UID as the API server gave it; unique for ever on this machine.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PodId(pub String);
 
@@ -25,7 +30,8 @@ impl fmt::Display for PodId {
 }
 
 /// Everything a machine must know to run a pod. Config-maps, secrets and env references are already resolved.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What is added later has a default, so that pods outlive the upgrade that adds it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PodSpec {
     pub id: PodId,
     pub name: String,
@@ -42,9 +48,18 @@ pub struct PodSpec {
     pub grace: Duration,
     /// Labels that the owner wants back from `list` after a restart (never interpreted here).
     pub labels: BTreeMap<String, String>,
+    /// Further lines of `/etc/hosts`: an address and its names.
+    #[serde(default)]
+    pub host_aliases: Vec<(IpAddr, Vec<String>)>,
+    /// Group that the pod's own volumes belong to, and every process of the pod to it.
+    #[serde(default)]
+    pub fs_group: Option<u32>,
+    /// Further groups of every process.
+    #[serde(default)]
+    pub supplemental_groups: Vec<u32>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ContainerSpec {
     pub name: String,
     /// Reference as written, with a digest where one was resolved.
@@ -73,12 +88,32 @@ pub struct ContainerSpec {
     pub startup: Option<Probe>,
     pub readiness: Option<Probe>,
     pub liveness: Option<Probe>,
+    /// Of an init container: it does not end, but runs beside the others and ends after them.
+    #[serde(default)]
+    pub sidecar: bool,
+    #[serde(default)]
+    pub seccomp: Seccomp,
+    /// Run right after the start; the container counts as started only then, and is ended when it fails.
+    #[serde(default)]
+    pub post_start: Option<Hook>,
     /// Ran to its end before SIGTERM is sent, within the grace period.
-    pub pre_stop: Option<ProbeAction>,
+    #[serde(default)]
+    pub pre_stop: Option<Hook>,
     /// File inside the container whose end becomes the termination message.
     pub termination_message_path: PathBuf,
     /// Take the log's last lines when the file is empty and the container failed.
     pub termination_message_from_logs: bool,
+}
+
+/// Which system calls a container may make.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// What programs need, and nothing that reaches for the machine.
+    #[default]
+    Default,
+    Unconfined,
+    /// A profile in Docker's JSON format, by its path below the runtime's directory of profiles.
+    Local(PathBuf),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +155,9 @@ pub struct Resources {
     /// Bytes.
     pub memory_limit: Option<u64>,
     pub pids_limit: Option<u64>,
+    /// Bytes of the writable layer and the logs.
+    #[serde(default)]
+    pub storage_limit: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,6 +208,16 @@ pub struct Probe {
     pub timeout: Duration,
     pub success_threshold: u32,
     pub failure_threshold: u32,
+    /// What the container may take to end when this probe ends it, where that differs from the pod's.
+    #[serde(default)]
+    pub grace: Option<Duration>,
+}
+
+/// What is done at a turn of a container's life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hook {
+    Act(ProbeAction),
+    Sleep(Duration),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,6 +244,8 @@ pub struct PodStatus {
     pub init_containers: Vec<ContainerStatus>,
     pub containers: Vec<ContainerStatus>,
     pub frozen: bool,
+    /// Why the machine ended the pod, if it did.
+    pub evicted: Option<String>,
     /// When the runtime took the pod, when its sandbox (network, cgroup) stood.
     pub started: Option<jiff::Timestamp>,
 }
@@ -259,6 +309,30 @@ pub struct LogOptions {
     pub limit_bytes: Option<u64>,
 }
 
+/// A command that somebody wants to talk with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandOptions {
+    pub argv: Vec<String>,
+    /// A terminal in place of the streams.
+    pub terminal: bool,
+    /// Otherwise its input is at the end from the beginning.
+    pub stdin: bool,
+}
+
+/// A command running in a container, and the ends of its streams. Dropping `exit` ends the command.
+pub struct CommandSession {
+    pub stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
+    /// With a terminal: all that it shows.
+    pub stdout: Pin<Box<dyn AsyncRead + Send>>,
+    pub stderr: Option<Pin<Box<dyn AsyncRead + Send>>>,
+    /// Tells the terminal its size: rows, columns. Missing without a terminal.
+    pub resize: Option<Resize>,
+    /// The command's exit code; 128 and the signal's number when a signal ended it.
+    pub exit: BoxFuture<'static, Result<i32, Error>>,
+}
+
+pub type Resize = Box<dyn Fn(u16, u16) -> std::io::Result<()> + Send + Sync>;
+
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub type LogStream = Pin<Box<dyn futures::Stream<Item = Result<bytes::Bytes, Error>> + Send>>;
 
@@ -278,6 +352,13 @@ pub trait PodRuntime: Send + Sync + 'static {
     fn changes(&self) -> tokio::sync::broadcast::Receiver<PodId>;
     /// The log of one container, also after the pod is gone, as long as the log files are kept.
     fn logs(&self, id: &PodId, container: &str, options: LogOptions) -> BoxFuture<'_, Result<LogStream, Error>>;
+    /// Begins a command inside a running container, with its user, groups, limits and environment.
+    fn exec(
+        &self,
+        id: &PodId,
+        container: &str,
+        command: CommandOptions,
+    ) -> BoxFuture<'_, Result<CommandSession, Error>>;
     /// One sentence: which runtime, which isolation.
     fn describe(&self) -> String;
 }
@@ -291,12 +372,16 @@ pub enum Error {
     NoSuchContainer { pod: PodId, container: String },
     #[error("pod {pod} has no log of an earlier run of container {container}")]
     NoPreviousLog { pod: PodId, container: String },
+    #[error("container {container} of pod {pod} does not run")]
+    NotRunning { pod: PodId, container: String },
     #[error("the pod specification is not usable: {0}")]
     Invalid(String),
     #[error("cannot {what} at {path}")]
     Disk { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("cannot {what} for pod {pod}")]
     Machine { what: &'static str, pod: PodId, source: std::io::Error },
+    #[error("how the command ended is not known")]
+    Command { source: std::io::Error },
     #[error("the runtime is shutting down")]
     ShuttingDown,
 }

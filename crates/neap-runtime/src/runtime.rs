@@ -14,13 +14,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::image::{self, Images, Layout, StoreError};
-use crate::launch::Isolation;
+use crate::launch::{Isolation, Launch, Process};
 use crate::lifecycle::state::{PodCell, log_name};
-use crate::lifecycle::{World, pod};
+use crate::lifecycle::{World, pod, storage};
 use crate::linux::LinuxMachine;
 use crate::logs::read::LogReader;
+use crate::machine::Machine;
 use crate::net::{Network, NetworkError};
-use crate::pod::{BoxFuture, ContainerState, Error, LogOptions, LogStream, PodId, PodRuntime, PodSpec, PodStatus};
+use crate::pod::{
+    BoxFuture, CommandOptions, CommandSession, ContainerState, Error, LogOptions, LogStream, PodId, PodRuntime,
+    PodSpec, PodStatus,
+};
 use crate::record::{self, Run};
 use crate::{clock, mode};
 
@@ -46,7 +50,8 @@ pub enum Mode {
 /// What the runtime must be told.
 #[derive(Clone)]
 pub struct Config {
-    /// Everything durable lives below it: `pods`, `logs`, `images`, `run`.
+    /// Everything durable lives below it: `pods`, `logs`, `images`, `run`; and `seccomp`, where profiles may be put
+    /// that containers name.
     pub data_dir: PathBuf,
     pub mode: Mode,
     /// Range for pod addresses, like `198.19.0.0/16`; a block of it is claimed.
@@ -92,12 +97,12 @@ impl Runtime {
         let data_dir = made(&config.data_dir)?;
         let (choice, network) = choose(&config, &data_dir)?;
         let run_dir = made(&data_dir.join("run"))?;
-        let pods_dir = made(&data_dir.join("pods"))?;
         // Environments and volumes hold secrets.
-        fs::set_permissions(&pods_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(|source| {
-            OpenError::Disk { what: "close to others the directory", path: pods_dir.clone(), source }
-        })?;
+        let pods_dir = closed(&data_dir.join("pods"))?;
         let logs_dir = made(&data_dir.join("logs"))?;
+        // Layers hold programs that run as root wherever they are run; other users of the machine must not reach them
+        // (CVE-2021-41103).
+        let images_dir = closed(&data_dir.join("images"))?;
         let tree = choice.tree(&data_dir);
         let description = choice.describe(network.as_ref().map(|n| n.block().to_string()), tree.as_ref());
         let layout = match choice.isolation {
@@ -105,7 +110,7 @@ impl Runtime {
             Isolation::User => Layout::UserOverlay,
             Isolation::None => Layout::Merged,
         };
-        let images = Images::open(data_dir.join("images"), image::Config { layout, ..config.images })?;
+        let images = Images::open(images_dir, image::Config { layout, ..config.images })?;
         let machine = LinuxMachine::open(choice.isolation, tree, network, run_dir).await.map_err(OpenError::Spawner)?;
         let machine = Arc::new(machine);
         let world = Arc::new(World {
@@ -113,6 +118,7 @@ impl Runtime {
             images: Arc::new(images.clone()),
             isolation: choice.isolation,
             logs: logs_dir,
+            profiles: data_dir.join("seccomp"),
         });
         let (changes, _) = broadcast::channel(CHANGES);
         let runtime = Arc::new(Self {
@@ -127,6 +133,14 @@ impl Runtime {
             shutdown: CancellationToken::new(),
         });
         runtime.adopt();
+        let (pods, shutdown) = (runtime.pods.clone(), runtime.shutdown.clone());
+        runtime.tasks.spawn(async move {
+            let here = || pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+            tokio::select! {
+                () = storage::watch(here, data_dir) => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
         Ok(runtime)
     }
 
@@ -146,8 +160,9 @@ impl Runtime {
         self.shutdown.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        let empty = self.pods().is_empty();
-        self.machine.close(empty).await;
+        let cells: Vec<_> = self.pods().values().cloned().collect();
+        let sandboxes: Vec<_> = cells.iter().filter_map(|c| c.read(|s| s.record.sandbox.clone())).collect();
+        self.machine.close(&sandboxes, cells.is_empty()).await;
     }
 
     fn adopt(&self) {
@@ -245,7 +260,7 @@ impl Runtime {
         };
         let known = cell.as_ref().is_some_and(|c| c.read(|s| s.containers.contains_key(container)));
         let dir = dir.join(container);
-        if !known && !dir.is_dir() {
+        if !is_plain(container) || !known && !dir.is_dir() {
             return Err(Error::NoSuchContainer { pod: id.clone(), container: container.to_owned() });
         }
         let mut runs: Vec<u32> = fs::read_dir(&dir)
@@ -281,11 +296,7 @@ impl PodRuntime for Runtime {
         let id = id.clone();
         Box::pin(async move {
             let Ok(cell) = self.find(&id) else { return Ok(()) };
-            let deadline = clock::now().saturating_add(grace).unwrap_or(Timestamp::MAX);
-            // The more impatient asker is heard.
-            let deadline = cell.stop.borrow().map_or(deadline, |earlier| earlier.min(deadline));
-            cell.update(|state| state.record.removing = Some(deadline));
-            cell.stop.send_replace(Some(deadline));
+            cell.remove(clock::now().saturating_add(grace).unwrap_or(Timestamp::MAX));
             let mut gone = cell.gone.subscribe();
             tokio::select! {
                 _ = gone.wait_for(|gone| *gone) => Ok(()),
@@ -321,6 +332,29 @@ impl PodRuntime for Runtime {
             let (path, cell, run) = self.find_log(&id, &container, options.previous)?;
             let follow = options.follow.then_some(()).and(cell);
             Ok(stream_log(path, options, follow, container, run, self.shutdown.clone()))
+        })
+    }
+
+    fn exec(
+        &self,
+        id: &PodId,
+        container: &str,
+        command: CommandOptions,
+    ) -> BoxFuture<'_, Result<CommandSession, Error>> {
+        let (id, container) = (id.clone(), container.to_owned());
+        Box::pin(async move {
+            let cell = self.find(&id)?;
+            let live = cell.read(|s| s.containers.get(&container).cloned());
+            let live = live.ok_or_else(|| Error::NoSuchContainer { pod: id.clone(), container: container.clone() })?;
+            let not_running = || Error::NotRunning { pod: id.clone(), container: container.clone() };
+            let handle = live.handle.ok_or_else(not_running)?;
+            let launch: Launch = record::read_if_whole(&handle.dir.join("launch.json")).ok_or_else(not_running)?;
+            let process = Process { argv: command.argv.clone(), ..launch.process };
+            self.machine.talk(&handle, process, &command).await.map_err(|source| Error::Machine {
+                what: "run a command",
+                pod: id,
+                source,
+            })
         })
     }
 
@@ -429,8 +463,7 @@ fn live_groups(cell: &PodCell) -> Vec<String> {
 /// What cannot be run is refused before it is written down.
 fn check(spec: &PodSpec) -> Result<(), Error> {
     let invalid = |message: &str| Err(Error::Invalid(message.to_owned()));
-    let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
-    if !plain(&spec.id.0) || !plain(&spec.name) || !plain(&spec.namespace) {
+    if !is_plain(&spec.id.0) || !is_plain(&spec.name) || !is_plain(&spec.namespace) {
         return invalid("a pod needs a UID, a name and a namespace that can be directory names");
     }
     if spec.containers.is_empty() {
@@ -438,7 +471,7 @@ fn check(spec: &PodSpec) -> Result<(), Error> {
     }
     let mut names = std::collections::BTreeSet::new();
     for container in spec.init_containers.iter().chain(&spec.containers) {
-        if !plain(&container.name) || !names.insert(&container.name) {
+        if !is_plain(&container.name) || !names.insert(&container.name) {
             return Err(Error::Invalid(format!(
                 "the container name {:?} is empty, not plain, or used twice",
                 container.name
@@ -446,6 +479,20 @@ fn check(spec: &PodSpec) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Can be one part of a path.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains('/')
+}
+
+/// A directory that only its owner enters.
+fn closed(dir: &Path) -> Result<PathBuf, OpenError> {
+    let dir = made(dir)?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    let fault = |source| OpenError::Disk { what: "close to others the directory", path: dir.clone(), source };
+    fs::set_permissions(&dir, mode).map_err(fault)?;
+    Ok(dir)
 }
 
 fn made(dir: &Path) -> Result<PathBuf, OpenError> {

@@ -128,6 +128,8 @@ pub(crate) fn new_filesystem(kind: &CStr, options: &[(&str, &str)], attributes: 
             )
         })
     };
+    // What the table of mounts shows as the device; without it that reads "none".
+    config(FSCONFIG_SET_STRING, Some(c"source"), Some(kind))?;
     for (key, value) in options {
         let (key, value) = (CString::new(*key)?, CString::new(*value)?);
         match value.is_empty() {
@@ -254,6 +256,61 @@ pub(crate) fn raise_file_limit(most: u64) {
         // SAFETY: as above. Lowering to a smaller hard limit is always allowed.
         unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
     }
+}
+
+/// From now on this process and its programs may make only the system calls that the filter allows. Without the
+/// capability SYS_ADMIN, `set_no_new_privs` must come first.
+pub(crate) fn filter_calls(program: &crate::seccomp::Program) -> io::Result<()> {
+    let mut code: Vec<libc::sock_filter> = program
+        .iter()
+        .map(|packed| {
+            let (code, jt, jf, k) = crate::seccomp::unpack(*packed);
+            libc::sock_filter { code, jt, jf, k }
+        })
+        .collect();
+    let len = u16::try_from(code.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+    let filter = libc::sock_fprog { len, filter: code.as_mut_ptr() };
+    // SAFETY: `filter` points to `len` live instructions; the kernel copies and checks them.
+    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+    check(set.into()).map(drop)
+}
+
+/// Leaves the keys of whoever started neap behind: a container shares the user numbers of the machine, and would find
+/// them by those.
+pub(crate) fn fresh_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for a new keyring without one.
+    let joined = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<u8>()) };
+    match check(joined) {
+        // A kernel without keys has none to leave behind.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// The other end of a terminal whose master this is.
+pub(crate) fn terminal_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let unlock: libc::c_int = 0;
+    // SAFETY: `unlock` is live; the call only reads it.
+    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) }.into())?;
+    // SAFETY: flags in, a new descriptor out.
+    new_fd(
+        unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) }
+            .into(),
+    )
+}
+
+/// Makes a terminal the controlling one of this process, which must lead its session.
+pub(crate) fn take_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) }.into()).map(drop)
+}
+
+/// Tells a terminal its size in characters.
+pub(crate) fn resize_terminal(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: `size` is live; the call only reads it.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }.into()).map(drop)
 }
 
 /// Signals as a fresh program expects them: none blocked, none ignored.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -19,6 +19,8 @@ const DATA: &str = "..data";
 /// Makes the pod's volumes (or brings the files of existing ones up to date); says where each lies.
 pub(crate) fn prepare(pod_dir: &Path, spec: &PodSpec, root: bool) -> io::Result<BTreeMap<String, PathBuf>> {
     let mut places = BTreeMap::new();
+    // Only root gives files away.
+    let group = spec.fs_group.filter(|_| root);
     for (name, volume) in &spec.volumes {
         let dir = pod_dir.join("volumes").join(safe_name(name)?);
         let place = match volume {
@@ -32,17 +34,15 @@ pub(crate) fn prepare(pod_dir: &Path, spec: &PodSpec, root: bool) -> io::Result<
                 path.clone()
             }
             Volume::EmptyDir { memory, size_limit } => {
-                if !dir.exists() {
-                    fs::create_dir_all(&dir)?;
-                    if *memory && root {
-                        mount_tmpfs(&dir, *size_limit)?;
-                    }
-                    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))?;
+                make_empty(&dir, group)?;
+                // After the machine's restart the directory is there and the memory is not.
+                if *memory && root && !is_mounted(&dir)? {
+                    mount_tmpfs(&dir, *size_limit, group)?;
                 }
                 dir
             }
             Volume::Files(files) => {
-                write_files(&dir, files)?;
+                write_files(&dir, files, group)?;
                 dir
             }
         };
@@ -71,7 +71,11 @@ pub(crate) fn write_etc(pod_dir: &Path, spec: &PodSpec, sandbox: &Sandbox) -> io
     write("hostname", format!("{}\n", spec.hostname))?;
     let shared = sandbox.dir.is_none();
     let machine = if shared { fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
-    write("hosts", if machine.is_empty() { hosts(&spec.hostname, sandbox.address) } else { machine })
+    let mut text = if machine.is_empty() { hosts(&spec.hostname, sandbox.address) } else { machine };
+    for (address, names) in &spec.host_aliases {
+        text.push_str(&format!("{address}\t{}\n", names.join("\t")));
+    }
+    write("hosts", text)
 }
 
 /// Without a name server of its own a pod asks whom the machine asks.
@@ -96,19 +100,44 @@ fn hosts(hostname: &str, address: std::net::Ipv4Addr) -> String {
     format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{address}\t{hostname}\n")
 }
 
-fn mount_tmpfs(dir: &Path, size: Option<u64>) -> io::Result<()> {
+/// Made once, whole or not at all: what containers later change about it is theirs.
+fn make_empty(dir: &Path, group: Option<u32>) -> io::Result<()> {
+    if fs::symlink_metadata(dir).is_ok() {
+        return Ok(());
+    }
+    let mut aside = dir.as_os_str().to_owned();
+    aside.push(".new");
+    let aside = PathBuf::from(aside);
+    fs::create_dir_all(&aside)?;
+    chown(&aside, None, group)?;
+    fs::set_permissions(&aside, fs::Permissions::from_mode(shared_mode(group)))?;
+    fs::rename(&aside, dir)
+}
+
+/// Open to all; what is made in it belongs to the pod's group, if it has one.
+fn shared_mode(group: Option<u32>) -> u32 {
+    if group.is_some() { 0o2777 } else { 0o777 }
+}
+
+fn is_mounted(dir: &Path) -> io::Result<bool> {
+    let parent = dir.parent().unwrap_or(Path::new("/"));
+    Ok(fs::metadata(dir)?.dev() != fs::metadata(parent)?.dev())
+}
+
+fn mount_tmpfs(dir: &Path, size: Option<u64>, group: Option<u32>) -> io::Result<()> {
     let size = size.map_or(String::new(), |bytes| format!(",size={bytes}"));
-    let options = format!("mode=777{size}");
+    let gid = group.map_or(String::new(), |gid| format!(",gid={gid}"));
+    let options = format!("mode={:o}{size}{gid}", shared_mode(group));
     Ok(mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))?)
 }
 
 /// Writes the set aside and swaps it in. An unchanged set is left alone.
-fn write_files(dir: &Path, files: &BTreeMap<PathBuf, VolumeFile>) -> io::Result<()> {
+fn write_files(dir: &Path, files: &BTreeMap<PathBuf, VolumeFile>, group: Option<u32>) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
     let current = fs::read_link(dir.join(DATA)).ok();
     if let Some(current) = &current
-        && unchanged(&dir.join(current), files)
+        && unchanged(&dir.join(current), files, group)
     {
         return Ok(());
     }
@@ -119,6 +148,7 @@ fn write_files(dir: &Path, files: &BTreeMap<PathBuf, VolumeFile>) -> io::Result<
     // Left by a crash half-way.
     let _ = fs::remove_dir_all(&set);
     fs::create_dir(&set)?;
+    fs::set_permissions(&set, fs::Permissions::from_mode(0o755))?;
     for (path, file) in files {
         let path = safe_path(path)?;
         let target = set.join(&path);
@@ -127,7 +157,8 @@ fn write_files(dir: &Path, files: &BTreeMap<PathBuf, VolumeFile>) -> io::Result<
         }
         let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&target)?;
         out.write_all(&file.content)?;
-        out.set_permissions(fs::Permissions::from_mode(file.mode & 0o7777))?;
+        fchown(&out, None, group)?;
+        out.set_permissions(fs::Permissions::from_mode(mode_of(file, group)))?;
     }
     let aside = dir.join("..data.new");
     let _ = fs::remove_file(&aside);
@@ -155,10 +186,15 @@ fn write_files(dir: &Path, files: &BTreeMap<PathBuf, VolumeFile>) -> io::Result<
     Ok(())
 }
 
-fn unchanged(set: &Path, files: &BTreeMap<PathBuf, VolumeFile>) -> bool {
+/// The pod's group reads, whatever else the file's mode says.
+fn mode_of(file: &VolumeFile, group: Option<u32>) -> u32 {
+    (file.mode | if group.is_some() { 0o440 } else { 0 }) & 0o7777
+}
+
+fn unchanged(set: &Path, files: &BTreeMap<PathBuf, VolumeFile>, group: Option<u32>) -> bool {
     let same = |(path, file): (&PathBuf, &VolumeFile)| {
         let path = set.join(path);
-        fs::metadata(&path).is_ok_and(|m| m.permissions().mode() & 0o7777 == file.mode & 0o7777)
+        fs::metadata(&path).is_ok_and(|m| m.permissions().mode() & 0o7777 == mode_of(file, group))
             && fs::read(&path).is_ok_and(|content| content == file.content)
     };
     files.iter().all(same) && count_files(set) == files.len()
@@ -200,17 +236,53 @@ mod tests {
     fn files_are_replaced_together_and_only_when_they_change() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let vol = dir.path().join("v");
-        write_files(&vol, &files(&[("a", "1", 0o644), ("sub/b", "2", 0o400)])).expect("written");
+        write_files(&vol, &files(&[("a", "1", 0o644), ("sub/b", "2", 0o400)]), None).expect("written");
         assert_eq!(fs::read_to_string(vol.join("a")).expect("there"), "1");
         assert_eq!(fs::read_to_string(vol.join("sub/b")).expect("there"), "2");
         assert_eq!(fs::metadata(vol.join("sub/b")).expect("there").permissions().mode() & 0o777, 0o400);
         let first = fs::read_link(vol.join(DATA)).expect("a link");
-        write_files(&vol, &files(&[("a", "1", 0o644), ("sub/b", "2", 0o400)])).expect("written");
+        write_files(&vol, &files(&[("a", "1", 0o644), ("sub/b", "2", 0o400)]), None).expect("written");
         assert_eq!(fs::read_link(vol.join(DATA)).expect("a link"), first, "nothing changed");
-        write_files(&vol, &files(&[("a", "3", 0o644)])).expect("written");
+        write_files(&vol, &files(&[("a", "3", 0o644)]), None).expect("written");
         assert_eq!(fs::read_to_string(vol.join("a")).expect("there"), "3");
         assert!(!vol.join("sub").exists() && fs::symlink_metadata(vol.join("sub")).is_err());
         assert_eq!(fs::read_dir(&vol).expect("there").count(), 3, "the set, its link, and the link to the file");
+    }
+
+    #[test]
+    fn the_pods_group_has_its_volumes() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: only root gives files away");
+            return;
+        }
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let volumes = BTreeMap::from([
+            ("files".to_owned(), Volume::Files(files(&[("key", "1", 0o600)]))),
+            ("disk".to_owned(), Volume::EmptyDir { memory: false, size_limit: None }),
+        ]);
+        let spec = PodSpec { volumes, fs_group: Some(4242), ..PodSpec::default() };
+        let places = prepare(dir.path(), &spec, true).expect("prepared");
+        let look = |path: PathBuf| {
+            let meta = fs::metadata(path).expect("there");
+            (meta.gid(), meta.mode() & 0o7777)
+        };
+        assert_eq!(look(places["files"].join("key")), (4242, 0o640));
+        assert_eq!(look(places["disk"].clone()), (4242, 0o2777));
+        fs::set_permissions(&places["disk"], fs::Permissions::from_mode(0o700)).expect("changed");
+        prepare(dir.path(), &spec, true).expect("again");
+        assert_eq!(look(places["disk"].clone()), (4242, 0o700), "what a container changed stays");
+    }
+
+    #[test]
+    fn host_names_are_the_pods_own_and_those_it_asks_for() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let alias = ("192.0.2.1".parse().expect("an address"), vec!["db".to_owned(), "db.test".to_owned()]);
+        let spec = PodSpec { hostname: "p".into(), host_aliases: vec![alias], ..PodSpec::default() };
+        let address = [198, 19, 0, 5].into();
+        let sandbox = Sandbox { dir: Some("/ns".into()), address, cable: None };
+        write_etc(dir.path(), &spec, &sandbox).expect("written");
+        let text = fs::read_to_string(dir.path().join("etc/hosts")).expect("there");
+        assert!(text.contains("198.19.0.5\tp\n") && text.ends_with("192.0.2.1\tdb\tdb.test\n"), "{text}");
     }
 
     #[test]

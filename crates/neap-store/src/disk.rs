@@ -38,6 +38,13 @@ const META_FORMAT: &str = "format";
 const META_RESERVED: &str = "reserved";
 const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("neap-entries");
 
+/// A file this many times as large as what it holds is rewritten smaller when it is opened. redb keeps the pages that a
+/// storm once needed; in use they are filled again, so only a start is worth the copying.
+const SHRINK_FACTOR: u64 = 4;
+
+/// Files up to this size are left as they are, in bytes: an idle platform's store is smaller.
+const SHRINK_FLOOR: u64 = 16 * 1024 * 1024;
+
 /// No store gets here: at a million commits a second it takes a hundred thousand years. It keeps sums of
 /// revisions from a forged file from overflowing, and fits the signed numbers some clients parse into.
 const LAST_REVISION: Revision = 1 << 62;
@@ -82,15 +89,37 @@ impl Disk {
     pub(crate) fn open(
         device: Arc<dyn Device>,
         path: &Path,
-        load: impl FnMut(Entry),
+        mut load: impl FnMut(Entry),
     ) -> Result<(Disk, Revision), Error> {
         recognise(&*device, path)?;
         let backend = Backend::new(device.clone());
         let db = attach(&backend, path)?;
-        let revision = read_all(&db, path, load)?;
+        let mut held = 0;
+        let revision = read_all(&db, path, |entry| {
+            held += (entry.key.len() + entry.value.len() + ENTRY_HEADER_BYTES) as u64;
+            load(entry);
+        })?;
         backend.accept().map_err(|error| open_error(path, error))?;
-        let disk = Disk { db: Some(db), backend, device, path: path.to_owned() };
+        let mut disk = Disk { db: Some(db), backend, device, path: path.to_owned() };
+        disk.shrink(held)?;
         Ok((disk, revision))
+    }
+
+    /// Gives back the room of a file that once held much more than the `held` bytes of today.
+    fn shrink(&mut self, held: u64) -> Result<(), Error> {
+        let size = self.device.len().map_err(|error| open_error(&self.path, error))?;
+        if size <= SHRINK_FLOOR.max(held.saturating_mul(SHRINK_FACTOR)) {
+            return Ok(());
+        }
+        let db = self.db.as_mut().expect("only reopening leaves it empty");
+        match db.compact() {
+            Ok(_) => Ok(()),
+            // A large file is no reason not to start: it is opened again as the attempt left it, sound.
+            Err(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "the store's file could not be made smaller");
+                self.reopen()
+            }
+        }
     }
 
     /// Reserves the first block of revisions after `revision`; returns the last one of it.
@@ -203,7 +232,7 @@ fn attach(backend: &Backend, path: &Path) -> Result<Database, Error> {
     })
 }
 
-fn read_all(db: &Database, path: &Path, load: impl FnMut(Entry)) -> Result<Revision, Error> {
+fn read_all(db: &Database, path: &Path, mut load: impl FnMut(Entry)) -> Result<Revision, Error> {
     let corrupt = |detail: String| Error::Corrupt { path: path.to_owned(), detail };
     let storage = |error: redb::Error| storage_error(path, error);
     let read = db.begin_read().map_err(|error| storage(error.into()))?;
@@ -227,7 +256,6 @@ fn read_all(db: &Database, path: &Path, load: impl FnMut(Entry)) -> Result<Revis
         return Err(corrupt("it does not say which revisions were given out".to_owned()));
     };
     let entries = read.open_table(ENTRIES).map_err(|error| table_error(path, error))?;
-    let mut load = load;
     for entry in entries.iter().map_err(|error| storage(error.into()))? {
         let (key, value) = entry.map_err(|error| storage(error.into()))?;
         let entry = decode(key.value(), value.value())

@@ -170,3 +170,28 @@ fn damaged_files_are_refused_or_sound() {
     }
     assert!(found > 20, "only {found} damages were found");
 }
+
+#[test]
+fn a_file_that_held_much_more_is_small_again_after_a_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("the-store");
+    let store = open(&path).unwrap();
+    let value = vec![7u8; 1024 * 1024];
+    for number in 0..24 {
+        let put = Txn::new().put(format!("key-{number}"), Expect::Any, value.clone());
+        store.commit(put).unwrap().durable.wait_blocking().unwrap();
+    }
+    for number in 1..24 {
+        let delete = Txn::new().delete(format!("key-{number}"), Expect::Any);
+        store.commit(delete).unwrap().durable.wait_blocking().unwrap();
+    }
+    store.close().unwrap();
+    let before = fs::metadata(&path).unwrap().len();
+    assert!(before > 20 * 1024 * 1024, "the storm did not fill the file: {before}");
+    let store = open(&path).unwrap();
+    assert_eq!(store.get(b"key-0").unwrap().value, value);
+    store.close().unwrap();
+    let after = fs::metadata(&path).unwrap().len();
+    assert!(after < before / 4, "{before} bytes became {after}");
+    assert_eq!(open(&path).unwrap().stats().keys, 1);
+}

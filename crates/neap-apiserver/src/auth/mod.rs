@@ -35,7 +35,7 @@ pub(crate) fn anonymous() -> UserInfo {
 
 /// What anybody may ask.
 pub(crate) fn is_public(path: &str) -> bool {
-    matches!(path, "/version" | "/version/" | "/.well-known/openid-configuration" | "/openid/v1/jwks")
+    matches!(path, "/version" | "/version/")
         || ["/readyz", "/livez", "/healthz"]
             .iter()
             .any(|p| path == *p || path.strip_prefix(p).is_some_and(|r| r.starts_with('/')))
@@ -56,24 +56,24 @@ pub(crate) fn impersonate(server: &Inner, user: UserInfo, headers: &HeaderMap) -
         }
         return Ok(user);
     };
-    let may = |resource: &str, name: &str| {
-        let what = rbac::Attributes::resource("impersonate", "", resource, None, Some(name));
+    let may = |resource: &str, namespace: Option<&str>, name: &str| {
+        let what = rbac::Attributes::resource("impersonate", "", resource, namespace, Some(name));
         match rbac::allowed(server, &user, &what) {
             true => Ok(()),
             false => Err(forbidden(&user, &what)),
         }
     };
     match name.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':')) {
-        Some((_, account)) => may("serviceaccounts", account)?,
-        None => may("users", name)?,
+        Some((namespace, account)) => may("serviceaccounts", Some(namespace), account)?,
+        None => may("users", None, name)?,
     }
     for group in &groups {
-        may("groups", group)?;
+        may("groups", None, group)?;
     }
     let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (key, value) in headers {
         if let (Some(key), Ok(value)) = (key.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
-            may("userextras", value)?;
+            may("userextras", None, value)?;
             extra.entry(key.to_owned()).or_default().push(value.to_owned());
         }
     }
@@ -114,7 +114,8 @@ pub(crate) fn check(server: &Inner, user: &UserInfo, verb: Verb, at: &Resource) 
 
 /// Whether the user may ask for a path that is no resource. Discovery is open to everybody who is somebody.
 pub(crate) fn check_path(server: &Inner, user: &UserInfo, method: &Method, path: &str) -> Result<()> {
-    let discovery = ["/api", "/apis", "/openapi", "/version", "/"]
+    // The issuer's documents hold public keys; Kubernetes shows them to every service account.
+    let discovery = ["/api", "/apis", "/openapi", "/version", "/.well-known/openid-configuration", "/openid/v1/jwks", "/"]
         .iter()
         .any(|p| path == *p || (p.len() > 1 && path.strip_prefix(p).is_some_and(|rest| rest.starts_with('/'))));
     if discovery || is_public(path) || is_master(user) {

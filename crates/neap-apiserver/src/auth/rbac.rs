@@ -6,11 +6,12 @@
 use super::is_master;
 use crate::selector::LabelSelector;
 use crate::server::{Exchange, Inner};
-use crate::status::{ApiError, Result};
+use crate::status::{ApiError, Result, invalid, not_supported, required};
 use crate::storage;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as MetaSelector;
+use kube_core::response::StatusCause;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -71,7 +72,13 @@ struct Aggregation {
 }
 
 pub(crate) fn allowed(server: &Inner, user: &UserInfo, what: &Attributes) -> bool {
-    is_master(user) || rules(server, user, what.namespace.as_deref()).iter().any(|rule| covers(rule, what))
+    is_master(user) || reason(server, user, what).is_some()
+}
+
+/// Why a user who is no master may do something, if so: the binding that grants it, in Kubernetes' words.
+pub(crate) fn reason(server: &Inner, user: &UserInfo, what: &Attributes) -> Option<String> {
+    let found = grants(server, user, what.namespace.as_deref());
+    found.into_iter().find(|grant| grant.rules.iter().any(|rule| covers(rule, what))).map(|grant| grant.reason)
 }
 
 /// The rules that hold for a user in a namespace, and everywhere.
@@ -83,30 +90,57 @@ pub(crate) fn rules(server: &Inner, user: &UserInfo, namespace: Option<&str>) ->
         let paths = PolicyRule { verbs: vec!["*".into()], non_resource_urls: star(), ..PolicyRule::default() };
         return vec![all, paths];
     }
+    grants(server, user, namespace).into_iter().flat_map(|grant| grant.rules).collect()
+}
+
+/// What one binding gives.
+struct Grant {
+    rules: Vec<PolicyRule>,
+    reason: String,
+}
+
+fn grants(server: &Inner, user: &UserInfo, namespace: Option<&str>) -> Vec<Grant> {
     let mut out = Vec::new();
-    for binding in read::<Binding>(server, "clusterrolebindings", None) {
-        if binding.subjects.iter().flatten().any(|s| is_subject(s, user, "")) {
-            out.extend(rules_of(server, &binding.role_ref, None));
-        }
+    let mut add = |kind: &str, name: String, binding: &Binding, at: Option<&str>| {
+        let Some(subject) = binding.subjects.iter().flatten().find(|s| is_subject(s, user, at.unwrap_or(""))) else {
+            return;
+        };
+        let role = &binding.role_ref;
+        let whom = match (subject.kind.as_str(), subject.namespace.as_deref().or(at)) {
+            ("ServiceAccount", Some(ns)) => format!("{}/{ns}", subject.name),
+            _ => subject.name.clone(),
+        };
+        let reason = format!(
+            "RBAC: allowed by {kind} {name:?} of {} {:?} to {} {whom:?}",
+            role.kind, role.name, subject.kind
+        );
+        out.push(Grant { rules: rules_of(server, role, at), reason });
+    };
+    for (name, binding) in read::<Binding>(server, "clusterrolebindings", None) {
+        add("ClusterRoleBinding", name, &binding, None);
     }
     if let Some(namespace) = namespace {
-        for binding in read::<Binding>(server, "rolebindings", Some(namespace)) {
-            if binding.subjects.iter().flatten().any(|s| is_subject(s, user, namespace)) {
-                out.extend(rules_of(server, &binding.role_ref, Some(namespace)));
-            }
+        for (name, binding) in read::<Binding>(server, "rolebindings", Some(namespace)) {
+            add("RoleBinding", format!("{name}/{namespace}"), &binding, Some(namespace));
         }
     }
     out
 }
 
-fn read<T: for<'de> Deserialize<'de>>(server: &Inner, plural: &str, namespace: Option<&str>) -> Vec<T> {
+/// The stored objects of a kind with their names; one that cannot be read grants nothing.
+fn read<T: for<'de> Deserialize<'de>>(server: &Inner, plural: &str, namespace: Option<&str>) -> Vec<(String, T)> {
     let mut prefix = storage::root(GROUP, plural);
     if let Some(namespace) = namespace {
         prefix.push_str(namespace);
         prefix.push('/');
     }
     let page = server.store.range(prefix.as_bytes(), None, usize::MAX, None);
-    page.map(|p| p.entries.iter().filter_map(|e| serde_json::from_slice(&e.value).ok()).collect()).unwrap_or_default()
+    let entries = page.map(|p| p.entries).unwrap_or_default();
+    let named = |e: &neap_store::Entry| {
+        let name = String::from_utf8_lossy(&e.key[prefix.len()..]).into_owned();
+        Some((name, serde_json::from_slice(&e.value).ok()?))
+    };
+    entries.iter().filter_map(named).collect()
 }
 
 fn rules_of(server: &Inner, role: &RoleRef, namespace: Option<&str>) -> Vec<PolicyRule> {
@@ -179,6 +213,62 @@ fn covers(rule: &PolicyRule, what: &Attributes) -> bool {
     has(rule.api_groups.as_deref().unwrap_or_default(), &what.group)
         && (has(resources, &what.resource) || subresource.is_some_and(|s| resources.contains(&s)))
         && (names.is_empty() || what.name.as_ref().is_some_and(|n| names.contains(n)))
+}
+
+/// What must hold for roles and bindings beyond their schema.
+pub(crate) fn validate(object: &Value, old: Option<&Value>) -> Vec<StatusCause> {
+    let mut causes = Vec::new();
+    let namespaced = !crate::metadata::text(object, "namespace").is_empty();
+    let list = |v: &Value, key: &str| v.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let text = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
+    for (i, rule) in list(object, "rules").iter().enumerate() {
+        let mut missing = |key: &str, why: &str| causes.push(required(&format!("rules[{i}].{key}"), why));
+        let paths = !list(rule, "nonResourceURLs").is_empty();
+        if list(rule, "verbs").is_empty() {
+            missing("verbs", "verbs must contain at least one value");
+        }
+        if !paths && list(rule, "apiGroups").is_empty() {
+            missing("apiGroups", "resource rules must supply at least one api group");
+        }
+        if !paths && list(rule, "resources").is_empty() {
+            missing("resources", "resource rules must supply at least one resource");
+        }
+        if paths && namespaced {
+            let why = "namespaced rules cannot apply to non-resource URLs";
+            causes.push(invalid(&format!("rules[{i}].nonResourceURLs"), &rule["nonResourceURLs"], why));
+        } else if paths && !(list(rule, "apiGroups").is_empty() && list(rule, "resources").is_empty()) {
+            let why = "rules cannot apply to both regular resources and non-resource URLs";
+            causes.push(invalid(&format!("rules[{i}].nonResourceURLs"), &rule["nonResourceURLs"], why));
+        }
+    }
+    let Some(role) = object.get("roleRef") else { return causes };
+    let kinds: &[&str] = if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
+    if text(role, "apiGroup") != GROUP {
+        causes.push(not_supported("roleRef.apiGroup", &Value::from(text(role, "apiGroup")), &[GROUP]));
+    }
+    if !kinds.contains(&text(role, "kind").as_str()) {
+        causes.push(not_supported("roleRef.kind", &Value::from(text(role, "kind")), kinds));
+    }
+    if text(role, "name").is_empty() {
+        causes.push(required("roleRef.name", ""));
+    }
+    for (i, subject) in list(object, "subjects").iter().enumerate() {
+        let at = |key: &str| format!("subjects[{i}].{key}");
+        if text(subject, "name").is_empty() {
+            causes.push(required(&at("name"), ""));
+        }
+        match text(subject, "kind").as_str() {
+            "ServiceAccount" if !namespaced && text(subject, "namespace").is_empty() => {
+                causes.push(required(&at("namespace"), ""));
+            }
+            "ServiceAccount" | "User" | "Group" => {}
+            other => causes.push(not_supported(&at("kind"), &Value::from(other), &["ServiceAccount", "User", "Group"])),
+        }
+    }
+    if old.and_then(|old| old.get("roleRef")).is_some_and(|before| before != role) {
+        causes.push(invalid("roleRef", role, "cannot change roleRef"));
+    }
+    causes
 }
 
 /// Nobody may grant what they do not have: a role's rules, or a binding's role, must be covered by the caller's own.

@@ -39,13 +39,18 @@ pub(crate) fn register(server: &Arc<Inner>) {
     }
 }
 
-fn whoami(_: &Inner, mut review: Value, user: &UserInfo) -> Result<Value> {
+fn whoami(server: &Inner, mut review: Value, user: &UserInfo) -> Result<Value> {
+    let now = json!(crate::time::rfc3339(server.now()));
+    crate::metadata::of_mut(&mut review).insert("creationTimestamp".into(), now);
     review["status"] = json!({"userInfo": user});
     Ok(review)
 }
 
 fn token(server: &Inner, mut review: Value, _: &UserInfo) -> Result<Value> {
     let text = review.pointer("/spec/token").and_then(Value::as_str).unwrap_or("").to_owned();
+    if text.is_empty() {
+        return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
+    }
     let audiences: Vec<String> = review
         .pointer("/spec/audiences")
         .and_then(Value::as_array)
@@ -59,7 +64,7 @@ fn token(server: &Inner, mut review: Value, _: &UserInfo) -> Result<Value> {
             let told = if audiences.is_empty() { super::token::own_audiences(server) } else { audiences };
             json!({"authenticated": true, "user": user, "audiences": told})
         }
-        None => json!({"authenticated": false, "error": "the token is not valid here"}),
+        None => json!({"user": {}, "error": "invalid bearer token"}),
     };
     Ok(review)
 }
@@ -73,16 +78,7 @@ fn access(server: &Inner, review: Value, _: &UserInfo) -> Result<Value> {
     let name = spec.get("user").and_then(Value::as_str).unwrap_or("");
     let groups = spec.get("groups").and_then(Value::as_array).cloned().unwrap_or_default();
     if name.is_empty() && groups.is_empty() {
-        return Err(ApiError::Invalid {
-            group: AUTHORIZATION.into(),
-            kind: "SubjectAccessReview".into(),
-            name: String::new(),
-            causes: vec![crate::status::invalid(
-                "spec.user",
-                &json!(""),
-                "at least one of user or group must be specified",
-            )],
-        });
+        return Err(refused("spec.user", &json!(""), "at least one of user or group must be specified"));
     }
     let user = UserInfo {
         username: Some(name.to_owned()),
@@ -110,13 +106,22 @@ fn decide(server: &Inner, mut review: Value, user: &UserInfo) -> Result<Value> {
         }
         (None, Some(n)) => Attributes::path(&text(n, "verb"), &text(n, "path")),
         _ => {
-            return Err(ApiError::bad_request(
-                "spec: exactly one of nonResourceAttributes or resourceAttributes must be specified",
-            ));
+            let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            return Err(refused("spec.resourceAttributes", &Value::Null, why));
         }
     };
-    review["status"] = json!({"allowed": rbac::allowed(server, user, &what)});
+    review["status"] = match rbac::reason(server, user, &what) {
+        _ if super::is_master(user) => json!({"allowed": true}),
+        Some(reason) => json!({"allowed": true, "reason": reason}),
+        None => json!({"allowed": false}),
+    };
     Ok(review)
+}
+
+/// Kubernetes does not say which kind of review it refuses.
+fn refused(field: &str, value: &Value, why: &str) -> ApiError {
+    let causes = vec![crate::status::invalid(field, value, why)];
+    ApiError::Invalid { group: AUTHORIZATION.into(), kind: String::new(), name: String::new(), causes }
 }
 
 fn self_rules(server: &Inner, mut review: Value, user: &UserInfo) -> Result<Value> {

@@ -198,9 +198,18 @@ pub(crate) async fn answer(x: &mut Exchange, verb: Verb, request: &Request<Bytes
         .clone()
         .ok_or_else(|| ApiError::Unavailable("this server has no key to sign tokens with".into()))?;
     let seconds = wish.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(DEFAULT_SECONDS);
-    if !(LEAST_SECONDS..=MOST_SECONDS).contains(&seconds) {
-        let why = "may not specify a duration less than 10 minutes or more than 2^32 seconds";
-        return Err(refused(x, vec![invalid("spec.expirationSeconds", &json!(seconds), why)]));
+    let why = match seconds {
+        s if s < LEAST_SECONDS => Some("may not specify a duration less than 10 minutes"),
+        s if s > MOST_SECONDS => Some("may not specify a duration larger than 2^32 seconds"),
+        _ => None,
+    };
+    if let Some(why) = why {
+        return Err(ApiError::Invalid {
+            group: "authentication.k8s.io".into(),
+            kind: "TokenRequest".into(),
+            name: String::new(),
+            causes: vec![invalid("spec.expirationSeconds", &json!(seconds), why)],
+        });
     }
     let mut audiences: Vec<String> = wish
         .pointer("/spec/audiences")
@@ -230,10 +239,15 @@ pub(crate) async fn answer(x: &mut Exchange, verb: Verb, request: &Request<Bytes
     wish["kind"] = json!("TokenRequest");
     wish["spec"]["audiences"] = json!(audiences);
     wish["spec"]["expirationSeconds"] = json!(seconds);
+    if wish.pointer("/spec/boundObjectRef").is_none() {
+        wish["spec"]["boundObjectRef"] = Value::Null;
+    }
     wish["status"] = json!({"token": token, "expirationTimestamp": time::rfc3339(expires)});
     let meta = metadata::of_mut(&mut wish);
     meta.insert("name".into(), json!(x.name()));
     meta.insert("namespace".into(), json!(namespace));
+    meta.insert("uid".into(), json!(metadata::text(&account, "uid")));
+    meta.insert("creationTimestamp".into(), json!(time::rfc3339(x.now)));
     Ok(codec::respond(201, &wish, x.wanted))
 }
 
@@ -243,9 +257,10 @@ fn bind(x: &Exchange, object: &Value, namespace: &str) -> Result<(&'static str, 
         "Pod" => ("pod", "pods"),
         "Secret" => ("secret", "secrets"),
         other => {
-            let causes =
-                vec![invalid("spec.boundObjectRef", &json!(other), "cannot bind token to object of this kind")];
-            return Err(refused(x, causes));
+            let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
+            return Err(ApiError::bad_request(format!(
+                "cannot bind token to object of type {group}/{version}, Kind={other}"
+            )));
         }
     };
     let uid = uid_of(&x.server, plural, namespace, text("name")).ok_or_else(|| ApiError::NotFound {
@@ -260,15 +275,6 @@ fn bind(x: &Exchange, object: &Value, namespace: &str) -> Result<(&'static str, 
         });
     }
     Ok((part, json!({"name": text("name"), "uid": uid})))
-}
-
-fn refused(x: &Exchange, causes: Vec<kube_core::response::StatusCause>) -> ApiError {
-    ApiError::Invalid {
-        group: "authentication.k8s.io".into(),
-        kind: "TokenRequest".into(),
-        name: x.name().to_owned(),
-        causes,
-    }
 }
 
 #[cfg(test)]

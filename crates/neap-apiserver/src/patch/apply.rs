@@ -212,9 +212,11 @@ fn check_request(applied: &Value, manager: &Manager, schema: &Schema) -> Result<
     }
     Err(ApplyError::DoesNotFit {
         object: format!(
-            "{}/{}; {}, Kind={}",
+            "{}/{}; {}{}, Kind={}",
             text("/metadata/namespace"),
             text("/metadata/name"),
+            // The core group has no name, but its slash.
+            if manager.api_version.contains('/') { "" } else { "/" },
             manager.api_version,
             text("/kind")
         ),

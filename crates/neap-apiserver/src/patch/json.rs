@@ -1,6 +1,6 @@
 //! The two patches that need no schema: RFC 6902 (JSON patch) and RFC 7386 (JSON merge patch).
 
-use json_patch::{PatchErrorKind, PatchOperation};
+use json_patch::{AddOperation, PatchErrorKind, PatchOperation};
 use serde_json::Value;
 
 use super::PatchError;
@@ -11,23 +11,28 @@ const MAX_OPERATIONS: usize = 10_000;
 /// Applies a JSON patch. On an error the object is as it was.
 pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let Value::Array(list) = patch else {
-        return Err(PatchError::malformed("a JSON patch is a list of operations"));
+        return Err(PatchError::malformed("json: a JSON patch is a list of operations"));
     };
     if list.len() > MAX_OPERATIONS {
         return Err(PatchError::TooManyOperations { got: list.len(), most: MAX_OPERATIONS });
     }
-    let mut operations = Vec::with_capacity(list.len());
+    let mut changed = object.clone();
     for operation in list {
-        operations.push(serde_json::from_value::<PatchOperation>(operation.clone()).map_err(|error| {
+        let mut operation = serde_json::from_value::<PatchOperation>(operation.clone()).map_err(|error| {
             let shown = operation.get("op").and_then(Value::as_str).unwrap_or_default();
-            match shown {
-                "add" | "remove" | "replace" | "move" | "copy" | "test" => PatchError::malformed(error.to_string()),
-                other => PatchError::malformed(format!("Unexpected kind: {other}")),
-            }
-        })?);
+            PatchError::Failed { reason: format!("Unexpected kind: {shown}: {error}") }
+        })?;
+        // The library Kubernetes uses replaces in an object what is not there.
+        if let PatchOperation::Replace(replace) = &operation
+            && replace.path.parent().is_some_and(|p| p.resolve(&changed).is_ok_and(Value::is_object))
+        {
+            operation = PatchOperation::Add(AddOperation { path: replace.path.clone(), value: replace.value.clone() });
+        }
+        json_patch::patch(&mut changed, std::slice::from_ref(&operation))
+            .map_err(|error| PatchError::Failed { reason: explain(&operation, &error.kind) })?;
     }
-    json_patch::patch(object, &operations)
-        .map_err(|error| PatchError::Failed { reason: explain(&operations[error.operation], &error.kind) })
+    *object = changed;
+    Ok(())
 }
 
 /// Applies a JSON merge patch: null removes, objects merge, everything else replaces.

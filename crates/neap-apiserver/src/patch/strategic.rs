@@ -87,7 +87,8 @@ fn merge_map(mut original: Object, patch: &Object, schema: Option<&Schema>) -> R
 }
 
 fn unknown_directive(directive: &Value, patch: &Object) -> PatchError {
-    PatchError::directive(format!("unknown patch type {directive} in map: {}", Value::Object(patch.clone())))
+    let told = directive.as_str().map_or_else(|| shown(directive), str::to_owned);
+    PatchError::directive(format!("unknown patch type: {told} in map: {}", shown(&Value::Object(patch.clone()))))
 }
 
 /// A value that replaces or newly sets: nulls and directives have nothing to act on in it. Nothing is left of
@@ -200,7 +201,21 @@ fn check_order(change: &[Value], order: &[Value], key: &str) -> Result<(), Patch
 }
 
 fn missing_key(item: &Value, key: &str) -> PatchError {
-    PatchError::directive(format!("map: {item} does not contain declared merge key: {key}"))
+    PatchError::directive(format!("map: {} does not contain declared merge key: {key}", shown(item)))
+}
+
+/// A value the way Go prints it, which is what people find when they search for a message.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let fields: Vec<String> = map.iter().map(|(name, value)| format!("{name}:{}", shown(value))).collect();
+            format!("map[{}]", fields.join(" "))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(" ")),
+        Value::String(text) => text.clone(),
+        Value::Null => "<nil>".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// Whether two items are the same one: by key for objects, by value otherwise.

@@ -15,6 +15,7 @@ mod path;
 mod pattern;
 mod prune;
 mod structural;
+mod tidy;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -72,6 +73,12 @@ impl Schema {
     /// (`spec.foo`, `spec.containers[0].bar`).
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
         prune::prune(self, object)
+    }
+
+    /// Drops optional lists, maps and nulls that hold nothing, as the typed encoding of a compiled-in kind does: two
+    /// ways to say nothing must not look like a change.
+    pub fn tidy(&self, object: &mut Value) {
+        tidy::tidy(self, object);
     }
 
     /// Everything that is wrong with the object, in document order.

@@ -63,6 +63,11 @@ fn structure(map: &Map<String, Value>, level: Level, path: &str, errors: &mut Ve
             },
         ));
     }
+    const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
+    if !kind.is_empty() && !TYPES.contains(&kind) {
+        let known = TYPES.map(Value::from);
+        errors.push(FieldError::not_supported(child(path, "type"), kind, known.iter()));
+    }
     if level == Level::Root && !kind.is_empty() && kind != "object" {
         errors.push(FieldError::invalid(child(path, "type"), kind, "must be object at the root"));
     }

@@ -43,7 +43,7 @@ fn walk(schema: &Schema, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldE
             if node.embedded {
                 for name in ["apiVersion", "kind"] {
                     if map.get(name).and_then(Value::as_str).is_none_or(str::is_empty) {
-                        errors.push(FieldError::required(Path::Field(path, name).field(), "must not be empty"));
+                        errors.push(FieldError::required(Path::Field(path, name).field(), ""));
                     }
                 }
             }
@@ -175,25 +175,30 @@ fn check_number(checks: &Checks, number: &Number, value: &Value, path: &Path<'_>
     if let Some(limit) = &checks.maximum {
         let order = compare(number, limit);
         if checks.exclusive_maximum && order != std::cmp::Ordering::Less {
-            errors.push(invalid(path, value.clone(), &format!("should be less than {limit}")));
+            errors.push(invalid(path, value.clone(), &format!("should be less than {}", plain(limit))));
         } else if order == std::cmp::Ordering::Greater {
-            errors.push(invalid(path, value.clone(), &format!("should be less than or equal to {limit}")));
+            errors.push(invalid(path, value.clone(), &format!("should be less than or equal to {}", plain(limit))));
         }
     }
     if let Some(limit) = &checks.minimum {
         let order = compare(number, limit);
         if checks.exclusive_minimum && order != std::cmp::Ordering::Greater {
-            errors.push(invalid(path, value.clone(), &format!("should be greater than {limit}")));
+            errors.push(invalid(path, value.clone(), &format!("should be greater than {}", plain(limit))));
         } else if order == std::cmp::Ordering::Less {
-            errors.push(invalid(path, value.clone(), &format!("should be greater than or equal to {limit}")));
+            errors.push(invalid(path, value.clone(), &format!("should be greater than or equal to {}", plain(limit))));
         }
     }
     if let Some(factor) = &checks.multiple_of {
         let quotient = float(number) / float(factor);
         if quotient != quotient.trunc() {
-            errors.push(invalid(path, value.clone(), &format!("should be a multiple of {factor}")));
+            errors.push(invalid(path, value.clone(), &format!("should be a multiple of {}", plain(factor))));
         }
     }
+}
+
+/// A bound as messages show it: a whole number has no fraction, however the schema wrote it.
+fn plain(number: &Number) -> String {
+    if number.is_f64() { float(number).to_string() } else { number.to_string() }
 }
 
 fn float(number: &Number) -> f64 {
@@ -237,7 +242,7 @@ fn check_junctors(checks: &Checks, value: &Value, path: &Path<'_>, errors: &mut 
         found
     };
     let complain =
-        |rule: &str, more: &str| FieldError::invalid(path.field(), "", format!("\"{}\" {rule}{more}", path.text()));
+        |rule: &str, more: &str| FieldError::invalid("<nil>", "", format!("\"{}\" {rule}{more}", path.text()));
     for schema in &checks.all_of {
         let found = attempt(schema);
         if !found.is_empty() {

@@ -3,16 +3,19 @@
 use super::write::{self, Ownership, Part};
 use crate::codec::{self, Body};
 use crate::metadata;
-use crate::request::Verb;
+use crate::request::{self, Verb};
 use crate::server::Exchange;
-use crate::status::{ApiError, Result};
+use crate::status::{ApiError, ResourceId, Result};
 use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::json;
 
-pub(crate) async fn answer(x: &mut Exchange, request: &Request<Bytes>) -> Result<Response<Body>> {
-    let mut object = codec::parse(request.headers(), request.body())?;
-    metadata::check_decoded(&mut object, &x.served.kind.shape(x.served.version()))?;
+pub(crate) async fn answer(x: &mut Exchange, sent: &Request<Bytes>) -> Result<Response<Body>> {
+    request::check_write(&x.query, request::Write::Create)?;
+    let served = x.served.clone();
+    let shape = served.kind.shape(served.version());
+    let mut object = codec::parse_object(sent.headers(), sent.body(), &shape, &mut x.faults)?;
+    metadata::check_decoded(&mut object, &shape)?;
     let object = super::to_working(x, object)?;
     let written = write::create(x, object, Ownership::Tracked)?;
     write::respond(x, written).await
@@ -20,8 +23,9 @@ pub(crate) async fn answer(x: &mut Exchange, request: &Request<Bytes>) -> Result
 
 /// Kinds that are answered and never stored.
 pub(crate) fn answered(x: &mut Exchange, request: &Request<Bytes>) -> Result<Response<Body>> {
-    let mut object = codec::parse(request.headers(), request.body())?;
-    let shape = x.served.kind.shape(x.served.version());
+    let served = x.served.clone();
+    let shape = served.kind.shape(served.version());
+    let mut object = codec::parse_object(request.headers(), request.body(), &shape, &mut x.faults)?;
     metadata::check_decoded(&mut object, &shape)?;
     if let Some(namespace) = x.namespace() {
         metadata::of_mut(&mut object).insert("namespace".into(), json!(namespace));
@@ -39,18 +43,13 @@ pub(crate) async fn binding(x: &mut Exchange, verb: Verb, request: &Request<Byte
     let binding = codec::parse(request.headers(), request.body())?;
     let node = binding.pointer("/target/name").and_then(|n| n.as_str()).unwrap_or("").to_owned();
     if node.is_empty() {
-        return Err(ApiError::Invalid {
-            group: String::new(),
-            kind: "Binding".into(),
-            name: x.name().to_owned(),
-            causes: vec![crate::status::required("target.name", "")],
-        });
+        return Err(ApiError::Unnamed("target.name: Required value".into()));
     }
     let written = write::update(x, Part::Main, Ownership::Tracked, |x, old| {
         let bound = old.pointer("/spec/nodeName").and_then(|n| n.as_str()).unwrap_or("");
         if !bound.is_empty() {
             return Err(ApiError::Conflict {
-                resource: x.kind().id(),
+                resource: ResourceId::new("", "pods/binding"),
                 name: x.name().to_owned(),
                 why: format!("pod {} is already assigned to node {bound:?}", x.name()),
             });

@@ -8,11 +8,12 @@ use crate::metadata;
 use crate::namespace;
 use crate::request::{self, Query, Verb};
 use crate::server::Exchange;
-use crate::status::{ApiError, Result, cause};
+use crate::status::{ApiError, ResourceId, Result};
 use crate::{status, storage, time};
 use bytes::Bytes;
 use http::{Request, Response};
 use neap_store::{Committed, Error, Expect, Txn};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 const FOREGROUND: &str = "foregroundDeletion";
@@ -29,11 +30,14 @@ enum Propagation {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Options {
+    /// What `policy` and the older `orphan` come to.
     propagation: Option<Propagation>,
+    policy: Option<String>,
+    orphan: Option<bool>,
     grace: Option<i64>,
     uid: Option<String>,
     resource_version: Option<String>,
-    dry_run: bool,
+    dry_run: Vec<String>,
 }
 
 /// What became of an object.
@@ -43,27 +47,28 @@ pub(crate) enum Fate {
     },
     /// It stays until its finalizers or its grace are over.
     Marked(Value),
+    /// It is gone, and the caller sees it once more.
+    Shown(Value),
 }
 
 pub(crate) async fn answer(x: &mut Exchange, request: &Request<Bytes>) -> Result<Response<Body>> {
-    let options = options(&x.query, &body(request)?)?;
-    let explicit = matches!(options.propagation, Some(Propagation::Foreground | Propagation::Orphan));
+    let options = wish(&x.query, request)?;
     let name = x.name().to_owned();
     let (fate, committed) = one(x, &name, &options)?;
     x.server.acknowledge(x.ack, committed).await?;
     match fate {
         Fate::Gone { uid } => Ok(codec::respond(200, &status::deleted(&x.kind().id(), &name, &uid), x.wanted)),
-        // 202 tells a caller who asked for dependents to be looked after that this is not over.
-        Fate::Marked(object) => super::value_response(x, if explicit { 202 } else { 200 }, object),
+        // Only those who asked in the old way are told that this is not over.
+        Fate::Marked(object) => super::value_response(x, if options.orphan == Some(false) { 202 } else { 200 }, object),
+        Fate::Shown(object) => super::value_response(x, 200, object),
     }
 }
 
 pub(crate) async fn collection(x: &mut Exchange, request: &Request<Bytes>) -> Result<Response<Body>> {
     request::check_list(&x.query, false)?;
-    let options = options(&x.query, &body(request)?)?;
+    let options = wish(&x.query, request)?;
     let filter = Filter::of(x)?;
     let found = list::find(x, &filter, None, None)?;
-    let mut items = Vec::with_capacity(found.entries.len());
     let mut last = None;
     for entry in &found.entries {
         let (namespace, name) = storage::parse_key(x.kind(), &entry.key);
@@ -72,26 +77,15 @@ pub(crate) async fn collection(x: &mut Exchange, request: &Request<Bytes>) -> Re
         each.at.namespace = x.kind().namespaced.then(|| namespace.to_owned());
         each.at.name = Some(name.clone());
         match one(&mut each, &name, &options) {
-            Ok((fate, committed)) => {
-                last = committed.or(last);
-                items.push(match fate {
-                    Fate::Gone { .. } => super::get::decode_served(x, entry)?,
-                    Fate::Marked(object) => super::to_served(x, object)?,
-                });
-            }
+            Ok((_, committed)) => last = committed.or(last),
             Err(ApiError::NotFound { .. }) => {}
             Err(other) => return Err(other),
         }
         x.warnings.append(&mut each.warnings);
     }
     x.server.acknowledge(x.ack, last).await?;
-    let list = json!({
-        "apiVersion": x.served.version().api_version,
-        "kind": x.kind().list_kind,
-        "metadata": {"resourceVersion": x.server.store.revision().to_string()},
-        "items": items,
-    });
-    Ok(codec::respond(200, &list, x.wanted))
+    // What was to be deleted, as it was.
+    list::render(x, &found)
 }
 
 /// `POST …/pods/NAME/eviction`: a delete with the options the eviction carries.
@@ -100,8 +94,7 @@ pub(crate) async fn eviction(x: &mut Exchange, verb: Verb, request: &Request<Byt
         return Err(ApiError::MethodNotAllowed);
     }
     let eviction = codec::parse(request.headers(), request.body())?;
-    let none = json!({});
-    let options = options(&x.query, eviction.get("deleteOptions").unwrap_or(&none))?;
+    let options = options(told(eviction.get("deleteOptions").unwrap_or(&Value::Null))?)?;
     let name = x.name().to_owned();
     let (_, committed) = one(x, &name, &options)?;
     x.server.acknowledge(x.ack, committed).await?;
@@ -109,53 +102,79 @@ pub(crate) async fn eviction(x: &mut Exchange, verb: Verb, request: &Request<Byt
     Ok(codec::respond(201, &success, x.wanted))
 }
 
-fn body(request: &Request<Bytes>) -> Result<Value> {
-    if request.body().is_empty() { Ok(json!({})) } else { codec::parse(request.headers(), request.body()) }
+/// The options of a delete: those in the body, or without a body those of the query.
+fn wish(query: &Query, sent: &Request<Bytes>) -> Result<Options> {
+    if sent.body().is_empty() {
+        query.check_numbers(&["gracePeriodSeconds"])?;
+        return options(Options {
+            grace: query.grace_period_seconds,
+            dry_run: query.dry_run.clone(),
+            policy: query.propagation_policy.clone(),
+            orphan: query.orphan_dependents,
+            ..Options::default()
+        });
+    }
+    let body = codec::parse(sent.headers(), sent.body())?;
+    options(told(&body)?)
 }
 
-fn options(query: &Query, body: &Value) -> Result<Options> {
-    let text = |key: &str| body.get(key).and_then(Value::as_str).map(str::to_owned);
-    let policy = text("propagationPolicy").or_else(|| query.propagation_policy.clone());
-    let orphan = body.get("orphanDependents").and_then(Value::as_bool).or(query.orphan_dependents);
-    let propagation = match (policy.as_deref(), orphan) {
-        (Some(_), Some(_)) => {
-            return Err(invalid_options("orphanDependents and deletionPropagation cannot be both set"));
-        }
-        (Some("Foreground"), _) => Some(Propagation::Foreground),
-        (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
-        (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
-        (Some(other), _) => {
-            return Err(ApiError::Invalid {
-                group: "meta.k8s.io".into(),
-                kind: "DeleteOptions".into(),
-                name: String::new(),
-                causes: vec![status::not_supported(
-                    "propagationPolicy",
-                    &json!(other),
-                    &["Foreground", "Background", "Orphan", "nil"],
-                )],
-            });
-        }
-        (None, None) => None,
-    };
-    let preconditions = body.get("preconditions");
-    let condition = |key: &str| preconditions.and_then(|p| p.get(key)).and_then(Value::as_str).map(str::to_owned);
+fn told(body: &Value) -> Result<Options> {
+    #[derive(Deserialize, Default)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Told {
+        kind: Option<String>,
+        propagation_policy: Option<String>,
+        orphan_dependents: Option<bool>,
+        grace_period_seconds: Option<i64>,
+        preconditions: Option<Preconditions>,
+        dry_run: Option<Vec<String>>,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Preconditions {
+        uid: Option<String>,
+        resource_version: Option<String>,
+    }
+    let told = Option::<Told>::deserialize(body)
+        .map_err(|e| ApiError::bad_request(format!("the delete options cannot be read: {e}")))?
+        .unwrap_or_default();
+    if told.kind.is_some_and(|kind| !kind.is_empty() && kind != "DeleteOptions") {
+        return Err(ApiError::bad_request("decoded object cannot be converted to DeleteOptions"));
+    }
+    let preconditions = told.preconditions.unwrap_or_default();
     Ok(Options {
-        propagation,
-        grace: body.get("gracePeriodSeconds").and_then(Value::as_i64).or(query.grace_period_seconds),
-        uid: condition("uid"),
-        resource_version: condition("resourceVersion"),
-        dry_run: query.dry_run || body.get("dryRun").and_then(Value::as_array).is_some_and(|d| !d.is_empty()),
+        policy: told.propagation_policy,
+        orphan: told.orphan_dependents,
+        grace: told.grace_period_seconds,
+        uid: preconditions.uid,
+        resource_version: preconditions.resource_version,
+        dry_run: told.dry_run.unwrap_or_default(),
+        ..Options::default()
     })
 }
 
-fn invalid_options(why: &str) -> ApiError {
-    ApiError::Invalid {
-        group: "meta.k8s.io".into(),
-        kind: "DeleteOptions".into(),
-        name: String::new(),
-        causes: vec![cause("FieldValueInvalid", "", why.to_owned())],
+/// Judges options and draws the propagation from them.
+fn options(mut told: Options) -> Result<Options> {
+    let mut causes = Vec::new();
+    let shown = json!(told.policy);
+    if told.policy.is_some() && told.orphan.is_some() {
+        let why = "orphanDependents and deletionPropagation cannot be both set";
+        causes.push(status::invalid("propagationPolicy", &shown, why));
     }
+    told.propagation = match (told.policy.as_deref(), told.orphan) {
+        (Some("Foreground"), _) => Some(Propagation::Foreground),
+        (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
+        (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
+        (Some(_), _) => {
+            let allowed = ["Foreground", "Background", "Orphan", "nil"];
+            causes.push(status::not_supported("propagationPolicy", &shown, &allowed));
+            None
+        }
+        (None, None) => None,
+    };
+    causes.extend(request::dry_run_fault(&told.dry_run));
+    request::options("DeleteOptions", causes)?;
+    Ok(told)
 }
 
 /// Deletes one object of the exchange's kind and namespace.
@@ -172,7 +191,10 @@ pub(crate) fn one(x: &mut Exchange, name: &str, options: &Options) -> Result<(Fa
                 || !namespace::is_finalized(x.working.kind.role(), new)
                 || grace_of(new) > 0
         });
-        let uid = metadata::text(&old, "uid").to_owned();
+        let gone = || match x.working.kind.shows_deleted {
+            true => Fate::Shown(last_sight(x, &old)),
+            false => Fate::Gone { uid: metadata::text(&old, "uid").to_owned() },
+        };
         let expect = Expect::Revision(entry.modified);
         let (txn, result) = match new {
             Some(new) if waits => {
@@ -183,8 +205,8 @@ pub(crate) fn one(x: &mut Exchange, name: &str, options: &Options) -> Result<(Fa
             }
             _ => (Txn::new().delete(entry.key.clone(), expect), None),
         };
-        if options.dry_run {
-            return Ok((result.map_or(Fate::Gone { uid }, Fate::Marked), None));
+        if !options.dry_run.is_empty() {
+            return Ok((result.map_or_else(gone, Fate::Marked), None));
         }
         match x.server.store.commit(txn) {
             Err(Error::Conflict { .. }) if tries < RETRIES => tries += 1,
@@ -199,7 +221,7 @@ pub(crate) fn one(x: &mut Exchange, name: &str, options: &Options) -> Result<(Fa
                     }
                     None => {
                         write::after(x, None, name);
-                        Fate::Gone { uid }
+                        gone()
                     }
                 };
                 return Ok((fate, Some(committed)));
@@ -211,7 +233,8 @@ pub(crate) fn one(x: &mut Exchange, name: &str, options: &Options) -> Result<(Fa
 fn preconditions(x: &Exchange, old: &Value, options: &Options) -> Result<()> {
     let check = |want: &Option<String>, key: &str, words: (&str, &str)| match want {
         Some(want) if want != metadata::text(old, key) => Err(ApiError::Conflict {
-            resource: x.kind().id(),
+            // By its kind, not its plural, as everybody else says it.
+            resource: ResourceId::new(&x.kind().group, &x.kind().kind),
             name: x.name().to_owned(),
             why: format!(
                 "the {} in the precondition ({want}) does not match the {} in record ({}). The object might have been \
@@ -226,6 +249,31 @@ fn preconditions(x: &Exchange, old: &Value, options: &Options) -> Result<()> {
     };
     check(&options.uid, "uid", ("UID", "deleted and then recreated"))?;
     check(&options.resource_version, "resourceVersion", ("ResourceVersion", "modified"))
+}
+
+/// An object that went at once, with the marks of its deletion where its kind gives time.
+fn last_sight(x: &Exchange, old: &Value) -> Value {
+    let mut object = old.clone();
+    if x.working.kind.grace.is_some() {
+        begin(x, &mut object, old, 0);
+    }
+    object
+}
+
+/// Marks the beginning of a deletion.
+fn begin(x: &Exchange, object: &mut Value, old: &Value, grace: i64) {
+    let meta = metadata::of_mut(object);
+    if !metadata::is_deleting(old) {
+        let at = x.now + std::time::Duration::from_secs(grace.unsigned_abs());
+        meta.insert("deletionTimestamp".into(), json!(time::rfc3339(at)));
+        if write::raises_on_delete(x.working.kind.shape(x.working.version()).generation) {
+            metadata::raise(object, old);
+        }
+    }
+    // A namespace takes the time it takes.
+    if x.working.kind.role() != Role::Namespaces {
+        metadata::of_mut(object).insert("deletionGracePeriodSeconds".into(), json!(grace));
+    }
 }
 
 fn grace_of(object: &Value) -> i64 {
@@ -267,12 +315,7 @@ fn marked(x: &Exchange, old: &Value, options: &Options) -> Option<Value> {
             meta.insert("deletionGracePeriodSeconds".into(), json!(grace));
         }
     } else {
-        let at = x.now + std::time::Duration::from_secs(grace.unsigned_abs());
-        meta.insert("deletionTimestamp".into(), json!(time::rfc3339(at)));
-        meta.insert("deletionGracePeriodSeconds".into(), json!(grace));
-        if write::raises_on_delete(kind.shape(x.working.version()).generation) {
-            metadata::raise(&mut new, old);
-        }
+        begin(x, &mut new, old, grace);
         if kind.role() == Role::Namespaces {
             namespace::mark(&mut new);
         }

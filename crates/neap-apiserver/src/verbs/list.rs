@@ -1,6 +1,7 @@
 //! List: a range at one revision, filtered, in pages. Objects that need no filter are never parsed.
 
 use crate::codec::{Body, View, respond, respond_raw};
+use crate::kind::Semantics;
 use crate::request::{self, VersionMatch};
 use crate::selector::{FieldSelector, LabelSelector, SelectableField};
 use crate::server::Exchange;
@@ -30,12 +31,21 @@ impl Filter {
         let offered = x.kind().selectable(version);
         let labels = LabelSelector::parse(&x.query.label_selector)?;
         let fields = FieldSelector::parse(&x.query.field_selector)?;
-        fields.check(&version.api_version, &x.kind().kind, &offered)?;
+        fields.check(&offered)?;
         Ok(Self { labels, fields, offered, name: x.at.name.clone() })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty() && self.name.is_none()
+    }
+
+    /// The keys that can match: where one name is asked for in one place, hardly more than that one.
+    pub(crate) fn prefix(&self, x: &Exchange) -> String {
+        let mut prefix = storage::prefix(x.kind(), x.namespace());
+        if x.namespace().is_some() || !x.kind().namespaced {
+            prefix.push_str(self.name.as_deref().or(self.fields.exact_name()).unwrap_or(""));
+        }
+        prefix
     }
 
     pub(crate) fn matches(&self, x: &Exchange, key: &[u8], stored: &[u8]) -> bool {
@@ -74,14 +84,7 @@ pub(crate) fn answer(x: &Exchange) -> Result<Response<Body>> {
     let filter = Filter::of(x)?;
     let (after, at) = position(x)?;
     let found = find(x, &filter, after, at)?;
-    let mut meta = json!({"resourceVersion": found.revision.to_string()});
-    if let Some(next) = &found.next {
-        meta["continue"] = json!(token(found.revision, next, storage::prefix(x.kind(), x.namespace()).len()));
-        if let Some(n) = found.remaining {
-            meta["remainingItemCount"] = json!(n);
-        }
-    }
-    render(x, &found.entries, meta)
+    render(x, &found)
 }
 
 /// Everything from `after` on that matches, up to the limit of the request.
@@ -91,7 +94,7 @@ pub(crate) fn find(
     mut after: Option<Vec<u8>>,
     mut at: Option<Revision>,
 ) -> Result<Found> {
-    let prefix = storage::prefix(x.kind(), x.namespace());
+    let prefix = filter.prefix(x);
     let limit = if x.query.limit == 0 { usize::MAX } else { x.query.limit };
     let mut entries = Vec::new();
     loop {
@@ -124,19 +127,21 @@ fn position(x: &Exchange) -> Result<(Option<Vec<u8>>, Option<Revision>)> {
     let q = &x.query;
     if !q.continue_token.is_empty() {
         let (revision, start) =
-            parse_token(&q.continue_token).ok_or_else(|| ApiError::bad_request("continue key is not valid"))?;
+            parse_token(&q.continue_token).ok_or_else(|| ApiError::bad_request("invalid continue token: continue key is not valid"))?;
         let mut key = storage::prefix(x.kind(), x.namespace()).into_bytes();
         key.extend_from_slice(&start);
         return Ok((Some(key), Some(revision)));
     }
     let current = x.server.store.revision();
-    let at = match request::revision(&q.resource_version)? {
+    let asked = request::revision(&q.resource_version)
+        .map_err(|why| ApiError::bad_request(format!("invalid resource version: {why}")))?;
+    let at = match asked {
         None | Some(0) => None,
         Some(asked) if asked > current => return Err(ApiError::FutureRevision { asked, current }),
         // Without a match rule, a page at a revision means exactly that revision.
         Some(asked) => match q.version_match {
-            Some(VersionMatch::Exact) => Some(asked),
-            None if q.limit > 0 => Some(asked),
+            VersionMatch::Exact => Some(asked),
+            VersionMatch::None if q.limit > 0 => Some(asked),
             _ => None,
         },
     };
@@ -170,7 +175,20 @@ fn parse_token(token: &str) -> Option<(Revision, Vec<u8>)> {
     Some((value["rv"].as_u64()?, value["start"].as_str()?.as_bytes().to_vec()))
 }
 
-fn render(x: &Exchange, entries: &[Entry], meta: Value) -> Result<Response<Body>> {
+/// The answer that carries what was found.
+pub(crate) fn render(x: &Exchange, found: &Found) -> Result<Response<Body>> {
+    let entries = &found.entries;
+    let native = x.kind().semantics == Semantics::Native;
+    let mut meta = json!({"resourceVersion": found.revision.to_string()});
+    if let Some(next) = &found.next {
+        meta["continue"] = json!(token(found.revision, next, storage::prefix(x.kind(), x.namespace()).len()));
+        if let Some(n) = found.remaining {
+            meta["remainingItemCount"] = json!(n);
+        }
+    } else if !native && x.wanted.view == View::Whole {
+        // Lists of custom resources always have the field.
+        meta["continue"] = json!("");
+    }
     let version = x.served.version();
     match x.wanted.view {
         View::Whole => {
@@ -184,7 +202,11 @@ fn render(x: &Exchange, entries: &[Entry], meta: Value) -> Result<Response<Body>
                 if i > 0 {
                     out.push(b',');
                 }
-                super::served_bytes(x, &mut out, &entry.value, entry.modified)?;
+                // The items of a list of a compiled-in kind do not say again what the list says.
+                match native && super::same_version(x) {
+                    true => storage::splice_item(&mut out, entry.modified, &entry.value, x.managed),
+                    false => super::served_bytes(x, &mut out, &entry.value, entry.modified)?,
+                }
             }
             out.extend_from_slice(b"]}");
             Ok(respond_raw(200, out, x.wanted))
@@ -193,9 +215,10 @@ fn render(x: &Exchange, entries: &[Entry], meta: Value) -> Result<Response<Body>
             let objects = decode(x, entries)?;
             Ok(respond(200, &table::table(x, &objects, meta, true), x.wanted))
         }
-        View::Partial => {
-            let items: Vec<Value> = decode(x, entries)?.into_iter().map(table::partial).collect();
-            let list = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": meta,
+        View::Partial => Err(ApiError::WrongView { view: "PartialObjectMetadata", what: "a list" }),
+        View::PartialList => {
+            let items: Vec<Value> = decode(x, entries)?.into_iter().map(|object| table::partial(x, object)).collect();
+            let list = json!({"apiVersion": table::api_version(x), "kind": "PartialObjectMetadataList", "metadata": meta,
                 "items": items});
             Ok(respond(200, &list, x.wanted))
         }

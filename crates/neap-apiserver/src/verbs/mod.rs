@@ -11,7 +11,7 @@ pub(crate) mod write;
 
 use crate::auth::token;
 use crate::codec::{Body, View, respond_raw};
-use crate::kind::{ConnectRequest, Role};
+use crate::kind::{ConnectRequest, Role, Semantics};
 use crate::request::Verb;
 use crate::scale;
 use crate::server::Exchange;
@@ -47,6 +47,7 @@ pub(crate) async fn dispatch(x: &mut Exchange, verb: Verb, request: Request<Byte
         "token" if x.kind().role() == Role::ServiceAccounts => return token::answer(x, verb, &request).await,
         "binding" if x.kind().role() == Role::Pods => return create::binding(x, verb, &request).await,
         "eviction" if x.kind().role() == Role::Pods => return delete::eviction(x, verb, &request).await,
+        _ if x.kind().semantics == Semantics::Custom => return Err(x.not_found()),
         _ => return Err(ApiError::NoSuchPath),
     };
     if x.kind().answer.is_some() {
@@ -60,7 +61,7 @@ pub(crate) async fn dispatch(x: &mut Exchange, verb: Verb, request: Request<Byte
         (Verb::Update, part) => update::answer(x, part, &request).await,
         (Verb::Patch, part) => patch::answer(x, part, &request).await,
         (Verb::Delete, write::Part::Main) => delete::answer(x, &request).await,
-        (Verb::DeleteCollection, write::Part::Main) => delete::collection(x, &request).await,
+        (Verb::DeleteCollection, write::Part::Main) if x.kind().delete_collection => delete::collection(x, &request).await,
         _ => Err(ApiError::MethodNotAllowed),
     }
 }
@@ -68,14 +69,14 @@ pub(crate) async fn dispatch(x: &mut Exchange, verb: Verb, request: Request<Byte
 /// A stored object as the URL's version serves it.
 pub(crate) fn served_bytes(x: &Exchange, out: &mut Vec<u8>, stored: &[u8], revision: Revision) -> Result<()> {
     if same_version(x) {
-        storage::splice(out, x.served.version(), revision, stored);
+        storage::splice(out, x.served.version(), revision, stored, x.managed);
         return Ok(());
     }
     let value = to_served(x, storage::decode(stored, x.working.version(), &x.working.kind.kind, revision)?)?;
     serde_json::to_writer(out, &value).map_err(ApiError::internal)
 }
 
-fn same_version(x: &Exchange) -> bool {
+pub(crate) fn same_version(x: &Exchange) -> bool {
     x.served.version().api_version == x.working.version().api_version
 }
 
@@ -102,6 +103,8 @@ fn convert(x: &Exchange, object: Value, from: &str, to: &str) -> Result<Value> {
     Ok(out)
 }
 
+const NO_LIST: ApiError = ApiError::WrongView { view: "PartialObjectMetadataList", what: "not a list" };
+
 /// The answer that carries one object.
 pub(crate) fn object_response(x: &Exchange, code: u16, stored: &[u8], revision: Revision) -> Result<Response<Body>> {
     let mut bytes = Vec::new();
@@ -110,8 +113,9 @@ pub(crate) fn object_response(x: &Exchange, code: u16, stored: &[u8], revision: 
         View::Whole => Ok(respond_raw(code, bytes, x.wanted)),
         View::Partial => {
             let object: Value = serde_json::from_slice(&bytes).map_err(ApiError::internal)?;
-            Ok(crate::codec::respond(code, &table::partial(object), x.wanted))
+            Ok(crate::codec::respond(code, &table::partial(x, object), x.wanted))
         }
+        View::PartialList => Err(NO_LIST),
         View::Table => {
             let object: Value = serde_json::from_slice(&bytes).map_err(ApiError::internal)?;
             let meta = serde_json::json!({"resourceVersion": revision.to_string()});
@@ -125,7 +129,8 @@ pub(crate) fn value_response(x: &Exchange, code: u16, object: Value) -> Result<R
     let object = to_served(x, object)?;
     Ok(match x.wanted.view {
         View::Whole => crate::codec::respond(code, &object, x.wanted),
-        View::Partial => crate::codec::respond(code, &table::partial(object), x.wanted),
+        View::Partial => crate::codec::respond(code, &table::partial(x, object), x.wanted),
+        View::PartialList => return Err(NO_LIST),
         View::Table => crate::codec::respond(code, &table::table(x, &[object], serde_json::json!({}), true), x.wanted),
     })
 }

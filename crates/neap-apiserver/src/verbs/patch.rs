@@ -5,6 +5,7 @@ use crate::codec::{self, Body};
 use crate::kind::Semantics;
 use crate::metadata;
 use crate::patch::{self, ApplyError, Operation};
+use crate::request::{self, Write};
 use crate::server::Exchange;
 use crate::status::{ApiError, Result};
 use bytes::Bytes;
@@ -28,14 +29,13 @@ pub(crate) async fn answer(x: &mut Exchange, part: Part, request: &Request<Bytes
     let written = match patch {
         Patch::Apply(applied) => apply(x, part, applied)?,
         patch => {
-            if x.query.force.is_some() {
-                return Err(only_for_apply("force"));
-            }
-            write::update(x, part, Ownership::Tracked, |x, old| {
+            request::check_write(&x.query, Write::Patch)?;
+            let written = write::update(x, part, Ownership::Tracked, |x, old| {
                 let mut object = super::to_served(x, old.clone())?;
                 change(x, &mut object, &patch)?;
                 super::to_working(x, object)
-            })?
+            });
+            written.map_err(|error| unfit(request.body(), error))?
         }
     };
     write::respond(x, written).await
@@ -50,16 +50,23 @@ pub(crate) fn parse(x: &Exchange, request: &Request<Bytes>) -> Result<Patch> {
         STRATEGIC if strategic => Ok(Patch::Strategic(object(decode(body)?)?)),
         APPLY | "application/apply-patch+json" => Ok(Patch::Apply(object(codec::yaml(body)?)?)),
         _ => {
-            let mut accepted = vec![JSON, MERGE];
-            accepted.extend(strategic.then_some(STRATEGIC));
-            accepted.push(APPLY);
-            Err(ApiError::UnsupportedMediaType { accepted: accepted.join(", ") })
+            let accepted = [JSON, MERGE, APPLY].join(", ");
+            Err(if strategic { ApiError::UnsupportedPatch } else { ApiError::UnsupportedMediaType { accepted } })
         }
     }
 }
 
 fn decode(body: &[u8]) -> Result<Value> {
-    serde_json::from_slice(body).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))
+    let why = |e| ApiError::bad_request(format!("error decoding patch: {}", codec::json_fault(&e)));
+    serde_json::from_slice(body).map_err(why)
+}
+
+/// A patch whose outcome is no object of its kind.
+pub(crate) fn unfit(patch: &[u8], error: ApiError) -> ApiError {
+    let ApiError::Undecodable { why, .. } = error else { return error };
+    let shown = Value::from(String::from_utf8_lossy(patch));
+    let causes = vec![crate::status::invalid("patch", &shown, &why)];
+    ApiError::Invalid { group: String::new(), kind: String::new(), name: String::new(), causes }
 }
 
 fn object(patch: Value) -> Result<Value> {
@@ -68,7 +75,11 @@ fn object(patch: Value) -> Result<Value> {
 
 /// Applies one of the three plain patches to an object as the URL's version shows it.
 pub(crate) fn change(x: &Exchange, object: &mut Value, patch: &Patch) -> Result<()> {
-    let fail = |e: patch::PatchError| ApiError::Denied(Box::new(e.to_status()));
+    let fail = |e: patch::PatchError| match e {
+        patch::PatchError::Failed { .. } => ApiError::PatchRejected,
+        patch::PatchError::BadDirective { reason } => ApiError::Unnamed(reason),
+        other => ApiError::Denied(Box::new(other.to_status())),
+    };
     match patch {
         Patch::Json(operations) => patch::json_patch(object, operations).map_err(fail),
         Patch::Merge(wish) => {
@@ -80,39 +91,30 @@ pub(crate) fn change(x: &Exchange, object: &mut Value, patch: &Patch) -> Result<
     }
 }
 
-fn only_for_apply(field: &str) -> ApiError {
-    ApiError::Invalid {
-        group: "meta.k8s.io".into(),
-        kind: "PatchOptions".into(),
-        name: String::new(),
-        causes: vec![crate::status::forbidden(field, "may not be specified for non-apply patch")],
-    }
-}
-
 fn apply(x: &mut Exchange, part: Part, mut applied: Value) -> Result<write::Written> {
-    if x.query.field_manager.is_none() {
-        return Err(ApiError::Invalid {
-            group: "meta.k8s.io".into(),
-            kind: "PatchOptions".into(),
-            name: String::new(),
-            causes: vec![crate::status::required("fieldManager", "is required for apply patch")],
-        });
-    }
+    request::check_write(&x.query, Write::Apply)?;
     let shape = x.served.kind.shape(x.served.version());
+    let told = |key: &str| applied.get(key).and_then(Value::as_str).unwrap_or("");
+    if told("kind") != shape.kind || told("apiVersion").is_empty() {
+        let (group, version) = told("apiVersion").split_once('/').unwrap_or(("", told("apiVersion")));
+        let kind = told("kind");
+        return Err(ApiError::bad_request(format!("invalid object type: {group}/{version}, Kind={kind}")));
+    }
     metadata::check_decoded(&mut applied, &shape)?;
     if applied.pointer("/metadata/managedFields").is_some() {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     let told = metadata::text(&applied, "name");
-    if !told.is_empty() && told != x.name() {
+    if told.is_empty() {
+        return Err(metadata::nameless(x.name()));
+    }
+    if told != x.name() {
         return Err(ApiError::bad_request(format!(
             "the name of the object ({told}) does not match the name on the URL ({})",
             x.name()
         )));
     }
-    let name = x.name().to_owned();
-    let meta = metadata::of_mut(&mut applied);
-    meta.insert("name".into(), name.into());
+    let named = applied.pointer("/metadata/namespace").is_some();
     if let Some(namespace) = x.at.namespace.clone() {
         metadata::of_mut(&mut applied).entry("namespace").or_insert_with(|| namespace.into());
     }
@@ -123,21 +125,32 @@ fn apply(x: &mut Exchange, part: Part, mut applied: Value) -> Result<write::Writ
     // Applying to nothing creates, except on a subresource. Whoever loses the race to create applies to what is there.
     loop {
         if super::lookup(x).is_none() && part == Part::Main {
-            if !metadata::text(&applied, "resourceVersion").is_empty() || !metadata::text(&applied, "uid").is_empty() {
-                return Err(x.not_found());
+            let uid = metadata::text(&applied, "uid");
+            if !uid.is_empty() {
+                let causes = vec![crate::status::invalid("metadata.uid", &uid.into(), "field is immutable")];
+                let (group, kind, name) = (x.kind().group.clone(), x.kind().kind.clone(), x.name().to_owned());
+                return Err(ApiError::Invalid { group, kind, name, causes });
             }
-            let object = patch::apply(None, &applied, &by, &schema, force).map_err(conflict)?;
+            let mut object = patch::apply(None, &applied, &by, &schema, force).map_err(|e| conflict(e, named))?;
+            metadata::of_mut(&mut object).remove("resourceVersion");
             match write::create(x, object, Ownership::Applied) {
                 Err(ApiError::AlreadyExists { .. }) => continue,
                 other => return other,
             }
         }
         return write::update(x, part, Ownership::Applied, |_, old| {
-            patch::apply(Some(old), &applied, &by, &schema, force).map_err(conflict)
+            patch::apply(Some(old), &applied, &by, &schema, force).map_err(|e| conflict(e, named))
         });
     }
 }
 
-fn conflict(error: ApplyError) -> ApiError {
-    ApiError::Denied(Box::new(error.to_status()))
+/// `named`: the caller gave the namespace, and sees it in the message.
+pub(crate) fn conflict(error: ApplyError, named: bool) -> ApiError {
+    match error {
+        ApplyError::DoesNotFit { object, problems } => {
+            let object = if named { object } else { object.split_once('/').map_or(String::new(), |(_, o)| format!("/{o}")) };
+            ApiError::Unnamed(ApplyError::DoesNotFit { object, problems }.to_string())
+        }
+        other => ApiError::Denied(Box::new(other.to_status())),
+    }
 }

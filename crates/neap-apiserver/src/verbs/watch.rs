@@ -4,7 +4,7 @@
 //! server, or with an ERROR event when the client was too slow.
 
 use super::list::{self, Filter};
-use crate::codec::{Body, BoxError, View};
+use crate::codec::{Body, BoxError, Format, View};
 use crate::request;
 use crate::server::Exchange;
 use crate::status::{ApiError, Result, to_value};
@@ -47,6 +47,9 @@ struct Stream {
 
 pub(crate) fn answer(x: &Exchange) -> Result<Response<Body>> {
     let q = &x.query;
+    if x.wanted.format == Format::Yaml {
+        return Err(ApiError::NotAcceptable { accepted: "application/json;stream=watch" });
+    }
     request::check_list(q, true)?;
     let filter = Filter::of(x)?;
     let current = x.server.store.revision();
@@ -61,8 +64,7 @@ pub(crate) fn answer(x: &Exchange) -> Result<Response<Body>> {
     } else {
         (Vec::new(), if asked == 0 { current } else { asked })
     };
-    let prefix = storage::prefix(x.kind(), x.namespace());
-    let watch = match x.server.store.watch(prefix.as_bytes(), start) {
+    let watch = match x.server.store.watch(filter.prefix(x).as_bytes(), start) {
         Ok(watch) => watch,
         Err(neap_store::Error::Compacted { requested, compacted }) => {
             let error = ApiError::Expired(format!("too old resource version: {requested} ({compacted})"));
@@ -211,7 +213,7 @@ impl Stream {
         super::served_bytes(&self.x, &mut bytes, stored, revision)?;
         let object: Value = serde_json::from_slice(&bytes).map_err(ApiError::internal)?;
         let shown = match self.x.wanted.view {
-            View::Partial => table::partial(object),
+            View::Partial | View::PartialList => table::partial(&self.x, object),
             _ => {
                 let head = !std::mem::replace(&mut self.headed, true);
                 table::table(&self.x, &[object], json!({"resourceVersion": revision.to_string()}), head)
@@ -231,8 +233,8 @@ impl Stream {
         }
         let version = self.x.served.version();
         let object = match self.x.wanted.view {
-            View::Partial => {
-                json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": meta})
+            View::Partial | View::PartialList => {
+                json!({"apiVersion": table::api_version(&self.x), "kind": "PartialObjectMetadata", "metadata": meta})
             }
             View::Whole => json!({"apiVersion": version.api_version, "kind": self.x.kind().kind, "metadata": meta}),
             View::Table => {

@@ -6,11 +6,12 @@
 
 use crate::auth;
 use crate::crd;
-use crate::kind::{Origin, Role};
+use crate::kind::{Origin, Role, Semantics};
 use crate::metadata::{self, Generation};
 use crate::namespace;
 use crate::patch::{Manager, Operation as Owning, track_update};
 use crate::request::FieldValidation;
+use crate::schema::{FieldError, FieldErrorKind};
 use crate::server::Exchange;
 use crate::status::{ApiError, Result};
 use crate::{storage, time};
@@ -30,6 +31,8 @@ pub(crate) enum Part {
     Status,
     /// `spec.finalizers` of a namespace.
     Finalize,
+    /// Only the number that the scale subresource shows; the caller changed nothing else.
+    Scale,
 }
 
 impl Part {
@@ -38,7 +41,13 @@ impl Part {
             Self::Main => None,
             Self::Status => Some("status"),
             Self::Finalize => Some("finalize"),
+            Self::Scale => Some("scale"),
         }
+    }
+
+    /// As admission functions are told: a Scale is no object of the kind, but its change is one.
+    fn admitted_as(self) -> Option<&'static str> {
+        self.subresource().filter(|_| self != Self::Scale)
     }
 }
 
@@ -107,12 +116,20 @@ fn create_once(x: &mut Exchange, mut object: Value, ownership: Ownership) -> Res
         map.remove("status");
     }
     normalise(x, &mut object)?;
-    special(x, &mut object, None)?;
+    if let Some(prepare) = &kind.prepare {
+        prepare(&mut object, None);
+    }
+    if ownership == Ownership::Tracked {
+        // The caller owns what was sent and its defaults: not the status, and nothing that is decided from here on.
+        let status = if version.status { object.as_object_mut().and_then(|map| map.remove("status")) } else { None };
+        track_update(None, &mut object, &manager(x, Owning::Update, None), &version.schema);
+        if let (Some(status), Some(map)) = (status, object.as_object_mut()) {
+            map.insert("status".into(), status);
+        }
+    }
+    special(x, &mut object, None);
     let mut object = admitted(x, Operation::Create, None, object, None)?;
     judge(x, &mut object, None)?;
-    if ownership == Ownership::Tracked {
-        track_update(None, &mut object, &manager(x, Owning::Update, None), &version.schema);
-    }
     let name = metadata::text(&object, "name").to_owned();
     let key = storage::key(kind, namespace.as_deref(), &name);
     let exists = |stored: &[u8]| ApiError::AlreadyExists {
@@ -123,7 +140,7 @@ fn create_once(x: &mut Exchange, mut object: Value, ownership: Ownership) -> Res
     if let Some(entry) = x.server.store.get(key.as_bytes()) {
         return Err(exists(&entry.value));
     }
-    if x.query.dry_run {
+    if x.query.is_dry_run() {
         return Ok(Written { object, stored: None, created: true, committed: None });
     }
     let bytes = storage::encode(&object);
@@ -223,20 +240,23 @@ fn update_once(
     metadata::check_decoded(&mut new, &shape)?;
     let (namespace, name) = (x.at.namespace.clone(), x.name().to_owned());
     *named = metadata::prepare_update(&mut new, old, &shape, namespace.as_deref(), &name)?;
-    confine(&mut new, old, part, version.status);
+    confine(&mut new, old, part, version.status, kind.semantics);
     normalise(x, &mut new)?;
-    special(x, &mut new, Some(old))?;
-    let mut new = admitted(x, Operation::Update, part.subresource(), new, Some(old))?;
-    judge(x, &mut new, Some(old))?;
-    metadata::bump(&mut new, old, shape.generation);
+    if let Some(prepare) = &kind.prepare {
+        prepare(&mut new, Some(old));
+    }
     if ownership == Ownership::Tracked {
         track_update(Some(old), &mut new, &manager(x, Owning::Update, part.subresource()), &version.schema);
     }
+    special(x, &mut new, Some(old));
+    let mut new = admitted(x, Operation::Update, part.admitted_as(), new, Some(old))?;
+    judge(x, &mut new, Some(old))?;
+    metadata::bump(&mut new, old, shape.generation);
     let dies = metadata::is_deleting(&new)
         && metadata::finalizers(&new).is_empty()
         && namespace::is_finalized(kind.role(), &new)
         && new.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) == 0;
-    if x.query.dry_run {
+    if x.query.is_dry_run() {
         return Ok(Written { object: new, stored: None, created: false, committed: None });
     }
     if new == *old && !dies {
@@ -249,7 +269,7 @@ fn update_once(
         // One step, so that no crash leaves an object behind that nothing holds any more.
         let committed = lost(x, x.server.store.commit(Txn::new().delete(entry.key.clone(), expect)))?;
         after(x, None, &name);
-        metadata::of_mut(&mut new).insert("resourceVersion".into(), json!(committed.revision.to_string()));
+        // With the resource version it had: nothing was stored that could have another.
         return Ok(Written { object: new, stored: None, created: false, committed: Some(committed) });
     }
     let bytes = storage::encode(&new);
@@ -268,78 +288,89 @@ fn lost(x: &Exchange, result: std::result::Result<Committed, Error>) -> std::res
 }
 
 /// A subresource changes only its own part; the object itself never changes its status subresource.
-fn confine(new: &mut Value, old: &Value, part: Part, status_apart: bool) {
-    let keep = |new: &mut Value, old: &Value, key: &str| {
-        let Some(map) = new.as_object_mut() else { return };
-        match old.get(key) {
-            Some(value) => map.insert(key.to_owned(), value.clone()),
-            None => map.remove(key),
-        };
-    };
+fn confine(new: &mut Value, old: &Value, part: Part, status_apart: bool, semantics: Semantics) {
     match part {
         Part::Main if status_apart => keep(new, old, "status"),
-        Part::Main => {}
+        Part::Main | Part::Scale => {}
         Part::Status => {
-            let (status, managed) = (new.get("status").cloned(), new.pointer("/metadata/managedFields").cloned());
-            *new = old.clone();
-            if let Some(map) = new.as_object_mut() {
-                match status {
-                    Some(status) => map.insert("status".to_owned(), status),
-                    None => map.remove("status"),
-                };
+            let whole = std::mem::replace(new, old.clone());
+            keep(new, &whole, "status");
+            let meta = metadata::of_mut(new);
+            let sent = |key: &str| whole.get("metadata").and_then(|m| m.get(key)).cloned();
+            if let Some(managed) = sent("managedFields") {
+                meta.insert("managedFields".into(), managed);
             }
-            if let Some(managed) = managed {
-                metadata::of_mut(new).insert("managedFields".into(), managed);
+            // Compiled-in kinds take a little more than the status.
+            for key in ["annotations", "finalizers"].into_iter().filter(|_| semantics == Semantics::Native) {
+                match sent(key) {
+                    Some(value) => meta.insert(key.into(), value),
+                    None => meta.remove(key),
+                };
             }
         }
         Part::Finalize => {
             let finalizers = new.pointer("/spec/finalizers").cloned();
             *new = old.clone();
             if let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) {
-                spec.insert("finalizers".to_owned(), finalizers.unwrap_or_else(|| json!([])));
+                match finalizers.filter(|f| f.as_array().is_some_and(|list| !list.is_empty())) {
+                    Some(finalizers) => spec.insert("finalizers".to_owned(), finalizers),
+                    None => spec.remove("finalizers"),
+                };
             }
         }
     }
 }
 
-/// Unknown fields go, defaults come; what went is told as the caller asked.
+/// Gives `new` the field that `old` has, or takes it away.
+fn keep(new: &mut Value, old: &Value, key: &str) {
+    let Some(map) = new.as_object_mut() else { return };
+    match old.get(key) {
+        Some(value) => map.insert(key.to_owned(), value.clone()),
+        None => map.remove(key),
+    };
+}
+
+/// Unknown fields go, defaults come; what went, and what was said twice, is told as the caller asked.
 fn normalise(x: &mut Exchange, object: &mut Value) -> Result<()> {
     let version = x.working.version().clone();
-    let unknown = version.schema.prune(object);
+    let mut faults = x.faults.clone();
+    let mut unknown = version.schema.prune(object);
+    // Metadata is read first, and that of embedded objects last.
+    unknown.sort_by_key(|path| match path.find("metadata.") {
+        Some(0) => 0,
+        Some(_) => 2,
+        None => 1,
+    });
+    faults.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
     version.schema.default(object);
-    if unknown.is_empty() {
+    if x.working.kind.semantics == Semantics::Native {
+        version.schema.tidy(object);
+    }
+    if faults.is_empty() {
         return Ok(());
     }
-    match x.query.field_validation {
+    match x.query.field_validation() {
         FieldValidation::Ignore => Ok(()),
         FieldValidation::Warn => {
-            x.warnings.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
+            x.warnings.extend(faults);
             Ok(())
         }
-        FieldValidation::Strict => {
-            let list: Vec<String> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
-            Err(ApiError::bad_request(format!(
-                "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
-                x.kind().kind,
-                version.name,
-                x.kind().kind,
-                list.join(", ")
-            )))
-        }
+        FieldValidation::Strict => Err(undecodable(x, format!("strict decoding error: {}", faults.join(", ")))),
     }
 }
 
-/// The rules that belong to a kind's role or were registered with it.
-fn special(x: &Exchange, object: &mut Value, old: Option<&Value>) -> Result<()> {
+fn undecodable(x: &Exchange, why: String) -> ApiError {
+    let (kind, version) = (x.kind().kind.clone(), x.working.version().name.clone());
+    ApiError::Undecodable { told: kind.clone(), version, kind, why }
+}
+
+/// What the server itself decides about the kinds that the contract speaks of.
+fn special(x: &Exchange, object: &mut Value, old: Option<&Value>) {
     match x.working.kind.role() {
-        Role::Namespaces => namespace::prepare(object, old),
+        Role::Namespaces => namespace::prepare(object, old, x.at.subresource.as_deref() == Some("finalize")),
         Role::Definitions => crd::prepare(&x.server, object, old, &time::rfc3339(x.now)),
         _ => {}
     }
-    if let Some(prepare) = &x.working.kind.prepare {
-        prepare(object, old);
-    }
-    Ok(())
 }
 
 /// Runs the admission functions in order of registration; each sees what the one before made.
@@ -351,7 +382,8 @@ fn admitted(
     old: Option<&Value>,
 ) -> Result<Value> {
     let working = x.working.clone();
-    if working.kind.admit.is_empty() {
+    // As a webhook whose rules name the resource: its subresources are not asked about.
+    if working.kind.admit.is_empty() || subresource.is_some() {
         return Ok(object);
     }
     let mut request = admission(x, operation, subresource, Some(&object), old)?;
@@ -404,7 +436,7 @@ fn admission(
         user_info: x.user.clone(),
         object: dynamic(object)?,
         old_object: dynamic(old)?,
-        dry_run: x.query.dry_run,
+        dry_run: x.query.is_dry_run(),
         options: None,
     })
 }
@@ -426,17 +458,38 @@ pub(crate) fn admit_delete(x: &mut Exchange, old: &Value) -> Result<()> {
 fn judge(x: &Exchange, object: &mut Value, old: Option<&Value>) -> Result<()> {
     let working = &x.working;
     let shape = working.kind.shape(working.version());
+    let faults = working.version().schema.validate(object);
     let mut causes = metadata::validate(object, old, &shape);
-    if causes.is_empty() {
-        causes.extend(working.version().schema.validate(object).iter().map(|e| e.cause()));
+    match working.kind.semantics {
+        Semantics::Custom => causes.extend(faults.iter().map(FieldError::cause)),
+        Semantics::Native => {
+            // A value of the wrong type is not even an object of its kind.
+            if let Some(fault) = faults.iter().find(|f| f.kind == FieldErrorKind::TypeInvalid) {
+                let found = fault.value.as_ref().and_then(Value::as_str).unwrap_or("value");
+                let why = fault.detail.rsplit(" must be of type ").next().unwrap_or_default();
+                let wanted = why.split(':').next().unwrap_or_default();
+                let (kind, path) = (&working.kind.kind, &fault.path);
+                let why = format!("json: cannot unmarshal {found} into field {kind}.{path} of type {wanted}");
+                return Err(undecodable(x, why));
+            }
+            if causes.is_empty() {
+                causes.extend(faults.iter().map(FieldError::cause));
+            }
+        }
     }
     if let (true, Some(check)) = (causes.is_empty(), &working.kind.check) {
         causes.extend(check(object, old));
     }
     if causes.is_empty() {
         match working.kind.role() {
-            Role::Definitions => causes.extend(crd::validate(&x.kinds, object, old)),
-            _ if working.kind.group == auth::rbac::GROUP => auth::rbac::check_escalation(x, object)?,
+            Role::Definitions => causes.extend(crd::validate(object, old)),
+            Role::Namespaces => causes.extend(namespace::validate(object)),
+            _ if working.kind.group == auth::rbac::GROUP => {
+                causes.extend(auth::rbac::validate(object, old));
+                if causes.is_empty() {
+                    auth::rbac::check_escalation(x, object)?;
+                }
+            }
             _ => {}
         }
     }
@@ -467,7 +520,10 @@ pub(crate) fn raises_on_delete(rule: Generation) -> bool {
 
 /// The response to a write that may still have to wait for the disk.
 pub(crate) async fn respond(x: &Exchange, written: Written) -> Result<http::Response<crate::codec::Body>> {
-    x.server.acknowledge(x.ack, written.committed).await?;
+    match written.committed {
+        None if !x.query.is_dry_run() => x.server.settle(x.ack).await?,
+        committed => x.server.acknowledge(x.ack, committed).await?,
+    }
     let code = if written.created { 201 } else { 200 };
     match written.stored {
         Some((bytes, revision)) => super::object_response(x, code, &bytes, revision),

@@ -466,7 +466,7 @@ async fn plain_services_get_what_the_route_says() {
             json!({ "rewriteHost": "inner.example", "appendHeaders": { "Foo": "new" } }))] } }] }),
         );
         let mut request = get("web.example", "/");
-        for (name, value) in [("foo", "old"), ("k-network-probe", "probe"), ("k-network-hash", "anything")] {
+        for (name, value) in [("foo", "old"), ("k-network-probe", "probe"), ("k-network-hash", "override")] {
             request.headers_mut().insert(name, value.parse().expect("a value"));
         }
         let (_, body) = world.send(EXTERNAL, request).await;
@@ -484,6 +484,11 @@ async fn plain_services_get_what_the_route_says() {
                 "x-forwarded-proto: http",
             ]
         );
+        let mut request = get("web.example", "/");
+        for (name, value) in [("k-network-probe", "probe"), ("k-network-hash", "its-own")] {
+            request.headers_mut().insert(name, value.parse().expect("a value"));
+        }
+        assert!(world.send(EXTERNAL, request).await.1.contains("k-network-hash: its-own"), "G8.4");
         let mut request = get("web.example", "/");
         request.headers_mut().insert("k-network-hash", "x".parse().expect("a value"));
         assert!(!world.send(EXTERNAL, request).await.1.contains("k-network-hash"), "only probes are told");

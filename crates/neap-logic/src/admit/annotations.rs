@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use neap_api::keys::{autoscaling as keys, serving};
+use neap_api::keys::{autoscaling as keys, networking, serving};
 use serde_json::Value;
 
 use super::field_error::Errors;
@@ -15,31 +15,86 @@ use crate::names;
 
 /// Prefix of the annotations that size the sidecar.
 const SIDECAR_PREFIX: &str = "queue.sidecar.serving.knative.dev/";
+/// After the prefix: the annotations that are quantities.
+const SIDECAR_AMOUNTS: [&str; 6] = [
+    "cpu-resource-request",
+    "cpu-resource-limit",
+    "memory-resource-request",
+    "memory-resource-limit",
+    "ephemeral-storage-resource-request",
+    "ephemeral-storage-resource-limit",
+];
 /// Kinds of autoscaler this platform has itself end like this.
 const OWN_CLASS_SUFFIX: &str = ".knative.dev";
 
 /// The name rule of all kinds.
 pub(super) fn name(meta: &Value) -> Errors {
     let (own, generate) = (text(meta, "name"), text(meta, "generateName"));
-    let mut errors = Errors::none();
-    if !generate.is_empty() && !is_prefix(generate) {
-        errors.add(Errors::of("not a DNS 1035 label prefix", &["generateName"]).details(LABEL_RULE));
+    if let Some(problems) = Some(generate).filter(|g| !g.is_empty()).and_then(prefix_problems) {
+        return Errors::of(format!("not a DNS 1035 label prefix: {problems}"), &["generateName"]);
     }
-    if !own.is_empty() && !names::is_dns1035_label(own) {
-        errors.add(Errors::of("not a DNS 1035 label", &["name"]).details(LABEL_RULE));
+    if let Some(problems) = Some(own).filter(|n| !n.is_empty()).and_then(label_problems) {
+        return Errors::of(format!("not a DNS 1035 label: {problems}"), &["name"]);
     }
     if own.is_empty() && generate.is_empty() {
-        errors.add(Errors::of("name or generateName is required", &["name"]));
+        return Errors::of("name or generateName is required", &["name"]);
     }
-    errors
+    Errors::none()
 }
 
 /// How Kubernetes words the rule.
-pub(super) const LABEL_RULE: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+const LABEL_RULE: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 
-/// What may stand before a generated suffix.
-pub(super) fn is_prefix(text: &str) -> bool {
-    names::is_dns1035_label(text.strip_suffix('-').unwrap_or(text))
+/// What is wrong with a DNS-1035 label, as Go prints a list of texts.
+pub(super) fn label_problems(label: &str) -> Option<String> {
+    let mut problems = Vec::new();
+    if label.len() > names::MAX_NAME {
+        problems.push(format!("must be no more than {} characters", names::MAX_NAME));
+    }
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let spelled = label.starts_with(|c: char| c.is_ascii_lowercase())
+        && label.ends_with(edge)
+        && label.chars().all(|c| edge(c) || c == '-');
+    if !spelled {
+        problems.push(LABEL_RULE.to_owned());
+    }
+    (!problems.is_empty()).then(|| format!("[{}]", problems.join(" ")))
+}
+
+/// What is wrong with what stands before a generated suffix: it may end with a dash.
+pub(super) fn prefix_problems(prefix: &str) -> Option<String> {
+    match prefix.strip_suffix('-') {
+        Some(rest) if !rest.is_empty() => label_problems(&format!("{}a", &rest[..rest.len() - last_len(rest)])),
+        _ => label_problems(prefix),
+    }
+}
+
+fn last_len(text: &str) -> usize {
+    text.chars().next_back().map_or(0, char::len_utf8)
+}
+
+/// The annotations of the networking group a template may have.
+const NETWORKING: [&str; 9] = [
+    networking::INGRESS_CLASS,
+    networking::INGRESS_CLASS_ALT,
+    networking::CERTIFICATE_CLASS,
+    networking::CERTIFICATE_CLASS_ALT,
+    networking::DISABLE_TLS,
+    networking::DISABLE_AUTO_TLS,
+    networking::DISABLE_AUTO_TLS_ALT,
+    networking::HTTP_OPTION,
+    networking::HTTP_PROTOCOL,
+];
+
+/// Annotations of the networking group are known, or mistakes.
+pub(super) fn networking(annotations: &Value) -> Errors {
+    let mut errors = Errors::none();
+    for (key, _) in pairs(annotations) {
+        if key.starts_with(networking::PUBLIC_GROUP) && !NETWORKING.contains(&key) {
+            errors.add(Errors::invalid_key(key, ""));
+        }
+    }
+    errors
 }
 
 /// Autoscaling annotations belong on the template.
@@ -73,7 +128,9 @@ pub(super) fn rollout(annotations: &Value) -> Errors {
 
 /// How long a revision may take.
 pub(super) fn progress_deadline(annotations: &Value) -> Errors {
-    let Some((key, value)) = get(annotations, &[serving::PROGRESS_DEADLINE]) else { return Errors::none() };
+    let Some((key, value)) = get(annotations, &[serving::PROGRESS_DEADLINE]).filter(|(_, v)| !v.is_empty()) else {
+        return Errors::none();
+    };
     match parse_duration(value) {
         None => Errors::invalid(value, key),
         Some(d) if !d.is_whole_seconds() => {
@@ -89,19 +146,21 @@ pub(super) fn sidecar(annotations: &Value) -> Errors {
     let mut errors = Errors::none();
     for (key, value) in pairs(annotations) {
         let Some(what) = key.strip_prefix(SIDECAR_PREFIX) else { continue };
-        if what.contains("-resource-") {
+        let mut wrong = Errors::none();
+        if SIDECAR_AMOUNTS.contains(&what) {
             if quantity::parse(value).is_none() {
-                errors.add(Errors::invalid(value, key));
+                wrong.add(Errors::invalid(value, ""));
             }
         } else if matches!(what, "resource-percentage" | "resourcePercentage") {
-            let advice = "Queue proxy resource-percentage annotation is deprecated. Please use the available annotations to explicitly set resource values per service";
-            errors.add(Errors::of(advice, &[key]).warning());
+            let advice = "Queue proxy resource percentage annotation is deprecated. Please use the available annotations to explicitly set resource values per service";
+            wrong.add(Errors::of(advice, &[""]).warning());
             match value.parse::<f64>() {
-                Err(_) => errors.add(Errors::invalid(value, key)),
-                Ok(v) if !(0.1..=100.0).contains(&v) => errors.add(Errors::out_of_bounds(v, 0.1, 100, key)),
+                Err(_) => wrong.add(Errors::invalid(value, "")),
+                Ok(v) if !(0.1..=100.0).contains(&v) => wrong.add(Errors::out_of_bounds(v, 0.1, 100, "")),
                 Ok(_) => {}
             }
         }
+        errors.add(wrong.via_key(key));
     }
     errors
 }
@@ -117,7 +176,7 @@ pub(super) fn autoscaling(annotations: &Value, settings: &Autoscaler) -> Errors 
         .and(scales(annotations, settings))
         .and(numbers(annotations))
         .and(durations(annotations))
-        .and(metric(annotations))
+        .and(metric(annotations, &settings.pod_autoscaler_class))
         .and(algorithm(annotations))
         .and(initial_scale(annotations, settings))
 }
@@ -239,9 +298,9 @@ fn go(duration: Duration) -> impl Display {
     format_duration(duration)
 }
 
-fn metric(annotations: &Value) -> Errors {
+fn metric(annotations: &Value, default_class: &str) -> Errors {
     let Some((key, metric)) = get(annotations, &[keys::METRIC]) else { return Errors::none() };
-    let class = annotations[keys::CLASS].as_str().unwrap_or(keys::CLASS_KPA);
+    let class = annotations[keys::CLASS].as_str().unwrap_or(default_class);
     let known = match class {
         keys::CLASS_KPA => matches!(metric, "concurrency" | "rps"),
         keys::CLASS_HPA => !metric.is_empty(),
@@ -321,7 +380,7 @@ pub(super) fn user_unchanged(value: &Value, old: &Value) -> Errors {
         errors.add(Errors::of("annotation value is immutable", &[serving::CREATOR]));
     }
     if value["spec"] == old["spec"] && of(value, serving::LAST_MODIFIER) != of(old, serving::LAST_MODIFIER) {
-        errors.add(Errors::of("annotation value is immutable", &[serving::LAST_MODIFIER]));
+        errors.add(Errors::invalid(of(value, serving::LAST_MODIFIER), serving::LAST_MODIFIER));
     }
     errors.via_field("metadata.annotations")
 }

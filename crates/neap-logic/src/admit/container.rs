@@ -61,28 +61,19 @@ pub(super) fn validate(container: &Value, role: Role, pod: &Pod<'_>) -> Errors {
             for field in PROBES.iter().chain(&["lifecycle"]).filter(|field| !container[**field].is_null()) {
                 errors.add(Errors::of("field not allowed in an init container", &[field]));
             }
-            if !items(&container["ports"]).is_empty() {
-                errors.add(Errors::of("init container port is not allowed", &["ports"]));
-            }
         }
-        Role::Sidecar if !probing_open => {
-            for field in ["livenessProbe", "readinessProbe"].iter().filter(|field| !container[**field].is_null()) {
-                errors.add(Errors::disallowed(&[field]));
-            }
-        }
+        Role::Sidecar if !probing_open => PROBES.iter().for_each(|f| errors.add(no_probe(&container[f]).via_field(f))),
         Role::Sidecar | Role::Serving => {}
     }
     if role != Role::Init && (role == Role::Serving || probing_open) {
         for field in PROBES {
-            errors.add(probe(&container[field], role, pod, field == "readinessProbe").via_field(field));
+            errors.add(probe(&container[field], role, pod).via_field(field));
+            if field == "readinessProbe" {
+                errors.add(timings(&container[field]).via_field(field));
+            }
         }
     }
-    let mut allowed: Vec<&str> = FIELDS.to_vec();
-    if role == Role::Init {
-        // Said above in words of their own.
-        allowed.push("lifecycle");
-    }
-    errors.add(only(container, &allowed));
+    errors.add(only(container, &FIELDS));
     let name = text(container, "name");
     if RESERVED_NAMES.contains(&name) {
         errors.add(Errors::of(format!("{name:?} is a reserved container name"), &["name"]));
@@ -92,12 +83,7 @@ pub(super) fn validate(container: &Value, role: Role, pod: &Pod<'_>) -> Errors {
     errors.add(env(container, role, pod.settings).via_field("env"));
     errors.add(env_from(container).via_field("envFrom"));
     errors.add(image(container));
-    errors.add(ports(container).via_field("ports"));
-    if items(&container["ports"]).len() > 1 {
-        errors.add(
-            Errors::of("More than one container port is set", &["ports"]).details("Only a single port is allowed"),
-        );
-    }
+    errors.add(ports(items(&container["ports"]), role).via_field("ports"));
     errors.add(only(&container["resources"], &["limits", "requests"]).via_field("resources"));
     errors.add(security(&container["securityContext"], pod.settings).via_field("securityContext"));
     let policy = text(container, "terminationMessagePolicy");
@@ -147,40 +133,49 @@ fn env_from(container: &Value) -> Errors {
     for (i, source) in items(&container["envFrom"]).iter().enumerate() {
         let mut wrong = only(source, &["prefix", "configMapRef", "secretRef"]);
         let set: Vec<&str> = SOURCES.into_iter().filter(|s| !source[*s].is_null()).collect();
+        // Without the index, as upstream says it.
         match set.len() {
-            0 => wrong.add(Errors::neither(&SOURCES)),
+            0 => errors.add(Errors::neither(&SOURCES)),
             1 => wrong.add(only(&source[set[0]], &["name", "optional"]).via_field(set[0])),
-            _ => wrong.add(Errors::both(&SOURCES)),
+            _ => errors.add(Errors::both(&SOURCES)),
         }
         errors.add(wrong.via_index(i));
     }
     errors
 }
 
-fn ports(container: &Value) -> Errors {
-    let mut errors = Errors::none();
-    for port in items(&container["ports"]) {
-        errors.add(only(port, &["containerPort", "name", "protocol"]));
-        let protocol = text(port, "protocol");
-        if !matches!(protocol, "" | "TCP") {
-            errors.add(Errors::invalid(protocol, "protocol"));
-        }
-        let number = port["containerPort"].as_i64().unwrap_or_default();
-        if RESERVED_PORTS.contains(&number) {
-            errors.add(
-                Errors::of(format!("{number} is a reserved port"), &["containerPort"])
-                    .details("8012, 8013, 8022, 9090, 9091 and 8008 are used by the platform"),
-            );
-        } else if !(0..=65535).contains(&number) {
-            errors.add(Errors::out_of_bounds(number, 0, 65535, "containerPort"));
-        }
-        let name = text(port, "name");
-        if !PORT_NAMES.contains(&name) {
-            errors.add(
-                Errors::of(format!("Port name {name} is not allowed"), &["name"])
-                    .details("Name must be empty, or one of: 'h2c', 'http1'"),
-            );
-        }
+fn ports(ports: &[Value], role: Role) -> Errors {
+    if role == Role::Init {
+        return ports.iter().fold(Errors::none(), |errors, port| errors.and(port_number(port)));
+    }
+    // That there is one at most is said of all containers together.
+    let Some(port) = ports.first() else { return Errors::none() };
+    let mut errors = port_number(port);
+    let protocol = text(port, "protocol");
+    if !matches!(protocol, "" | "TCP") {
+        errors.add(Errors::invalid(protocol, "protocol"));
+    }
+    let name = text(port, "name");
+    if !PORT_NAMES.contains(&name) {
+        errors.add(
+            Errors::of(format!("Port name {name} is not allowed"), &[""])
+                .details("Name must be empty, or one of: 'h2c', 'http1'"),
+        );
+    }
+    errors
+}
+
+fn port_number(port: &Value) -> Errors {
+    let mut errors = only(port, &["containerPort", "name", "protocol"]);
+    let number = port["containerPort"].as_i64().unwrap_or_default();
+    if RESERVED_PORTS.contains(&number) {
+        errors.add(
+            Errors::invalid(format!("{number} is a reserved port"), "containerPort")
+                .details(format!("{number} is a reserved port, please use a different value")),
+        );
+    }
+    if !(0..=65535).contains(&number) {
+        errors.add(Errors::out_of_bounds(number, 0, 65535, "containerPort"));
     }
     errors
 }
@@ -202,7 +197,7 @@ fn security(context: &Value, settings: &Settings) -> Errors {
     errors.add(id(&context["runAsGroup"], "runAsGroup"));
     let added = items(&context["capabilities"]["add"]);
     let only_bind = matches!(added, [one] if one == "NET_BIND_SERVICE");
-    let may_add = settings.features.containerspec_add_capabilities.is_open()
+    let may_add = settings.features.containerspec_add_capabilities == Flag::Enabled
         || settings.features.secure_pod_defaults != SecurePodDefaults::Disabled && only_bind;
     if !added.is_empty() && !may_add {
         errors.add(Errors::disallowed(&["capabilities.add"]));
@@ -240,22 +235,22 @@ pub(super) fn warn_insecure(container: &Value, pod_context: &Value, settings: &S
         }
         _ => {}
     }
-    match (&own["capabilities"], items(&own["capabilities"]["drop"])) {
+    match (&own["capabilities"], &own["capabilities"]["drop"]) {
         (Value::Null, _) => errors.add(warn("capabilities")),
-        (_, []) => errors.add(warn("capabilities.drop")),
-        (_, dropped) => {
-            if dropped.iter().any(|d| d.as_str().is_some_and(|d| d.eq_ignore_ascii_case("all") && d != "ALL")) {
-                errors.add(Errors::of("Must be spelled as 'ALL'", &["capabilities.drop"]).warning());
-            }
+        (_, Value::Null) => errors.add(warn("capabilities.drop")),
+        // The wrong spelling drops nothing.
+        (_, dropped) if dropped[0] == "all" => {
+            errors.add(Errors::invalid("all", "capabilities.drop").details("Must be spelled as 'ALL'").warning());
         }
+        _ => {}
     }
     errors
 }
 
 fn mounts(container: &Value, pod: &Pod<'_>) -> Errors {
     let mut allowed = vec!["name", "readOnly", "mountPath", "subPath"];
-    let propagation_open = pod.settings.features.podspec_volumes_mount_propagation.is_open();
-    if propagation_open {
+    let propagation_flag = pod.settings.features.podspec_volumes_mount_propagation;
+    if propagation_flag.is_open() {
         allowed.push("mountPropagation");
     }
     let mut errors = Errors::none();
@@ -268,103 +263,143 @@ fn mounts(container: &Value, pod: &Pod<'_>) -> Errors {
             wrong.add(Errors::of("volumeMount has no matching volume", &["name"]));
         }
         let path = text(mount, "mountPath");
-        let clean = path.trim_end_matches('/');
-        let clean = if clean.is_empty() && !path.is_empty() { "/" } else { clean };
+        let clean = clean_path(path);
         if path.is_empty() {
             wrong.add(Errors::missing(&["mountPath"]));
-        } else if RESERVED_MOUNTS.contains(&clean) {
+        } else if RESERVED_MOUNTS.contains(&clean.as_str()) {
             wrong.add(Errors::of(format!("mountPath {clean:?} is a reserved path"), &["mountPath"]));
         } else if !path.starts_with('/') {
             wrong.add(Errors::invalid(path, "mountPath"));
-        } else if !seen.insert(clean) {
-            wrong.add(Errors::of(format!("{path:?} must be unique"), &["mountPath"]));
+        } else if seen.contains(&clean) {
+            wrong.add(Errors::invalid(format!("{path:?} must be unique"), "mountPath"));
         }
+        seen.insert(clean);
         let writable = volume
             .is_some_and(|v| ["emptyDir", "persistentVolumeClaim", "ephemeral"].iter().any(|kind| !v[*kind].is_null()));
-        if volume.is_some() && !writable && mount["readOnly"] != true {
+        let read_only = mount["readOnly"] == true;
+        if !writable && !read_only {
             wrong.add(Errors::of("volume mount should be readOnly for this type of volume", &["readOnly"]));
         }
-        let propagation = text(mount, "mountPropagation");
-        if propagation_open && !matches!(propagation, "" | "None" | "HostToContainer") {
-            wrong.add(Errors::invalid(propagation, "mountPropagation"));
+        if volume.is_some_and(|v| v["persistentVolumeClaim"]["readOnly"] == true) && !read_only {
+            wrong.add(Errors::of("volume is readOnly but volume mount is not", &["readOnly"]));
         }
+        wrong.add(propagation(mount, propagation_flag));
         errors.add(wrong.via_index(i));
     }
     errors
 }
 
-const HANDLERS: [&str; 4] = ["httpGet", "tcpSocket", "exec", "grpc"];
+fn propagation(mount: &Value, flag: Flag) -> Errors {
+    let Some(propagation) = mount["mountPropagation"].as_str() else { return Errors::none() };
+    let mut errors = Errors::none();
+    if flag != Flag::Enabled {
+        let name = text(mount, "name");
+        let message = format!(
+            "Volume Mount Propagation support is disabled, but found volume mount {name} with mount propagation"
+        );
+        errors.add(Errors::of(message, &[]));
+    }
+    if !matches!(propagation, "None" | "HostToContainer") {
+        let message = "mount propagation should be set to None or HostToContainer";
+        errors.add(Errors::of(message, &["mountPropagation"]));
+    }
+    errors
+}
 
-fn probe(probe: &Value, role: Role, pod: &Pod<'_>, is_readiness: bool) -> Errors {
+/// The shortest spelling of a path: no empty part, no `.`, and no `..` that another part could undo.
+fn clean_path(path: &str) -> String {
+    let absolute = path.starts_with('/');
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        match (part, parts.last()) {
+            ("..", Some(last)) if *last != ".." => drop(parts.pop()),
+            ("..", None) if absolute => {}
+            _ => parts.push(part),
+        }
+    }
+    format!("{}{}", if absolute { "/" } else { "" }, parts.join("/"))
+}
+
+const HANDLERS: [&str; 4] = ["httpGet", "tcpSocket", "exec", "grpc"];
+const TIMINGS: [&str; 6] = [
+    "initialDelaySeconds",
+    "timeoutSeconds",
+    "periodSeconds",
+    "successThreshold",
+    "failureThreshold",
+    "terminationGracePeriodSeconds",
+];
+
+/// Names everything a forbidden probe says: each of its numbers, and the probe itself for its handler.
+fn no_probe(probe: &Value) -> Errors {
     if probe.is_null() {
         return Errors::none();
     }
-    let mut errors = only(
-        probe,
-        &[
-            "httpGet",
-            "tcpSocket",
-            "exec",
-            "grpc",
-            "initialDelaySeconds",
-            "timeoutSeconds",
-            "periodSeconds",
-            "successThreshold",
-            "failureThreshold",
-            "terminationGracePeriodSeconds",
-        ],
-    );
+    let mut errors = only(probe, &HANDLERS);
+    if HANDLERS.iter().any(|handler| !probe[*handler].is_null()) {
+        errors.add(Errors::disallowed(&[""]));
+    }
+    errors
+}
+
+fn probe(probe: &Value, role: Role, pod: &Pod<'_>) -> Errors {
+    if probe.is_null() {
+        return Errors::none();
+    }
+    let mut errors = only(probe, &[&HANDLERS[..], &TIMINGS[..]].concat());
     let handlers: Vec<&str> = HANDLERS.into_iter().filter(|h| !probe[*h].is_null()).collect();
     match handlers.as_slice() {
         [] => errors.add(Errors::neither(&HANDLERS)),
         [_] => {}
-        several => errors.add(Errors::both(several)),
+        several => {
+            // Spelled like this there, and only there.
+            let named: Vec<&str> = several.iter().map(|h| if *h == "grpc" { "gRPC" } else { *h }).collect();
+            errors.add(Errors::both(&named));
+        }
     }
     errors.add(only(&probe["httpGet"], &["path", "port", "host", "scheme", "httpHeaders"]).via_field("httpGet"));
     errors.add(only(&probe["tcpSocket"], &["port", "host"]).via_field("tcpSocket"));
     errors.add(only(&probe["exec"], &["command"]).via_field("exec"));
     errors.add(only(&probe["grpc"], &["port", "service"]).via_field("grpc"));
-    for handler in handlers.iter().filter(|h| **h != "exec") {
-        errors.add(probe_port(&probe[*handler]["port"], role, pod).via_field("port").via_field(handler));
+    for handler in handlers.iter().filter(|h| matches!(**h, "httpGet" | "tcpSocket")) {
+        errors.add(probe_port(&probe[*handler]["port"], role, pod).via_field(handler));
     }
-    errors.and(timings(probe, is_readiness))
+    errors
 }
 
 fn probe_port(port: &Value, role: Role, pod: &Pod<'_>) -> Errors {
     let unset = port.is_null() || port == 0 || port == "";
-    match role {
+    match (role, port) {
         // The port of a container that serves nothing must be said.
-        Role::Sidecar if unset => Errors::of("Probe port must be specified", &[""]),
-        Role::Sidecar | Role::Init => Errors::none(),
-        Role::Serving => match port {
-            _ if unset => Errors::none(),
-            Value::String(name) if name != pod.port.1 => {
-                Errors::of(format!("Probe port must match container port: {name}"), &[""])
-            }
-            _ => Errors::none(),
-        },
+        (Role::Sidecar, _) if unset => Errors::invalid(0, "port").details("Probe port must be specified"),
+        (Role::Serving, Value::String(name)) if !unset && name != pod.port_name => {
+            Errors::invalid(name, "port").details("Probe port must match container port")
+        }
+        _ => Errors::none(),
     }
 }
 
-fn timings(probe: &Value, is_readiness: bool) -> Errors {
+/// A readiness probe has bounds, after defaulting; those of other probes are the machine's affair.
+fn timings(probe: &Value) -> Errors {
+    if probe.is_null() {
+        return Errors::none();
+    }
     let of = |field: &str| probe[field].as_i64().unwrap_or_default();
     let mut errors = Errors::none();
-    let most = i64::from(i32::MAX);
-    // Zero means: as often as the platform likes, which leaves nothing else to say.
-    if of("periodSeconds") == 0 && is_readiness {
-        for field in ["failureThreshold", "timeoutSeconds"] {
-            if of(field) != 0 {
-                errors.add(
-                    Errors::disallowed(&[field])
-                        .details(format!("{field} can only be set when periodSeconds is non-zero")),
-                );
-            }
+    let mut at_least = |least: i64, fields: &[&str]| {
+        for field in fields.iter().filter(|field| of(field) < least) {
+            errors.add(Errors::out_of_bounds(of(field), least, i32::MAX, field));
         }
+    };
+    at_least(0, &["periodSeconds", "initialDelaySeconds"]);
+    at_least(1, &["successThreshold"]);
+    if of("periodSeconds") != 0 {
+        at_least(1, &["timeoutSeconds", "failureThreshold"]);
+        return errors;
     }
-    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
-        if of(field) < 0 {
-            errors.add(Errors::out_of_bounds(of(field), 0, most, field));
-        }
+    // Zero means: as often as the platform likes, which leaves nothing else to say.
+    for field in ["failureThreshold", "timeoutSeconds"].into_iter().filter(|field| of(field) != 0) {
+        errors.add(Errors::of(format!("{field} is disallowed when periodSeconds is zero"), &[field]));
     }
     errors
 }

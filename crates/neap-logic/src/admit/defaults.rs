@@ -35,8 +35,9 @@ pub(super) fn revision(spec: &mut Value, parent: &Value, creating: bool, setting
     for container in list_mut(spec, "containers") {
         resources(container, d);
         if alone || !items(&container["ports"]).is_empty() {
-            readiness(container);
+            serving_readiness(container);
         }
+        probes(container);
         read_only(container, &writable);
         secure_container(container, &pod_context, secure);
     }
@@ -115,7 +116,8 @@ fn resources(container: &mut Value, d: &Defaults) {
     }
 }
 
-fn readiness(container: &mut Value) {
+/// Who serves is asked whether it is ready; by default, whether it listens.
+fn serving_readiness(container: &mut Value) {
     if !container.is_object() {
         return;
     }
@@ -124,6 +126,16 @@ fn readiness(container: &mut Value) {
     if !["httpGet", "tcpSocket", "exec", "grpc"].iter().any(|handler| has(probe, handler)) {
         probe.insert("tcpSocket".into(), json!({"port": 0}));
     }
+}
+
+/// What the probes that are there do not say.
+fn probes(container: &mut Value) {
+    for field in ["readinessProbe", "livenessProbe", "startupProbe"] {
+        if let Some(grpc) = container.pointer_mut(&format!("/{field}/grpc")).and_then(Value::as_object_mut) {
+            grpc.entry("service").or_insert_with(|| "".into());
+        }
+    }
+    let Some(probe) = container.get_mut("readinessProbe").and_then(Value::as_object_mut) else { return };
     let number =
         |probe: &serde_json::Map<String, Value>, key: &str| probe.get(key).and_then(Value::as_i64).unwrap_or(0);
     if number(probe, "successThreshold") == 0 {
@@ -135,9 +147,6 @@ fn readiness(container: &mut Value) {
                 probe.insert(field.into(), default.into());
             }
         }
-    }
-    if let Some(grpc) = probe.get_mut("grpc").and_then(Value::as_object_mut) {
-        grpc.entry("service").or_insert_with(|| "".into());
     }
 }
 
@@ -156,13 +165,11 @@ fn secure_container(container: &mut Value, pod_context: &Value, secure: SecurePo
     if secure == SecurePodDefaults::Disabled || !container.is_object() {
         return;
     }
-    let low_port = items(&container["ports"])
-        .first()
-        .and_then(|p| p["containerPort"].as_i64())
-        .is_some_and(|p| p > 0 && p < FIRST_FREE_PORT);
+    let low_port =
+        items(&container["ports"]).iter().any(|p| p["containerPort"].as_i64().unwrap_or_default() < FIRST_FREE_PORT);
     let context = object(container, "securityContext");
     context.entry("allowPrivilegeEscalation").or_insert(false.into());
-    if pod_context["seccompProfile"].is_null() {
+    if text(&pod_context["seccompProfile"], "type").is_empty() {
         let profile = context.entry("seccompProfile").or_insert_with(|| json!({}));
         if text(profile, "type").is_empty() {
             profile["type"] = "RuntimeDefault".into();

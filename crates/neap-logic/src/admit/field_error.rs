@@ -122,6 +122,11 @@ impl Errors {
         self.via_index(index).via_field(field)
     }
 
+    /// Under a key of a field that is a map.
+    pub fn via_key(self, key: &str) -> Self {
+        self.via_field(&format!("[{key}]"))
+    }
+
     /// Whether nothing refuses the object.
     pub fn is_ok(&self) -> bool {
         self.0.iter().all(|e| e.level == Level::Warning)
@@ -155,9 +160,14 @@ fn join(prefix: &str, path: &str) -> String {
     match (prefix, path) {
         ("", path) => path.to_owned(),
         (prefix, "") => prefix.to_owned(),
-        (prefix, path) if path.starts_with('[') => format!("{prefix}{path}"),
+        (prefix, path) if begins_with_index(path) => format!("{prefix}{path}"),
         (prefix, path) => format!("{prefix}.{path}"),
     }
+}
+
+/// A key in brackets that has dots of its own is no index: upstream joins it with one more dot.
+fn begins_with_index(path: &str) -> bool {
+    path.split('.').next().is_some_and(|first| first.starts_with('[') && first.ends_with(']'))
 }
 
 #[cfg(test)]

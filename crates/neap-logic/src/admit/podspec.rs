@@ -46,8 +46,8 @@ pub(super) struct Pod<'a> {
     pub(super) settings: &'a Settings,
     /// Volumes by name.
     pub(super) volumes: BTreeMap<&'a str, &'a Value>,
-    /// The serving container's port and its name.
-    pub(super) port: (i64, &'a str),
+    /// The name by which a probe may call the serving container's port.
+    pub(super) port_name: &'a str,
 }
 
 /// Checks the pod fields of a revision spec; the revision's own fields are looked at elsewhere.
@@ -55,8 +55,6 @@ pub(super) fn validate(spec: &Value, own_fields: &[&str], settings: &Settings) -
     let features = &settings.features;
     let mut allowed: Vec<&str> = ALWAYS.iter().chain(own_fields).copied().collect();
     allowed.extend(flagged(features).iter().filter(|(_, flag)| flag.is_open()).map(|(field, _)| *field));
-    // Init containers have words of their own when they are off.
-    allowed.push("initContainers");
     if features.secure_pod_defaults != SecurePodDefaults::Disabled {
         allowed.push("securityContext");
     }
@@ -64,7 +62,7 @@ pub(super) fn validate(spec: &Value, own_fields: &[&str], settings: &Settings) -
     if spec["automountServiceAccountToken"] == true {
         errors.add(Errors::disallowed(&["automountServiceAccountToken"]));
     }
-    errors.add(security(&spec["securityContext"]).via_field("securityContext"));
+    errors.add(security(&spec["securityContext"], features).via_field("securityContext"));
     let containers = items(&spec["containers"]);
     let init_containers = items(&spec["initContainers"]);
     for (field, list) in [("containers", containers), ("initContainers", init_containers)] {
@@ -78,16 +76,17 @@ pub(super) fn validate(spec: &Value, own_fields: &[&str], settings: &Settings) -
     }
     let volumes = items(&spec["volumes"]);
     errors.add(volumes_of(volumes, &mounted(containers, init_containers), settings).via_field("volumes"));
-    let mut pod = Pod {
+    let pod = Pod {
         settings,
         volumes: volumes.iter().map(|v| (text(v, "name"), v)).collect(),
-        port: serving_port(containers),
+        port_name: serving_port_name(containers),
     };
     errors.add(init(init_containers, containers, &pod));
+    errors.add(one_port(containers).via_field("containers[*]"));
     match containers {
         [] => errors.add(Errors::missing(&["containers"])),
         [only] => errors.add(container::validate(only, Role::Serving, &pod).via_field_index("containers", 0)),
-        several => errors.add(many(several, &mut pod)),
+        several => errors.add(many(several, &pod)),
     }
     let account = text(spec, "serviceAccountName");
     if !account.is_empty() && !names::is_dns1123_subdomain(account) {
@@ -97,31 +96,44 @@ pub(super) fn validate(spec: &Value, own_fields: &[&str], settings: &Settings) -
 }
 
 /// How Kubernetes words the rule.
-const SUBDOMAIN_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+pub(super) const SUBDOMAIN_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 
-fn serving_port(containers: &[Value]) -> (i64, &str) {
-    let port = containers.iter().flat_map(|c| items(&c["ports"])).next();
-    let number = port.and_then(|p| p["containerPort"].as_i64()).filter(|n| *n != 0);
-    (number.unwrap_or(8080), port.map_or("", |p| text(p, "name")))
+/// Of a port without a name.
+const DEFAULT_PORT_NAME: &str = "http";
+
+fn serving_port_name(containers: &[Value]) -> &str {
+    let port = containers.iter().rev().find_map(|c| items(&c["ports"]).first());
+    port.map(|p| text(p, "name")).filter(|name| !name.is_empty()).unwrap_or(DEFAULT_PORT_NAME)
+}
+
+/// All containers together have one port; of a single container it need not be said.
+fn one_port(containers: &[Value]) -> Errors {
+    match containers.iter().map(|c| items(&c["ports"]).len()).sum::<usize>() {
+        0 if containers.len() > 1 => Errors::missing(&["ports"]),
+        0 | 1 => Errors::none(),
+        _ => Errors::of("more than one container port is set", &["ports"])
+            .details("Only a single port is allowed across all containers"),
+    }
 }
 
 fn mounted<'a>(containers: &'a [Value], init_containers: &'a [Value]) -> BTreeSet<&'a str> {
     containers.iter().chain(init_containers).flat_map(|c| items(&c["volumeMounts"])).map(|m| text(m, "name")).collect()
 }
 
-fn security(context: &Value) -> Errors {
-    let mut errors = only(
-        context,
-        &[
-            "runAsUser",
-            "runAsGroup",
-            "runAsNonRoot",
-            "fsGroup",
-            "supplementalGroups",
-            "fsGroupChangePolicy",
-            "seccompProfile",
-        ],
-    );
+fn security(context: &Value, features: &Features) -> Errors {
+    let mut errors = match features.podspec_security_context {
+        // Those who have secure defaults may opt out of one of them.
+        Flag::Disabled => {
+            let chosen = text(&context["seccompProfile"], "type");
+            let opts_out = features.secure_pod_defaults != SecurePodDefaults::Disabled
+                && matches!(chosen, "RuntimeDefault" | "Unconfined");
+            only(context, if opts_out { &["seccompProfile"] } else { &[] })
+        }
+        _ => only(
+            context,
+            &["runAsUser", "runAsGroup", "runAsNonRoot", "fsGroup", "supplementalGroups", "seccompProfile"],
+        ),
+    };
     for field in ["runAsUser", "runAsGroup", "fsGroup"] {
         errors.add(container::id(&context[field], field));
     }
@@ -139,7 +151,7 @@ fn init(init_containers: &[Value], containers: &[Value], pod: &Pod<'_>) -> Error
     if pod.settings.features.podspec_init_containers != Flag::Enabled {
         let message =
             format!("pod spec support for init-containers is off, but found {} init containers", init_containers.len());
-        return Errors::of(message, &["initContainers"]);
+        return Errors::of(message, &[]);
     }
     let mut seen: BTreeSet<&str> = containers.iter().map(|c| text(c, "name")).collect();
     for (i, container) in init_containers.iter().enumerate() {
@@ -156,23 +168,11 @@ fn duplicate(container: &Value) -> Errors {
     Errors::of(format!("duplicate container name {:?}", text(container, "name")), &["name"])
 }
 
-fn many(containers: &[Value], pod: &mut Pod<'_>) -> Errors {
+fn many(containers: &[Value], pod: &Pod<'_>) -> Errors {
     if pod.settings.features.multi_container != Flag::Enabled {
-        return Errors::of(
-            format!("multi-container is off, but found {} containers", containers.len()),
-            &["containers"],
-        );
+        return Errors::of(format!("multi-container is off, but found {} containers", containers.len()), &[]);
     }
     let mut errors = Errors::none();
-    match containers.iter().map(|c| items(&c["ports"]).len()).sum::<usize>() {
-        0 => errors.add(Errors::missing(&["ports"]).via_field("containers[*]")),
-        1 => {}
-        _ => errors.add(
-            Errors::of("more than one container port is set", &["ports"])
-                .details("Only a single `port` is allowed across all containers")
-                .via_field("containers[*]"),
-        ),
-    }
     let mut seen = BTreeSet::new();
     for (i, container) in containers.iter().enumerate() {
         let role = if items(&container["ports"]).is_empty() { Role::Sidecar } else { Role::Serving };
@@ -234,17 +234,11 @@ fn source(volume: &Value, settings: &Settings) -> Errors {
         match kinds.iter().find(|(kind, _)| kind == field) {
             None if is_set(held) => errors.add(Errors::disallowed(&[field])),
             None => {}
-            Some((_, flag)) if !open(flag) => {
-                let message = format!(
-                    "{} volume support is disabled, but found {field} volume {}",
-                    label(field),
-                    text(volume, "name")
-                );
-                errors.add(Errors::of(message, &[field]));
-                specified.push(field.as_str());
-            }
-            Some(_) => {
-                specified.push(field.as_str());
+            Some((kind, flag)) => {
+                if !open(flag) {
+                    errors.add(Errors::of(disabled(kind, volume), &[]).and(Errors::disallowed(&[field])));
+                }
+                specified.push(*kind);
                 errors.add(source_fields(field, held, settings));
             }
         }
@@ -260,16 +254,20 @@ fn source(volume: &Value, settings: &Settings) -> Errors {
     errors
 }
 
-fn label(kind: &str) -> &str {
-    match kind {
+fn disabled(kind: &str, volume: &Value) -> String {
+    let label = match kind {
         "emptyDir" => "EmptyDir",
-        "persistentVolumeClaim" => "Persistent volume claim",
         "hostPath" => "HostPath",
         "csi" => "CSI",
         "ephemeral" => "Ephemeral",
         "image" => "Image",
-        other => other,
-    }
+        // The claim is named, not the volume.
+        _ => {
+            let claim = text(&volume["persistentVolumeClaim"], "claimName");
+            return format!("Persistent volume claim support is disabled, but found persistent volume claim {claim}");
+        }
+    };
+    format!("{label} volume support is disabled, but found {label} volume {}", text(volume, "name"))
 }
 
 fn source_fields(kind: &str, held: &Value, settings: &Settings) -> Errors {
@@ -297,7 +295,16 @@ fn source_fields(kind: &str, held: &Value, settings: &Settings) -> Errors {
                 "Persistent volume write support is disabled, but found persistent volume claim {} that is not read-only",
                 text(held, "claimName")
             );
-            errors.add(Errors::of(message, &["persistentVolumeClaim"]));
+            errors.add(Errors::of(message, &[]));
+        }
+        "image" => {
+            if text(held, "reference").is_empty() {
+                errors.add(Errors::missing(&["image.reference"]));
+            }
+            let policy = text(held, "pullPolicy");
+            if !matches!(policy, "" | "IfNotPresent" | "Always" | "Never") {
+                errors.add(Errors::invalid(policy, "image.pullPolicy"));
+            }
         }
         _ => {}
     }

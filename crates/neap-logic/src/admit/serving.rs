@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 use super::annotations;
 use super::defaults;
 use super::field_error::Errors;
+use super::podspec;
 use super::template;
 use super::view::{difference, is_set, items, list_mut, text};
 use crate::config::Settings;
-use crate::names::{is_dns1035_label, is_fqdn};
+use crate::names::is_fqdn;
 
 /// An object on its way in.
 pub(super) struct Incoming<'a> {
@@ -116,11 +117,7 @@ pub(super) fn route(x: &mut Incoming<'_>) -> Errors {
     if !x.value["spec"].is_object() {
         x.value["spec"] = json!({});
     }
-    let spec = &mut x.value["spec"];
-    if items(&spec["traffic"]).is_empty() {
-        spec["traffic"] = json!([{"latestRevision": true, "percent": 100}]);
-    }
-    default_traffic(spec);
+    default_traffic(&mut x.value["spec"]);
     let owned = is_owned(&x.value);
     if !owned {
         annotations::set_user(&mut x.value, x.old, x.user);
@@ -161,6 +158,12 @@ fn traffic(targets: &Value, in_service: bool) -> Errors {
         if tag.is_empty() {
             continue;
         }
+        // The index stands behind the field, as upstream has it.
+        if let Some(problems) = annotations::label_problems(tag) {
+            errors.add(
+                Errors::invalid(format!("not a DNS 1035 label: {problems}"), &format!("tag[{i}]")).via_field("traffic"),
+            );
+        }
         match tags.iter().find(|(seen, _)| *seen == tag) {
             Some((_, first)) => {
                 let paths = [format!("traffic[{first}].tag"), format!("traffic[{i}].tag")];
@@ -185,27 +188,29 @@ fn target(target: &Value, in_service: bool) -> Errors {
     }
     match (revision.is_empty(), configuration.is_empty()) {
         (_, false) if in_service => errors.add(Errors::disallowed(&["configurationName"])),
-        _ if in_service => {}
         (false, false) => errors.add(Errors::both(&["revisionName", "configurationName"])),
+        (false, true) => errors.add(qualified(revision, "revisionName")),
+        (true, false) => errors.add(qualified(configuration, "configurationName")),
+        (true, true) if in_service => {}
         (true, true) => errors.add(Errors::neither(&["revisionName", "configurationName"])),
-        _ => {}
-    }
-    for (field, name) in [("revisionName", revision), ("configurationName", configuration)] {
-        if !name.is_empty() && !crate::names::is_dns1123_subdomain(name) {
-            errors.add(Errors::invalid_key(name, field));
-        }
     }
     if let Some(percent) = target["percent"].as_i64().filter(|p| !(0..=100).contains(p)) {
         errors.add(Errors::out_of_bounds(percent, 0, 100, "percent"));
-    }
-    let tag = text(target, "tag");
-    if !tag.is_empty() && !is_dns1035_label(tag) {
-        errors.add(Errors::invalid(format!("not a DNS 1035 label: {}", annotations::LABEL_RULE), "tag"));
     }
     if is_set(&target["url"]) {
         errors.add(Errors::disallowed(&["url"]));
     }
     errors
+}
+
+/// How Kubernetes words the rule.
+const QUALIFIED_RULE: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+
+fn qualified(name: &str, field: &str) -> Errors {
+    match crate::names::is_qualified_name(name) {
+        true => Errors::none(),
+        false => Errors::invalid_key(name, field).details(QUALIFIED_RULE),
+    }
 }
 
 /// DomainMapping.
@@ -225,12 +230,11 @@ pub(super) fn domain_mapping(x: &mut Incoming<'_>) -> Errors {
     }
     let name = text(meta, "name");
     let cluster_domain = &x.settings.neap.cluster_domain;
-    if !is_fqdn(name) {
-        errors.add(Errors::of(
-            format!("invalid name {name:?}: must be a fully qualified domain name"),
-            &["metadata.name"],
-        ));
-    } else if name.ends_with(&format!(".{cluster_domain}")) {
+    if let Some(problem) = domain_problem(name) {
+        let message = format!("invalid name {name:?}: name: Invalid value: {name:?}: {problem}");
+        errors.add(Errors::of(message, &["metadata.name"]));
+    }
+    if name.ends_with(&format!(".{cluster_domain}")) {
         let message =
             format!("invalid name {name:?}: must not be a subdomain of cluster local domain {cluster_domain:?}");
         errors.add(Errors::of(message, &["metadata.name"]));
@@ -245,6 +249,18 @@ pub(super) fn domain_mapping(x: &mut Incoming<'_>) -> Errors {
     errors
 }
 
+/// Why a name is no fully qualified domain name, in Kubernetes' words.
+fn domain_problem(name: &str) -> Option<&'static str> {
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    if !crate::names::is_dns1123_subdomain(bare) {
+        return Some(podspec::SUBDOMAIN_RULE);
+    }
+    if !bare.contains('.') {
+        return Some("should be a domain with at least two segments separated by dots");
+    }
+    (!is_fqdn(name)).then_some("must be no more than 63 characters")
+}
+
 fn reference(reference: &Value, own_namespace: &str) -> Errors {
     let mut errors = Errors::none();
     for field in ["name", "kind"] {
@@ -252,10 +268,11 @@ fn reference(reference: &Value, own_namespace: &str) -> Errors {
             errors.add(Errors::missing(&[field]));
         }
     }
-    match (text(reference, "apiVersion").is_empty(), text(reference, "group").is_empty()) {
-        (true, true) => errors.add(Errors::missing(&["apiVersion"])),
-        (false, false) => errors.add(Errors::of("both apiVersion and group are specified", &["apiVersion", "group"])),
-        _ => {}
+    if !text(reference, "group").is_empty() {
+        errors.add(Errors::disallowed(&["group"]));
+    }
+    if text(reference, "apiVersion").is_empty() {
+        errors.add(Errors::missing(&["apiVersion"]));
     }
     let namespace = text(reference, "namespace");
     if !namespace.is_empty() && namespace != own_namespace {

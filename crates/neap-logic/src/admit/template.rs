@@ -8,7 +8,6 @@ use super::field_error::Errors;
 use super::podspec;
 use super::view::{difference, text};
 use crate::config::Settings;
-use crate::names::is_dns1035_label;
 
 /// The fields a revision has beside its pod's.
 const OWN_FIELDS: [&str; 4] =
@@ -39,6 +38,7 @@ pub(super) fn default(value: &mut Value, old: Option<&Value>, settings: &Setting
 pub(super) fn validate(template: &Value, parent: &Value, settings: &Settings) -> Errors {
     let given = &template["metadata"]["annotations"];
     let notes = annotations::autoscaling(given, &settings.autoscaler)
+        .and(annotations::networking(given))
         .and(annotations::sidecar(given))
         .and(annotations::progress_deadline(given))
         .via_field("metadata.annotations");
@@ -49,31 +49,24 @@ pub(super) fn validate(template: &Value, parent: &Value, settings: &Settings) ->
 }
 
 fn revision_name(meta: &Value, parent: &Value) -> Errors {
-    let mut errors = Errors::none();
     let generate = text(meta, "generateName");
-    if !generate.is_empty() && !annotations::is_prefix(generate) {
-        let problem = format!("not a DNS 1035 label prefix: [{}]", annotations::LABEL_RULE);
-        errors.add(Errors::invalid(problem, "metadata.generateName"));
+    if let Some(problems) = Some(generate).filter(|g| !g.is_empty()).and_then(annotations::prefix_problems) {
+        return Errors::invalid(format!("not a DNS 1035 label prefix: {problems}"), "metadata.generateName");
     }
     let name = text(meta, "name");
     if name.is_empty() {
-        return errors;
+        return Errors::none();
     }
-    if !is_dns1035_label(name) {
-        errors.add(Errors::invalid(format!("not a DNS 1035 label: [{}]", annotations::LABEL_RULE), "metadata.name"));
+    if let Some(problems) = annotations::label_problems(name) {
+        return Errors::invalid(format!("not a DNS 1035 label: {problems}"), "metadata.name");
     }
     match text(parent, "name") {
         // A name cannot begin with one that does not exist yet.
-        "" if !text(parent, "generateName").is_empty() => errors.add(Errors::disallowed(&["metadata.name"])),
-        "" => {}
-        parent => {
-            let prefix = format!("{parent}-");
-            if !name.starts_with(&prefix) {
-                errors.add(Errors::invalid(format!("{name:?} must have prefix {prefix:?}"), "metadata.name"));
-            }
-        }
+        "" if !text(parent, "generateName").is_empty() => Errors::disallowed(&["metadata.name"]),
+        "" => Errors::none(),
+        parent if name.starts_with(&format!("{parent}-")) => Errors::none(),
+        parent => Errors::invalid(format!("{name:?} must have prefix {:?}", format!("{parent}-")), "metadata.name"),
     }
-    errors
 }
 
 /// A name the user chose stands for one template forever.
@@ -90,15 +83,9 @@ pub(super) fn name_change(template: &Value, old: &Value) -> Errors {
 pub(super) fn revision_spec(spec: &Value, settings: &Settings) -> Errors {
     let d = &settings.defaults;
     let mut errors = podspec::validate(spec, &OWN_FIELDS, settings);
-    let total = spec["timeoutSeconds"].as_i64();
-    if let Some(total) = total.filter(|t| !(0..=d.max_timeout_seconds).contains(t)) {
+    // The two shorter timeouts have no rule: what is longer than the whole never strikes (A4.3, A4.4).
+    if let Some(total) = spec["timeoutSeconds"].as_i64().filter(|t| !(0..=d.max_timeout_seconds).contains(t)) {
         errors.add(Errors::out_of_bounds(total, 0, d.max_timeout_seconds, "timeoutSeconds"));
-    }
-    let total = total.unwrap_or(d.timeout_seconds);
-    for field in ["responseStartTimeoutSeconds", "idleTimeoutSeconds"] {
-        if let Some(seconds) = spec[field].as_i64().filter(|s| !(0..=total).contains(s)) {
-            errors.add(Errors::out_of_bounds(seconds, 0, total, field));
-        }
     }
     let least = i64::from(!d.allow_container_concurrency_zero);
     let most = d.container_concurrency_max_limit;

@@ -155,10 +155,6 @@ fn what_a_service_may_not_say() {
         with_pod(json!({"containerConcurrency": 1001})),
         "expected 0 <= 1001 <= 1000: spec.template.spec.containerConcurrency",
     );
-    check(
-        with_pod(json!({"timeoutSeconds": 10, "idleTimeoutSeconds": 11})),
-        "expected 0 <= 11 <= 10: spec.template.spec.idleTimeoutSeconds",
-    );
     check(with_pod(json!({"restartPolicy": "Never"})), "must not set the field(s): spec.template.spec.restartPolicy");
     check(with_pod(json!({"nodeSelector": {"a": "b"}})), "must not set the field(s): spec.template.spec.nodeSelector");
     check(
@@ -189,7 +185,7 @@ fn what_a_service_may_not_say() {
     );
     check(
         with_container(json!({"envFrom": [{}]})),
-        "expected exactly one, got neither: spec.template.spec.containers[0].envFrom[0].configMapRef, spec.template.spec.containers[0].envFrom[0].secretRef",
+        "expected exactly one, got neither: spec.template.spec.containers[0].envFrom.configMapRef, spec.template.spec.containers[0].envFrom.secretRef",
     );
     check(
         with_container(json!({"ports": [{"containerPort": 80, "hostPort": 80}]})),
@@ -197,11 +193,11 @@ fn what_a_service_may_not_say() {
     );
     check(
         with_container(json!({"ports": [{"containerPort": 80, "name": "web"}]})),
-        "Port name web is not allowed: spec.template.spec.containers[0].ports.name\nName must be empty, or one of: 'h2c', 'http1'",
+        "Port name web is not allowed: spec.template.spec.containers[0].ports\nName must be empty, or one of: 'h2c', 'http1'",
     );
     check(
         with_container(json!({"ports": [{"containerPort": 80}, {"containerPort": 81}]})),
-        "More than one container port is set: spec.template.spec.containers[0].ports\nOnly a single port is allowed",
+        "more than one container port is set: spec.template.spec.containers[*].ports\nOnly a single port is allowed across all containers",
     );
     check(
         with_container(json!({"securityContext": {"runAsUser": -10}})),
@@ -221,7 +217,7 @@ fn what_a_service_may_not_say() {
     );
     check(
         with_container(json!({"readinessProbe": {"httpGet": {"path": "/"}, "failureThreshold": 2}})),
-        "must not set the field(s): spec.template.spec.containers[0].readinessProbe.failureThreshold\nfailureThreshold can only be set when periodSeconds is non-zero",
+        "failureThreshold is disallowed when periodSeconds is zero: spec.template.spec.containers[0].readinessProbe.failureThreshold",
     );
     check(
         service(json!({"spec": {"containers": [{"image": "a"}, {"image": "b"}]}})),
@@ -229,7 +225,120 @@ fn what_a_service_may_not_say() {
     );
     check(
         with_pod(json!({"initContainers": [{"image": "a"}]})),
-        "pod spec support for init-containers is off, but found 1 init containers: spec.template.spec.initContainers",
+        "must not set the field(s): spec.template.spec.initContainers\npod spec support for init-containers is off, but found 1 init containers: ",
+    );
+}
+
+/// The words of upstream's rows A4.11 to A4.21, as its own tests have them.
+#[test]
+fn containers_are_refused_in_upstreams_words() {
+    let s = Settings::default();
+    let at = |want: &str| want.replace('@', "spec.template.spec.containers[0].");
+    let check = |row: &str, fields: Value, want: &str| {
+        let error = run(&with_container(fields), None, &s).expect_err(row);
+        assert_eq!(error.strip_prefix("validation failed: "), Some(at(want).as_str()), "{row}");
+    };
+    check(
+        "A4.12",
+        json!({"ports": [{"containerPort": 8012}]}),
+        "invalid value: 8012 is a reserved port: @ports.containerPort\n8012 is a reserved port, please use a different value",
+    );
+    check("A4.12", json!({"ports": [{"containerPort": 70000}]}), "expected 0 <= 70000 <= 65535: @ports.containerPort");
+    check("A4.12", json!({"ports": [{"protocol": "UDP"}]}), "invalid value: UDP: @ports.protocol");
+    let mount = |fields: Value| {
+        let mut mount = json!({"name": "v", "mountPath": "/v"});
+        fields.as_object().expect("fields").iter().for_each(|(k, v)| mount[k] = v.clone());
+        let mut value = with_pod(json!({"volumes": [{"name": "v", "emptyDir": {}}]}));
+        value["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
+            json!([{"name": "v", "mountPath": "/w"}, mount]);
+        value
+    };
+    let check_mount = |row: &str, fields: Value, want: &str| {
+        let error = run(&mount(fields), None, &s).expect_err(row);
+        assert_eq!(error.strip_prefix("validation failed: "), Some(at(want).as_str()), "{row}");
+    };
+    check_mount(
+        "A4.19",
+        json!({"mountPath": "/x/../w/"}),
+        "invalid value: \"/x/../w/\" must be unique: @volumeMounts[1].mountPath",
+    );
+    check_mount(
+        "A4.19",
+        json!({"mountPath": "//dev/./log"}),
+        "mountPath \"/dev/log\" is a reserved path: @volumeMounts[1].mountPath",
+    );
+    check_mount("A4.19", json!({"mountPath": "a"}), "invalid value: a: @volumeMounts[1].mountPath");
+    check_mount(
+        "A4.19",
+        json!({"mountPropagation": "Bidirectional"}),
+        "Volume Mount Propagation support is disabled, but found volume mount v with mount propagation: \nmount propagation should be set to None or HostToContainer: @volumeMounts[1].mountPropagation\nmust not set the field(s): @volumeMounts[1].mountPropagation",
+    );
+    check(
+        "A4.20",
+        json!({"ports": [{"name": "h2c"}], "livenessProbe": {"httpGet": {"port": "http"}}}),
+        "invalid value: http: @livenessProbe.httpGet.port\nProbe port must match container port",
+    );
+    check(
+        "A4.20",
+        json!({"readinessProbe": {"httpGet": {}, "grpc": {"port": 1}}}),
+        "expected exactly one, got both: @readinessProbe.gRPC, @readinessProbe.httpGet",
+    );
+    check(
+        "A4.20",
+        json!({"readinessProbe": {"exec": {}, "periodSeconds": 1, "timeoutSeconds": -1, "successThreshold": -1}}),
+        "expected 1 <= -1 <= 2147483647: @readinessProbe.successThreshold, @readinessProbe.timeoutSeconds",
+    );
+    admitted(&with_container(json!({"livenessProbe": {"httpGet": {"port": "http"}}})), &s);
+    admitted(&with_pod(json!({"timeoutSeconds": 10, "idleTimeoutSeconds": 11, "responseStartTimeoutSeconds": 20})), &s);
+}
+
+/// Rows A4.11, A4.18, A4.20, A4.21: what a feature that is off makes of its fields.
+#[test]
+fn features_that_are_off_say_so() {
+    let s = Settings::default();
+    let pod = |volume: Value| {
+        let mut value = with_pod(json!({"volumes": [volume]}));
+        value["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
+        value
+    };
+    let check = |value: Value, want: &str| refused(&value, None, &s, want);
+    check(
+        pod(json!({"name": "v", "hostPath": {"path": "/"}})),
+        "HostPath volume support is disabled, but found HostPath volume v: \nmust not set the field(s): spec.template.spec.volumes[0].hostPath",
+    );
+    check(
+        pod(json!({"name": "v", "persistentVolumeClaim": {"claimName": "c", "readOnly": true}})),
+        "Persistent volume claim support is disabled, but found persistent volume claim c: \nmust not set the field(s): spec.template.spec.volumes[0].persistentVolumeClaim\nvolume is readOnly but volume mount is not: spec.template.spec.containers[0].volumeMounts[0].readOnly",
+    );
+    check(
+        pod(json!({"name": "v"})),
+        "expected exactly one, got neither: spec.template.spec.volumes[0].configMap, spec.template.spec.volumes[0].emptyDir, spec.template.spec.volumes[0].projected, spec.template.spec.volumes[0].secret",
+    );
+    check(
+        with_pod(json!({"securityContext": {"fsGroup": 1}})),
+        "must not set the field(s): spec.template.spec.securityContext, spec.template.spec.securityContext.fsGroup",
+    );
+    let sidecar = json!({"image": "b", "livenessProbe": {"tcpSocket": {"port": 1}, "timeoutSeconds": 2}});
+    check(
+        service(json!({"spec": {"containers": [{"image": "a", "ports": [{"containerPort": 80}]}, sidecar]}})),
+        "must not set the field(s): spec.template.spec.containers[1].livenessProbe, spec.template.spec.containers[1].livenessProbe.timeoutSeconds",
+    );
+    let mut single = s.clone();
+    single.features.multi_container = Flag::Disabled;
+    refused(
+        &service(json!({"spec": {"containers": [{"image": "a", "ports": [{}]}, {"image": "b"}]}})),
+        None,
+        &single,
+        "multi-container is off, but found 2 containers: ",
+    );
+    let mut open = s.clone();
+    open.features.podspec_init_containers = Flag::Enabled;
+    let init = json!([{"image": "i", "ports": [{"containerPort": 9090}], "lifecycle": {}}]);
+    refused(
+        &with_pod(json!({"initContainers": init})),
+        None,
+        &open,
+        "field not allowed in an init container: spec.template.spec.initContainers[0].lifecycle\ninvalid value: 9090 is a reserved port: spec.template.spec.initContainers[0].ports.containerPort\n9090 is a reserved port, please use a different value\nmust not set the field(s): spec.template.spec.initContainers[0].lifecycle",
     );
 }
 
@@ -248,7 +357,13 @@ fn names_must_fit() {
     refused(&generated, None, &s, "must not set the field(s): spec.template.metadata.name");
     let mut bad = with_container(json!({}));
     bad["metadata"]["name"] = json!("Hello");
-    assert!(run(&bad, None, &s).expect_err("refused").contains("not a DNS 1035 label: metadata.name"));
+    assert!(
+        run(&bad, None, &s)
+            .expect_err("refused")
+            .starts_with("validation failed: not a DNS 1035 label: [a DNS-1035 label must")
+    );
+    bad["metadata"]["name"] = json!("x".repeat(64));
+    refused(&bad, None, &s, "not a DNS 1035 label: [must be no more than 63 characters]: metadata.name");
 
     let old = admitted(&named("hello-1"), &s);
     let mut changed = old.clone();
@@ -306,7 +421,12 @@ fn annotations_must_fit() {
     check(
         "queue.sidecar.serving.knative.dev/cpu-resource-limit",
         "x",
-        "invalid value: x: @queue.sidecar.serving.knative.dev/cpu-resource-limit",
+        "invalid value: x: @[queue.sidecar.serving.knative.dev/cpu-resource-limit]",
+    );
+    check(
+        "networking.knative.dev/nonsense",
+        "x",
+        "invalid key name \"networking.knative.dev/nonsense\": spec.template.metadata.annotations",
     );
 
     let mut service = with_container(json!({}));
@@ -328,6 +448,9 @@ fn annotations_must_fit() {
     let mut other = old.clone();
     other["metadata"]["annotations"]["serving.knative.dev/creator"] = json!("bob");
     refused(&other, Some(&old), &s, "annotation value is immutable: metadata.annotations.serving.knative.dev/creator");
+    let mut other = old.clone();
+    other["metadata"]["annotations"]["serving.knative.dev/lastModifier"] = json!("bob");
+    refused(&other, Some(&old), &s, "invalid value: bob: metadata.annotations.serving.knative.dev/lastModifier");
 }
 
 #[test]
@@ -356,6 +479,12 @@ fn traffic_must_add_up() {
         json!([{"percent": 101}, {"percent": -1}]),
         "expected 0 <= -1 <= 100: spec.traffic[1].percent\nexpected 0 <= 101 <= 100: spec.traffic[0].percent",
     );
+    check(
+        json!([{"percent": 100, "tag": "A"}]),
+        "invalid value: not a DNS 1035 label: [a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')]: spec.traffic.tag[0]",
+    );
+    let empty = json!({"apiVersion": "serving.knative.dev/v1", "kind": "Route", "metadata": {"name": "r"}, "spec": {}});
+    refused(&empty, None, &s, "Traffic targets sum to 0, want 100: spec.traffic");
     let route = json!({"apiVersion": "serving.knative.dev/v1", "kind": "Route", "metadata": {"name": "r"}, "spec": {"traffic": [{"percent": 100}]}});
     refused(
         &route,
@@ -397,6 +526,15 @@ fn mappings_need_a_domain_of_their_own() {
         &s,
         "invalid name \"a.svc.cluster.local\": must not be a subdomain of cluster local domain \"cluster.local\": metadata.name",
     );
+    refused(
+        &mapping("plain"),
+        None,
+        &s,
+        "invalid name \"plain\": name: Invalid value: \"plain\": should be a domain with at least two segments separated by dots: metadata.name",
+    );
+    let mut grouped = mapping("a.example.org");
+    grouped["spec"]["ref"]["group"] = json!("serving.knative.dev");
+    refused(&grouped, None, &s, "must not set the field(s): spec.ref.group");
     let mut incomplete = mapping("a.example.org");
     incomplete["spec"]["ref"] = json!({"name": "x"});
     refused(&incomplete, None, &s, "missing field(s): spec.ref.apiVersion, spec.ref.kind");

@@ -45,28 +45,32 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Gc {
     const DISABLED: &str = "disabled";
     let mut r = Reader::new(MAP, data, mistakes);
     let d = Gc::default();
-    let duration = |text: &str| match text {
-        DISABLED => Some(None),
-        other => go::parse_duration(other)?.positive().map(Some),
+    let duration = |default: Option<Duration>| {
+        move |text: &str| match text {
+            "" => Some(default),
+            text if text.eq_ignore_ascii_case(DISABLED) => Some(None),
+            text => go::parse_duration(text)?.positive().map(Some),
+        }
     };
     let parsed = Gc {
         retain_since_create: r.with(
             &["retain-since-create-time"],
             d.retain_since_create,
             "a duration or disabled",
-            duration,
+            duration(d.retain_since_create),
         ),
         retain_since_last_active: r.with(
             &["retain-since-last-active-time"],
             d.retain_since_last_active,
             "a duration or disabled",
-            duration,
+            duration(d.retain_since_last_active),
         ),
         min_non_active: r.parse(&["min-non-active-revisions"], d.min_non_active, "a whole number that is not negative"),
         max_non_active: r.with(&["max-non-active-revisions"], d.max_non_active, "a whole number or disabled", |v| {
             match v {
-                DISABLED => Some(None),
-                other => other.parse().ok().map(Some),
+                "" => Some(d.max_non_active),
+                v if v.eq_ignore_ascii_case(DISABLED) => Some(None),
+                v => v.parse().ok().map(Some),
             }
         }),
     };

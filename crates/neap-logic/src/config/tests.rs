@@ -81,6 +81,9 @@ fn old_spellings_and_odd_forms_are_read() {
     let s = parse("config-gc", &[("max-non-active-revisions", "disabled"), ("retain-since-create-time", "disabled")])
         .expect("fine");
     assert_eq!((s.gc.max_non_active, s.gc.retain_since_create), (None, None));
+    let s = parse("config-gc", &[("max-non-active-revisions", "Disabled"), ("retain-since-last-active-time", "")])
+        .expect("fine");
+    assert_eq!((s.gc.max_non_active, s.gc.retain_since_last_active), (None, Some(gc::RETAIN_SINCE_LAST_ACTIVE)));
     assert_eq!(
         parse("config-defaults", &[("enable-service-links", "default")]).expect("fine").defaults.enable_service_links,
         None

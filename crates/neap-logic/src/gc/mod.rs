@@ -22,27 +22,14 @@ pub fn collect(candidates: &[Candidate], settings: &Gc, now: Timestamp) -> Vec<S
     let mut unused: Vec<&Candidate> = candidates.iter().filter(|c| !c.pinned).collect();
     // The one used most recently is last.
     unused.sort_by_key(|c| (c.last_active, c.created));
-    let keep = settings.min_non_active;
-    if unused.len() <= keep {
-        return Vec::new();
+    // So many of the unused may go, whichever they are.
+    let most = unused.len().saturating_sub(settings.min_non_active);
+    let (stale, fresh): (Vec<_>, Vec<_>) = unused.into_iter().partition(|c| is_stale(c, settings, now));
+    if stale.len() >= most {
+        return stale.into_iter().take(most).map(|c| c.name.clone()).collect();
     }
-    let (mut at_risk, kept) = {
-        let kept = unused.split_off(unused.len() - keep);
-        (unused, kept)
-    };
-    let mut deleted: Vec<String> = Vec::new();
-    at_risk.retain(|candidate| {
-        let stale = is_stale(candidate, settings, now);
-        if stale {
-            deleted.push(candidate.name.clone());
-        }
-        !stale
-    });
-    if let Some(max) = settings.max_non_active {
-        let left = at_risk.len() + kept.len();
-        deleted.extend(at_risk.iter().take(left.saturating_sub(max)).map(|c| c.name.clone()));
-    }
-    deleted
+    let excess = settings.max_non_active.map_or(0, |max| fresh.len().saturating_sub(max));
+    stale.into_iter().chain(fresh.into_iter().take(excess)).map(|c| c.name.clone()).collect()
 }
 
 /// Older than both retentions. A retention that is off keeps nothing from growing old, but when both are off
@@ -50,8 +37,7 @@ pub fn collect(candidates: &[Candidate], settings: &Gc, now: Timestamp) -> Vec<S
 fn is_stale(candidate: &Candidate, settings: &Gc, now: Timestamp) -> bool {
     let older = |since: Timestamp, retain: Option<std::time::Duration>| {
         let Some(retain) = retain else { return true };
-        let age = now.duration_since(since);
-        u64::try_from(age.as_secs()).is_ok_and(|age| age > retain.as_secs())
+        std::time::Duration::try_from(now.duration_since(since)).is_ok_and(|age| age >= retain)
     };
     if settings.retain_since_create.is_none() && settings.retain_since_last_active.is_none() {
         return false;
@@ -101,5 +87,7 @@ mod tests {
         check(&all, 4, None, &[]);
         check(&all, 0, Some(1), &["a", "b", "d"]);
         check(&all, 1, Some(1), &["a", "b", "d"]);
+        // E7.1: what may go is counted, not cut off at the oldest: "d" was used longer ago but is younger.
+        check(&[("d", 20, 18, false), ("e", 48, 15, false)], 1, None, &["e"]);
     }
 }

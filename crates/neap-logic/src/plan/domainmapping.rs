@@ -136,13 +136,15 @@ fn map(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut DomainMap
         status.address = Some(Address { url: Some(url) });
     };
     show(status, &settings.network.default_external_scheme);
-    let Some(tls) = certificate(o, plan, c) else { return };
-    if !tls.is_empty() {
-        show(status, "https");
-    }
+    // Before anything is made for the name it must be ours.
     if !claim(o, plan, c) {
         return;
     }
+    let Some(tls) = certificate(o, plan, c) else { return };
+    if tls.https {
+        show(status, "https");
+    }
+    let tls = tls.entries;
     let Some((target_host, backend)) = resolve(o, c) else { return };
     let desired = make_ingress(o, &target_host, &backend, tls);
     let name = meta::name(&desired.metadata);
@@ -166,8 +168,15 @@ fn map(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut DomainMap
     }
 }
 
-/// The certificate to serve with; `None` while nothing may be served without one.
-fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Vec<IngressTls>> {
+/// How the name is served.
+struct Tls {
+    entries: Vec<IngressTls>,
+    /// Whether it is called with https; so it may be before there is a certificate.
+    https: bool,
+}
+
+/// The certificate to serve with; `None` when it is somebody else's.
+fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Tls> {
     let mapping = o.mapping.as_ref();
     let namespace = meta::namespace(&mapping.metadata);
     let host = meta::name(&mapping.metadata);
@@ -182,13 +191,13 @@ fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Vec<
             "CertificateExternallyProvided",
             "TLS certificate was provided externally",
         );
-        return Some(vec![entry(&tls.secret_name)]);
+        return Some(Tls { entries: vec![entry(&tls.secret_name)], https: true });
     }
     let spellings = [networking::DISABLE_TLS, networking::DISABLE_AUTO_TLS, networking::DISABLE_AUTO_TLS_ALT];
     let disabled = meta::annotation_of(&mapping.metadata, &spellings).is_some_and(|v| v.eq_ignore_ascii_case("true"));
     if !o.context.settings.network.external_domain_tls || disabled {
         c.mark_true_because(CERTIFICATE_PROVISIONED, "TLSNotEnabled", "external-domain-tls is not enabled");
-        return Some(Vec::new());
+        return Some(Tls { entries: Vec::new(), https: false });
     }
     let wanted = make_certificate(o);
     let name = meta::name(&wanted.metadata).to_owned();
@@ -197,7 +206,7 @@ fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Vec<
         c.mark_false(
             CERTIFICATE_PROVISIONED,
             "CertificateNotOwned",
-            &format!("There is an existing Certificate {name:?} that we do not own."),
+            &format!("There is an existing certificate {name} that we don't own."),
         );
         return None;
     }
@@ -206,33 +215,19 @@ fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Vec<
         .filter(|held| held.spec == wanted.spec)
         .and_then(|held| held.status.as_ref())
         .and_then(|s| find(&s.conditions, READY));
-    match ready.map(|r| r.status) {
-        Some(ConditionStatus::True) => {
-            c.mark_true(CERTIFICATE_PROVISIONED);
-            Some(vec![entry(&wanted.spec.secret_name)])
-        }
-        _ if o.context.settings.network.http_protocol == HttpProtocol::Enabled => {
-            let message = format!("Certificate {name} is not ready downgrade HTTP.");
-            c.mark_true_because(CERTIFICATE_PROVISIONED, "HTTPDowngrade", &message);
-            Some(Vec::new())
-        }
-        Some(ConditionStatus::False) => {
-            c.mark_false(
-                CERTIFICATE_PROVISIONED,
-                "CertificateProvisionFailed",
-                &format!("Certificate {name} fails to be provisioned."),
-            );
-            None
-        }
-        _ => {
-            c.mark_unknown(
-                CERTIFICATE_PROVISIONED,
-                "CertificateNotReady",
-                &format!("Certificate {name} is not ready."),
-            );
-            None
-        }
+    if ready.is_some_and(|r| r.status == ConditionStatus::True) {
+        c.mark_true(CERTIFICATE_PROVISIONED);
+        return Some(Tls { entries: vec![entry(&wanted.spec.secret_name)], https: true });
     }
+    let downgrade = o.context.settings.network.http_protocol == HttpProtocol::Enabled;
+    if downgrade {
+        let message = format!("Certificate {name} is not ready downgrade HTTP.");
+        c.mark_true_because(CERTIFICATE_PROVISIONED, "HTTPDowngrade", &message);
+    } else {
+        let message = format!("Certificate {name} is not ready.");
+        c.mark_unknown(CERTIFICATE_PROVISIONED, "CertificateNotReady", &message);
+    }
+    Some(Tls { entries: Vec::new(), https: !downgrade })
 }
 
 fn make_certificate(o: &Observed) -> Certificate {
@@ -308,9 +303,7 @@ fn resolve(o: &Observed, c: &mut Conditions) -> Option<(String, String)> {
     let url = match &o.referent {
         Referent::Address(url) => url,
         Referent::NoAddress => {
-            let message = format!("address not set for {} {:?}", reference.kind, reference.name);
-            c.mark_unknown(REFERENCE_RESOLVED, "ResolveFailed", &message);
-            return None;
+            return failed(c, format!("address not set for {} {:?}", reference.kind, reference.name));
         }
         Referent::Missing => {
             let plural = format!("{}s.{}", reference.kind.to_lowercase(), neap_api::serving::GROUP);
@@ -325,13 +318,17 @@ fn resolve(o: &Observed, c: &mut Conditions) -> Option<(String, String)> {
     };
     let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    if !path.is_empty() {
+    if !path.trim_end_matches('/').is_empty() {
         return failed(c, format!("resolved URI {url:?} contains a path"));
     }
-    let suffix = format!(".{namespace}.svc.{}", o.context.settings.neap.cluster_domain);
-    let Some(service) = host.strip_suffix(&suffix).filter(|service| !service.contains('.')) else {
-        return failed(c, format!("resolved URI {url:?} must be of the form {{name}}{suffix}"));
+    let suffix = format!(".svc.{}", o.context.settings.neap.cluster_domain);
+    let parts = host.strip_suffix(&suffix).and_then(|name| name.split_once('.'));
+    let Some((service, place)) = parts.filter(|(_, place)| !place.contains('.')) else {
+        return failed(c, format!("resolved URI {url:?} must be of the form {{name}}.{{namespace}}{suffix}"));
     };
+    if place != namespace {
+        return failed(c, format!("resolved URI {url:?} must be in same namespace as DomainMapping"));
+    }
     c.mark_true(REFERENCE_RESOLVED);
     Some((host.to_owned(), service.to_owned()))
 }

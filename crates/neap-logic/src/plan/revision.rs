@@ -274,7 +274,11 @@ fn pod_state(o: &Observed, held: &Deployment, plan: &mut Plan, c: &mut Condition
             let last = ended(&container.last_state)
                 .or_else(|| ended(&container.state).filter(|t| !is_init || t.exit_code != 0));
             if let Some(exit) = last {
-                let words = exit.message.filter(|m| !m.is_empty()).or(exit.reason).unwrap_or_default();
+                let words = match exit.message.filter(|m| !m.is_empty()) {
+                    Some(message) => message,
+                    None if exit.exit_code == 0 => "container exited with no error".to_owned(),
+                    None => exit.reason.unwrap_or_default(),
+                };
                 c.mark_false(
                     CONTAINER_HEALTHY,
                     &format!("ExitCode{}", exit.exit_code),
@@ -413,6 +417,10 @@ fn autoscaler_state(pa: &PodAutoscalerStatus, c: &mut Conditions, status: &mut R
     if initialized && !unavailable {
         c.mark_true(RESOURCES_AVAILABLE);
         c.mark_true(CONTAINER_HEALTHY);
+    }
+    // A Deployment that progresses is not yet one that reached its initial scale.
+    if c.status(RESOURCES_AVAILABLE) == ConditionStatus::True && (pa.service_name.is_empty() || !initialized) {
+        c.mark_unknown(RESOURCES_AVAILABLE, DEPLOYING, "");
     }
     match ready.status {
         ConditionStatus::Unknown => c.mark_unknown(ACTIVE, &ready.reason, &ready.message),

@@ -112,7 +112,7 @@ fn a_revision_is_deployed_and_becomes_ready() {
         "PodAutoscaler",
         "ns",
         "hello-00001",
-        json!({"status": {"actualScale": 1, "desiredScale": 1, "conditions": [
+        json!({"status": {"actualScale": 1, "desiredScale": 1, "serviceName": "hello-00001", "conditions": [
             {"type": "Active", "status": "True"}, {"type": "Ready", "status": "True"}, {"type": "ScaleTargetInitialized", "status": "True"}]}}),
     );
     let plan = run(&mut world);
@@ -127,6 +127,32 @@ fn a_revision_is_deployed_and_becomes_ready() {
     );
     let plan = run(&mut world);
     assert_eq!(plan.writes.iter().map(|w| w.target().resource.kind).collect::<Vec<_>>(), ["PodAutoscaler"]);
+}
+
+#[test]
+fn progress_alone_makes_nothing_available() {
+    // A4.28: one ready instance of three that are wanted first.
+    let mut world = World::of(REVISION);
+    run(&mut world);
+    world.patch(
+        "Deployment",
+        "ns",
+        "hello-00001-deployment",
+        json!({"status": {"replicas": 3, "readyReplicas": 1, "availableReplicas": 1, "conditions": [{"type": "Progressing", "status": "True"}]}}),
+    );
+    let condition = |type_: &str, status: &str| json!({"type": type_, "status": status, "reason": "Queued"});
+    world.patch(
+        "PodAutoscaler",
+        "ns",
+        "hello-00001",
+        json!({"status": {"actualScale": 1, "desiredScale": 3, "serviceName": "hello-00001", "conditions": [
+            condition("Active", "Unknown"), condition("Ready", "Unknown"), condition("ScaleTargetInitialized", "Unknown")]}}),
+    );
+    run(&mut world);
+    assert_eq!(
+        shown(&world),
+        "Active=Unknown(Queued) ContainerHealthy=True() Ready=Unknown(Deploying) ResourcesAvailable=Unknown(Deploying)"
+    );
 }
 
 fn pod(container_status: Value) -> World {
@@ -155,6 +181,12 @@ fn what_a_pod_suffers_from_is_shown_at_once() {
             "lastState": {"terminated": {"exitCode": 7, "message": "boom"}}}]}),
         "ContainerHealthy=False(ExitCode7)",
         "Container failed with: boom",
+    );
+    check(
+        json!({"containerStatuses": [{"name": "user-container", "ready": false, "restartCount": 1, "image": "", "imageID": "",
+            "lastState": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]}),
+        "ContainerHealthy=False(ExitCode0)",
+        "Container failed with: container exited with no error",
     );
     check(
         json!({"containerStatuses": [{"name": "user-container", "ready": false, "restartCount": 0, "image": "", "imageID": "",

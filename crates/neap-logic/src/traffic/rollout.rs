@@ -67,8 +67,8 @@ pub struct StepParams {
 
 /// The share a new revision begins with.
 const FIRST_STEP: i64 = 1;
-/// The shortest time a step is taken to need.
-const SHORTEST_STEP: Duration = Duration::from_secs(1);
+/// The shortest time a step is taken to need, in seconds.
+const SHORTEST_STEP: f64 = 1.0;
 
 impl Rollout {
     /// Where the traffic wants to end: each followed configuration on its latest revision alone.
@@ -77,7 +77,7 @@ impl Rollout {
             .groups
             .iter()
             .flat_map(|(tag, targets)| {
-                targets.iter().filter(|t| t.latest).map(move |target| ConfigurationRollout {
+                targets.iter().filter(|t| t.latest && t.percent > 0).map(move |target| ConfigurationRollout {
                     configuration_name: target.configuration.clone(),
                     tag: tag.clone(),
                     percent: target.percent,
@@ -91,6 +91,15 @@ impl Rollout {
             .collect();
         configurations.sort_by(|a, b| (&a.tag, &a.configuration_name).cmp(&(&b.tag, &b.configuration_name)));
         Self { configurations }
+    }
+
+    /// Whether it can be gone on from: what somebody wrote by hand may not add up.
+    pub fn is_consistent(&self) -> bool {
+        self.configurations.iter().all(|c| {
+            c.percent <= 100
+                && (0..=c.percent).contains(&c.step_params.step_size)
+                && c.revisions.iter().map(|r| r.percent).sum::<i64>() == c.percent
+        })
     }
 
     /// The entry of a configuration under a tag.
@@ -111,12 +120,13 @@ impl Rollout {
                 continue;
             }
             let measured = Duration::from_nanos(u64::try_from(now - p.start_time).unwrap_or_default());
-            let first = measured.max(SHORTEST_STEP);
-            let rest = duration.saturating_sub(first);
-            let remaining = (c.percent - FIRST_STEP).max(1);
-            let steps = ((rest.as_secs_f64() / first.as_secs_f64()) as i64).clamp(1, remaining);
-            p.step_size = (remaining as f64 / steps as f64).round().max(1.0) as i64;
-            p.step_duration = i64::try_from(rest.as_nanos() / steps as u128).unwrap_or(i64::MAX).max(1);
+            let first = measured.as_secs_f64().ceil().max(SHORTEST_STEP);
+            // The first step is made; one more step is made however long that took.
+            let rest = (duration.as_secs_f64() - first).max(SHORTEST_STEP);
+            let remaining = (c.percent - FIRST_STEP) as f64;
+            let steps = (rest / first).max(1.0).min(remaining);
+            p.step_size = (remaining / steps).round() as i64;
+            p.step_duration = (rest / steps * 1e9) as i64;
             p.next_step_time = now.saturating_add(p.step_duration);
         }
     }
@@ -180,11 +190,13 @@ fn make_room(revisions: &mut Vec<RevisionRollout>) {
     }
 }
 
-/// Moves one step from the oldest revisions to the newest.
+/// Moves one step to the newest revision, from those that are next to it in age.
 fn advance(rollout: &mut ConfigurationRollout, now: i64) {
     let size = rollout.step_params.step_size.max(1);
     let Some(newest) = rollout.revisions.pop() else { return };
-    let moved = drain_oldest(&mut rollout.revisions, size);
+    rollout.revisions.reverse();
+    let moved = drain(&mut rollout.revisions, size);
+    rollout.revisions.reverse();
     rollout.revisions.push(RevisionRollout { percent: newest.percent + moved, ..newest });
     rollout.step_params.next_step_time = now.saturating_add(rollout.step_params.step_duration);
 }
@@ -197,20 +209,20 @@ fn adjust(revisions: &mut Vec<RevisionRollout>, percent: i64) {
             newest.percent += difference;
         }
     } else if difference < 0 {
-        drain_oldest(revisions, -difference);
+        drain(revisions, -difference);
     }
 }
 
 /// Takes `amount` from the front, dropping what becomes empty; returns what could be taken.
-fn drain_oldest(revisions: &mut Vec<RevisionRollout>, amount: i64) -> i64 {
+fn drain(revisions: &mut Vec<RevisionRollout>, amount: i64) -> i64 {
     let mut left = amount;
     while left > 0 {
-        let Some(oldest) = revisions.first_mut() else { break };
-        if oldest.percent > left {
-            oldest.percent -= left;
+        let Some(first) = revisions.first_mut() else { break };
+        if first.percent > left {
+            first.percent -= left;
             return amount;
         }
-        left -= oldest.percent;
+        left -= first.percent;
         revisions.remove(0);
     }
     amount - left

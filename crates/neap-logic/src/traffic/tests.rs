@@ -173,3 +173,51 @@ fn a_rollout_is_changed_on_its_way() {
     check(goal("r1", 100), "r2:1 r1:99");
     check(goal("r2", 1), "r2:1");
 }
+
+#[test]
+fn a_step_takes_from_the_next_older_revision() {
+    // E6.3: r2 gave one percent to r3; each step of r3 empties r2 before it touches r1.
+    let mut state: Rollout = serde_json::from_value(json!({"configurations": [{
+        "configurationName": "c", "percent": 100,
+        "revisions": [
+            {"revisionName": "r1", "percent": 60}, {"revisionName": "r2", "percent": 39}, {"revisionName": "r3", "percent": 1},
+        ],
+        "stepParams": {"starttime": 1, "nextStepTime": 5, "stepDuration": 5, "stepSize": 25},
+    }]}))
+    .expect("a rollout");
+    for (now, want) in
+        [(4, "r1:60 r2:39 r3:1"), (5, "r1:60 r2:14 r3:26"), (10, "r1:49 r3:51"), (15, "r1:24 r3:76"), (20, "r3:100")]
+    {
+        state = goal("r3", 100).step(&state, now).0;
+        assert_eq!(spread(&state), want, "at {now}");
+    }
+}
+
+#[test]
+fn the_pace_is_measured_in_whole_seconds() {
+    // E6.2: (duration, ready after, percent) to (step size, nanoseconds between steps).
+    let check = |seconds: u64, ready: i64, percent: i64, want: (i64, i64)| {
+        let (mut state, _) = goal("r2", percent).step(&goal("r1", percent), 1);
+        state.observe_ready(1 + ready, Duration::from_secs(seconds));
+        let pace = &state.configurations[0].step_params;
+        assert_eq!((pace.step_size, pace.step_duration), want);
+        assert_eq!(pace.next_step_time, 1 + ready + want.1);
+    };
+    check(10, 2_100_000_000, 100, (42, 3_000_000_000));
+    check(10, 20_000_000_000, 100, (99, 1_000_000_000));
+    check(1000, 1, 3, (1, 499_500_000_000));
+}
+
+#[test]
+fn a_rollout_that_does_not_add_up_is_forgotten() {
+    let check = |revision: i64, size: i64, good: bool| {
+        let mut rollout = goal("r1", 50);
+        rollout.configurations[0].revisions[0].percent = revision;
+        rollout.configurations[0].step_params.step_size = size;
+        assert_eq!(rollout.is_consistent(), good);
+    };
+    check(50, 0, true);
+    check(49, 0, false);
+    check(50, 51, false);
+    check(50, -1, false);
+}

@@ -90,7 +90,7 @@ async fn reconcile(client: &Client, index: &mut Index, key: &Key, load: &dyn Loa
     let mut failed = false;
     for pod in &decision.create {
         if let Err(exceeded) = quota::admits(pod, index.quotas(&key.0), index.pods_of_namespace(&key.0)) {
-            refusal = Some(exceeded);
+            refusal = Some(forbidden(&deployment, &pod.name_any(), &exceeded));
             break;
         }
         match pods.create(&PostParams::default(), pod).await {
@@ -136,6 +136,15 @@ async fn reconcile(client: &Client, index: &mut Index, key: &Key, load: &dyn Loa
         return RETRY;
     }
     again.map_or(RESYNC, |again| again.min(RESYNC))
+}
+
+/// The sentence for a pod that a quota forbids. While the same quota forbids the same, the first pod's name stays in it:
+/// each try makes another name, and is no news.
+fn forbidden(deployment: &Deployment, pod: &str, exceeded: &str) -> String {
+    let end = format!(" is forbidden: {exceeded}");
+    let conditions = deployment.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let said = conditions.filter(|c| c.type_ == "ReplicaFailure").filter_map(|c| c.message.as_ref());
+    said.into_iter().find(|m| m.ends_with(&end)).cloned().unwrap_or_else(|| format!("pods {pod:?}{end}"))
 }
 
 fn observed<'a>(

@@ -132,3 +132,16 @@ fn the_status_counts_and_the_deadline_ends_patience() {
     deployment.spec.as_mut().expect("spec").replicas = Some(3);
     assert_eq!(reason(&decide(&deployment, &all, at(30)), "Progressing"), "True/NewReplicaSetAvailable");
 }
+
+#[test]
+fn what_a_quota_forbids_is_news_once() {
+    let mut deployment = deployment(1, rolling());
+    let first = super::forbidden(&deployment, "web-1", "exceeded quota: q, requested: cpu=1");
+    assert_eq!(first, "pods \"web-1\" is forbidden: exceeded quota: q, requested: cpu=1");
+    deployment.status = serde_json::from_value(json!({"conditions": [
+        {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": first}]}))
+    .expect("a status");
+    let say = |exceeded: &str| super::forbidden(&deployment, "web-2", exceeded);
+    assert_eq!(say("exceeded quota: q, requested: cpu=1"), first);
+    assert!(say("exceeded quota: q, requested: cpu=2").starts_with("pods \"web-2\" is forbidden"));
+}

@@ -88,7 +88,8 @@ async fn follow_new(client: &Client, known: &mut BTreeMap<String, ApiResource>) 
     let discovery = Discovery::new(client.clone()).run().await?;
     let mut new = Vec::new();
     for group in discovery.groups() {
-        for (resource, capabilities) in group.recommended_resources() {
+        // Not the recommended resources: those leave out kinds that the group's first version does not have.
+        for (resource, capabilities) in group.resources_by_stability() {
             let watched =
                 capabilities.supports_operation(verbs::WATCH) && capabilities.supports_operation(verbs::DELETE);
             // Events own nothing and are many; they go by age.

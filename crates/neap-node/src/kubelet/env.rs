@@ -5,13 +5,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod, ResourceFieldSelector, Service};
+use neap_runtime::pod::POD_IP;
 
 use super::needs::Found;
 use crate::quantity;
-
-/// Stands for the pod's own address in an environment variable: it is not known before the runtime has made the
-/// network, and the runtime puts it in.
-pub const POD_IP: &str = "$(neap.dev/pod-ip)";
 
 /// What of the machine a pod can ask for.
 #[derive(Clone, Debug)]

@@ -10,20 +10,32 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 use neap_runtime::image::Images;
 use neap_runtime::pod::{PodRuntime, PodStatus};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Time between two looks; the first comes after one such pause, when everything that runs is known again.
+/// Time between two collections; the first comes after one such pause, when everything that runs is known again.
 const EVERY: Duration = Duration::from_secs(3600);
 /// An image that nothing refers to stays this long: it may be deployed again tomorrow.
 const UNUSED_FOR: Duration = Duration::from_secs(24 * 3600);
 
+/// Between two looks at how full the disk is.
+const LOOK: Duration = Duration::from_secs(60);
+/// Beyond this many percent what nobody refers to goes at once (Kubernetes' `imageGCHighThresholdPercent`).
+const FULL: u64 = 85;
+
 /// Runs until `shutdown`.
 pub async fn collect_images(client: Client, images: Images, runtime: Arc<dyn PodRuntime>, shutdown: CancellationToken) {
+    let mut next = Instant::now() + EVERY;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(LOOK) => {}
         }
+        let full = images.disk_use().is_some_and(|percent| percent > FULL);
+        if !full && Instant::now() < next {
+            continue;
+        }
+        next = Instant::now() + EVERY;
         let keep = match kept(&client, &images, runtime.list()).await {
             Ok(keep) => keep,
             // Without knowing what is used nothing is unused.
@@ -32,7 +44,7 @@ pub async fn collect_images(client: Client, images: Images, runtime: Arc<dyn Pod
                 continue;
             }
         };
-        match images.collect(&keep, UNUSED_FOR).await {
+        match images.collect(&keep, if full { Duration::ZERO } else { UNUSED_FOR }).await {
             Ok(gone) if gone.names + gone.blobs + gone.layers > 0 => {
                 tracing::info!(images = gone.names, layers = gone.layers, bytes = gone.bytes, "unused images removed");
             }
@@ -98,6 +110,7 @@ mod tests {
             init_containers: Vec::new(),
             containers: vec![container],
             frozen: false,
+            evicted: None,
             started: None,
         };
         let known = |name: &str| match name {

@@ -68,7 +68,7 @@ impl Kubelet {
     }
 }
 
-fn choose(pod: &Remembered, asked: Option<&str>) -> Result<String, LogsError> {
+pub(super) fn choose(pod: &Remembered, asked: Option<&str>) -> Result<String, LogsError> {
     let asked = asked.filter(|name| !name.is_empty());
     match asked.or(pod.default.as_deref()) {
         Some(name) if pod.containers.iter().any(|c| c == name) => Ok(name.to_owned()),
@@ -134,7 +134,7 @@ impl Names {
         });
     }
 
-    fn find(&self, namespace: &str, name_or_uid: &str) -> Option<Remembered> {
+    pub(super) fn find(&self, namespace: &str, name_or_uid: &str) -> Option<Remembered> {
         let state = lock(&self.state);
         let fits = |p: &&Remembered| p.namespace == namespace && (p.name == name_or_uid || p.uid == name_or_uid);
         state.here.values().find(fits).or_else(|| state.past.find(namespace, name_or_uid)).cloned()

@@ -5,6 +5,7 @@
 
 mod drain;
 mod env;
+mod exec;
 mod images;
 mod logs;
 mod needs;
@@ -37,7 +38,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use drain::{Drain, Leaving, NoDrain};
-pub use env::{NodeFacts, POD_IP};
+pub use env::NodeFacts;
+pub use exec::ExecError;
 pub use images::collect_images;
 pub use logs::LogsError;
 pub use node::Machine;

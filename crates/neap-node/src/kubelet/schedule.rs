@@ -12,19 +12,31 @@ pub(super) type Amounts = BTreeMap<String, i128>;
 /// Each pod takes one of these, whatever else it asks for.
 pub(super) const PODS: &str = "pods";
 
-/// What a pod asks for: its containers together, or its largest init container where that is more.
+/// What a pod asks for: its containers and sidecars together, or an init container with the sidecars that run beside it
+/// where that is more.
 pub(super) fn requests(spec: &PodSpec) -> Amounts {
     let mut sum = Amounts::from([(PODS.to_owned(), 1000)]);
+    let add = |sum: &mut Amounts, more: Amounts| more.into_iter().for_each(|(n, a)| *sum.entry(n).or_default() += a);
     for container in &spec.containers {
-        for (name, amount) in of_container(container) {
-            *sum.entry(name).or_default() += amount;
-        }
+        add(&mut sum, of_container(container));
     }
+    let mut sidecars = Amounts::new();
+    let mut starting = Amounts::new();
     for container in spec.init_containers.iter().flatten() {
-        for (name, amount) in of_container(container) {
-            let entry = sum.entry(name).or_default();
+        let mut now = sidecars.clone();
+        add(&mut now, of_container(container));
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars.clone_from(&now);
+        }
+        for (name, amount) in now {
+            let entry = starting.entry(name).or_default();
             *entry = (*entry).max(amount);
         }
+    }
+    add(&mut sum, sidecars);
+    for (name, amount) in starting {
+        let entry = sum.entry(name).or_default();
+        *entry = (*entry).max(amount);
     }
     for (name, overhead) in spec.overhead.iter().flatten() {
         if let Some(amount) = quantity::parse(&overhead.0) {
@@ -158,5 +170,14 @@ mod tests {
         });
         let spec: PodSpec = serde_json::from_value(spec).unwrap();
         assert_eq!(requests(&spec), amounts(&[("cpu", "900m"), ("memory", "100Mi"), ("pods", "1")]));
+        let spec = json!({
+            "initContainers": [
+                {"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": "100m"}}},
+                {"name": "i", "resources": {"requests": {"cpu": "300m"}}},
+            ],
+            "containers": [{"name": "a", "resources": {"requests": {"cpu": "250m", "memory": "1Mi"}}}],
+        });
+        let spec: PodSpec = serde_json::from_value(spec).unwrap();
+        assert_eq!(requests(&spec), amounts(&[("cpu", "400m"), ("memory", "1Mi"), ("pods", "1")]));
     }
 }

@@ -4,6 +4,7 @@
 //! behind the watch of another.
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -131,10 +132,39 @@ pub(super) fn refresh_after(need: &TokenNeed) -> Duration {
     Duration::from_secs(u64::try_from(need.1).unwrap_or(0) * 4 / 5)
 }
 
-/// Makes the directories of a pod's claims.
-pub(super) async fn make_claims(claims: &Path, pod: &Pod, found: &Found) -> std::io::Result<()> {
+/// Makes the directories of a pod's claims, and what its host paths wish to be made.
+pub(super) async fn make_directories(claims: &Path, pod: &Pod, found: &Found) -> std::io::Result<()> {
+    let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()?.fs_group);
     for name in &found.claims {
-        tokio::fs::create_dir_all(claim_dir(claims, pod, name)).await?;
+        make_claim(claims, &claim_dir(claims, pod, name), group.and_then(|g| u32::try_from(g).ok())).await?;
+    }
+    for host in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(|v| v.host_path.as_ref()) {
+        match host.type_.as_deref() {
+            Some("DirectoryOrCreate") => tokio::fs::create_dir_all(&host.path).await?,
+            Some("FileOrCreate") => {
+                tokio::fs::OpenOptions::new().append(true).create(true).open(&host.path).await?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The directory of one claim. With a group it belongs to that, and what is made in it, too.
+async fn make_claim(claims: &Path, dir: &Path, group: Option<u32>) -> std::io::Result<()> {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode;
+    if !tokio::fs::try_exists(dir).await? {
+        tokio::fs::create_dir_all(dir).await?;
+        // Whoever the pod runs as may write, as every local provisioner has it; other users of the machine may not
+        // even come near.
+        tokio::fs::set_permissions(claims, mode(0o700)).await?;
+        tokio::fs::set_permissions(dir, mode(0o777)).await?;
+    }
+    let Some(group) = group else { return Ok(()) };
+    let there = tokio::fs::metadata(dir).await?;
+    if there.gid() != group || there.mode() & 0o2000 == 0 {
+        std::os::unix::fs::chown(dir, None, Some(group))?;
+        tokio::fs::set_permissions(dir, mode(there.mode() & 0o7777 | 0o2770)).await?;
     }
     Ok(())
 }
@@ -149,4 +179,27 @@ where
     }
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     Ok(api.get_opt(name).await?.map(Arc::new))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_claims_directory_is_for_whoever_the_pod_runs_as() {
+        let dir = tempfile::tempdir().unwrap();
+        let (claims, claim) = (dir.path().join("claims"), dir.path().join("claims/n/data"));
+        let mode = || std::fs::metadata(&claim).map(|m| (m.mode() & 0o7777, m.gid())).unwrap();
+        make_claim(&claims, &claim, None).await.unwrap();
+        let own = std::fs::metadata(dir.path()).unwrap().gid();
+        assert_eq!(mode(), (0o777, own));
+        assert_eq!(std::fs::metadata(&claims).unwrap().mode() & 0o777, 0o700);
+        if std::fs::metadata(dir.path()).unwrap().uid() != 0 {
+            println!("skipped the rest: only root gives directories away");
+            return;
+        }
+        std::fs::set_permissions(&claim, std::os::unix::fs::PermissionsExt::from_mode(0o750)).unwrap();
+        make_claim(&claims, &claim, Some(65532)).await.unwrap();
+        assert_eq!(mode(), (0o2770, 65532));
+    }
 }

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    Container, LifecycleHandler, Pod, PodSpec as ApiSpec, Probe as ApiProbe, ResourceRequirements, SecurityContext,
+    Container, LifecycleHandler, Pod, PodSpec as ApiSpec, Probe as ApiProbe, ResourceRequirements, SeccompProfile,
+    SecurityContext,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use neap_runtime::pod::{
-    ContainerSpec, Dns, Mount, PodId, PodSpec, Port, Probe, ProbeAction, PullPolicy, Resources, RestartPolicy,
+    ContainerSpec, Dns, Hook, Mount, PodId, PodSpec, Port, Probe, ProbeAction, PullPolicy, Resources, RestartPolicy,
+    Seccomp,
 };
 
 use super::env::{NodeFacts, environment, expand_with};
@@ -86,6 +88,9 @@ pub(super) fn pod_spec(pod: &Pod, found: &Found, around: &Surroundings) -> Resul
     let context = Context { pod, spec, found, around, mounts_token };
     let containers = |list: &[Container]| list.iter().map(|c| context.container(c)).collect::<Result<Vec<_>, _>>();
     let grace = pod.metadata.deletion_grace_period_seconds.or(spec.termination_grace_period_seconds);
+    let groups = spec.security_context.clone().unwrap_or_default();
+    let group = |number: i64| u32::try_from(number).ok();
+    let aliases = spec.host_aliases.iter().flatten();
     Ok(PodSpec {
         id: PodId(pod.metadata.uid.clone().unwrap_or_default()),
         hostname: spec.hostname.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| name.clone()),
@@ -102,6 +107,11 @@ pub(super) fn pod_spec(pod: &Pod, found: &Found, around: &Surroundings) -> Resul
         host_network: spec.host_network.unwrap_or(false),
         grace: seconds(i32::try_from(grace.unwrap_or(GRACE_SECONDS)).unwrap_or(i32::MAX)),
         labels: pod.metadata.labels.clone().unwrap_or_default(),
+        host_aliases: aliases
+            .filter_map(|alias| Some((alias.ip.parse().ok()?, alias.hostnames.clone().unwrap_or_default())))
+            .collect(),
+        fs_group: groups.fs_group.and_then(group),
+        supplemental_groups: groups.supplemental_groups.into_iter().flatten().filter_map(group).collect(),
         name,
         namespace,
     })
@@ -148,6 +158,9 @@ impl Context<'_> {
             startup: c.startup_probe.as_ref().and_then(|p| probe(p, c)),
             readiness: c.readiness_probe.as_ref().and_then(|p| probe(p, c)),
             liveness: c.liveness_probe.as_ref().and_then(|p| probe(p, c)),
+            sidecar: c.restart_policy.as_deref() == Some("Always"),
+            seccomp: seccomp(own.seccomp_profile.as_ref().or(pod_wide.seccomp_profile.as_ref())),
+            post_start: c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()).and_then(|h| handler(h, c)),
             pre_stop: c.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()).and_then(|h| handler(h, c)),
             termination_message_path: c
                 .termination_message_path
@@ -208,6 +221,16 @@ fn no_new_privileges(context: &SecurityContext) -> bool {
     context.allow_privilege_escalation == Some(false) && context.privileged != Some(true)
 }
 
+/// Without a word of its own a container gets the runtime's profile, as a kubelet with `seccompDefault` has it.
+fn seccomp(profile: Option<&SeccompProfile>) -> Seccomp {
+    let Some(profile) = profile else { return Seccomp::Default };
+    match profile.type_.as_str() {
+        "Unconfined" => Seccomp::Unconfined,
+        "Localhost" => Seccomp::Local(profile.localhost_profile.clone().unwrap_or_default().into()),
+        _ => Seccomp::Default,
+    }
+}
+
 fn resources(declared: Option<&ResourceRequirements>) -> Resources {
     let Some(declared) = declared else { return Resources::default() };
     let amount = |map: &Option<BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
@@ -221,6 +244,7 @@ fn resources(declared: Option<&ResourceRequirements>) -> Resources {
         cpu_limit_milli: cpu_limit.and_then(|a| positive(a.thousandths())),
         memory_limit: amount(&declared.limits, "memory").and_then(|a| positive(a.units())),
         pids_limit: None,
+        storage_limit: amount(&declared.limits, "ephemeral-storage").and_then(|a| positive(a.units())),
     }
 }
 
@@ -251,18 +275,22 @@ fn probe(p: &ApiProbe, c: &Container) -> Option<Probe> {
         timeout: seconds(given(p.timeout_seconds, PROBE_TIMEOUT)),
         success_threshold: count(p.success_threshold, 1),
         failure_threshold: count(p.failure_threshold, PROBE_FAILURES),
+        grace: p.termination_grace_period_seconds.map(|n| seconds(i32::try_from(n).unwrap_or(i32::MAX))),
     })
 }
 
-fn handler(h: &LifecycleHandler, c: &Container) -> Option<ProbeAction> {
+fn handler(h: &LifecycleHandler, c: &Container) -> Option<Hook> {
     if let Some(exec) = &h.exec {
-        return Some(ProbeAction::Exec(exec.command.clone().unwrap_or_default()));
+        return Some(Hook::Act(ProbeAction::Exec(exec.command.clone().unwrap_or_default())));
     }
     if let Some(http) = &h.http_get {
-        return http_action(http, c);
+        return http_action(http, c).map(Hook::Act);
+    }
+    if let Some(sleep) = &h.sleep {
+        return Some(Hook::Sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))));
     }
     let tcp = h.tcp_socket.as_ref()?;
-    Some(ProbeAction::Tcp { port: number(&tcp.port, c)? })
+    Some(Hook::Act(ProbeAction::Tcp { port: number(&tcp.port, c)? }))
 }
 
 fn http_action(http: &k8s_openapi::api::core::v1::HTTPGetAction, c: &Container) -> Option<ProbeAction> {

@@ -94,13 +94,15 @@ fn the_containers_security_context_wins_over_the_pods() {
 
 #[test]
 fn resources_are_numbers() {
-    let c =
-        container(json!({"resources": {"limits": {"cpu": "1500m", "memory": "64Mi"}, "requests": {"cpu": "250m"}}}));
+    let c = container(
+        json!({"resources": {"limits": {"cpu": "1500m", "memory": "64Mi", "ephemeral-storage": "1Gi"}, "requests": {"cpu": "250m"}}}),
+    );
     let want = Resources {
         cpu_request_milli: Some(250),
         cpu_limit_milli: Some(1500),
         memory_limit: Some(64 << 20),
         pids_limit: None,
+        storage_limit: Some(1 << 30),
     };
     assert_eq!(c.resources, want);
     assert_eq!(container(json!({})).resources, Resources::default());
@@ -169,4 +171,29 @@ fn what_is_missing_names_its_container_or_volume() {
         failed(json!({"containers": [], "volumes": [{"name": "v", "configMap": {"name": "m"}}]})),
         "MountVolume.SetUp failed for volume \"v\" : configmap \"m\" not found"
     );
+}
+
+#[test]
+fn hooks_sidecars_profiles_groups_and_names_arrive() {
+    let spec = made(json!({
+        "securityContext": {"fsGroup": 7, "supplementalGroups": [8, 9], "seccompProfile": {"type": "Unconfined"}},
+        "hostAliases": [{"ip": "192.0.2.1", "hostnames": ["a", "b"]}],
+        "initContainers": [{"name": "i", "image": "x:1"}, {"name": "s", "image": "x:1", "restartPolicy": "Always"}],
+        "containers": [
+            {"name": "a", "image": "x:1", "lifecycle": {"postStart": {"exec": {"command": ["go"]}}, "preStop": {"sleep": {"seconds": 3}}}},
+            {"name": "b", "image": "x:1", "securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "p/x.json"}},
+             "livenessProbe": {"tcpSocket": {"port": 1}, "terminationGracePeriodSeconds": 4}},
+            {"name": "c", "image": "x:1", "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}},
+        ],
+    }));
+    assert_eq!((spec.fs_group, &spec.supplemental_groups[..]), (Some(7), &[8, 9][..]));
+    assert_eq!(spec.host_aliases, [("192.0.2.1".parse().unwrap(), vec!["a".to_owned(), "b".to_owned()])]);
+    assert_eq!(spec.init_containers.iter().map(|c| c.sidecar).collect::<Vec<_>>(), [false, true]);
+    let [a, b, c] = &spec.containers[..] else { panic!("three containers") };
+    assert_eq!(a.post_start, Some(Hook::Act(ProbeAction::Exec(vec!["go".into()]))));
+    assert_eq!(a.pre_stop, Some(Hook::Sleep(Duration::from_secs(3))));
+    let profiles = [&a.seccomp, &b.seccomp, &c.seccomp];
+    assert_eq!(profiles, [&Seccomp::Unconfined, &Seccomp::Local("p/x.json".into()), &Seccomp::Default]);
+    assert_eq!(b.liveness.as_ref().unwrap().grace, Some(Duration::from_secs(4)));
+    assert_eq!(container(json!({})).seccomp, Seccomp::Default);
 }

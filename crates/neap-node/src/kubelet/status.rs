@@ -54,6 +54,10 @@ pub(super) fn status(
     }
     let phase = runtime.map_or(PodPhase::Pending, |r| r.phase);
     status.phase = Some(format!("{phase:?}"));
+    if let Some(why) = runtime.and_then(|r| r.evicted.as_ref()) {
+        status.reason = Some("Evicted".to_owned());
+        status.message = Some(why.clone());
+    }
     status.host_ip = Some(node.address.to_string());
     status.host_ips = Some(vec![HostIP { ip: node.address.to_string() }]);
     status.start_time =
@@ -105,8 +109,16 @@ fn conditions(
     let completed = |s: &ApiContainer| {
         s.state.as_ref().and_then(|state| state.terminated.as_ref()).is_some_and(|t| t.exit_code == 0)
     };
-    let incomplete = names(status.init_container_statuses.as_deref(), |s| !completed(s));
-    let unready = names(status.container_statuses.as_deref(), |s| !s.ready);
+    let is_sidecar = |name: &str| {
+        let init = spec.init_containers.iter().flatten();
+        init.into_iter().any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))
+    };
+    // A sidecar has done its part when it has started.
+    let incomplete = names(status.init_container_statuses.as_deref(), |s| {
+        !(completed(s) || is_sidecar(&s.name) && s.started == Some(true))
+    });
+    let mut unready = names(status.container_statuses.as_deref(), |s| !s.ready);
+    unready.extend(names(status.init_container_statuses.as_deref(), |s| is_sidecar(&s.name) && !s.ready));
     let initialized = match (incomplete.is_empty(), phase) {
         (true, _) => condition("Initialized", true, "", ""),
         (false, PodPhase::Succeeded) => condition("Initialized", true, "PodCompleted", ""),

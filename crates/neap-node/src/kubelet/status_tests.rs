@@ -44,6 +44,7 @@ fn runtime(phase: PodPhase, containers: Vec<ContainerStatus>) -> PodStatus {
         init_containers: Vec::new(),
         containers,
         frozen: false,
+        evicted: None,
         started: Some(at(3)),
     }
 }
@@ -189,4 +190,28 @@ fn the_class_of_service_follows_requests_and_limits() {
         "Guaranteed",
     );
     check(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}), "Burstable");
+}
+
+#[test]
+fn an_evicted_pod_says_so() {
+    let mut known = runtime(PodPhase::Failed, vec![running("c", false)]);
+    known.evicted = Some("too much".into());
+    let got = status(&pod(one(), json!({})), None, Some(&known), Progress::Accepted, &node(), at(10));
+    let words = [got.phase, got.reason, got.message].map(Option::unwrap_or_default);
+    assert_eq!(words, ["Failed", "Evicted", "too much"]);
+}
+
+#[test]
+fn a_sidecar_has_done_its_part_when_it_has_started() {
+    let spec = json!({"initContainers": [{"name": "s", "image": "x:1", "restartPolicy": "Always"}],
+        "containers": [{"name": "c", "image": "app:1"}]});
+    let check = |ready: bool, want: &str| {
+        let mut known = runtime(PodPhase::Running, vec![running("c", true)]);
+        known.ready = ready;
+        known.init_containers = vec![running("s", ready)];
+        let got = status(&pod(spec.clone(), json!({})), None, Some(&known), Progress::Accepted, &node(), at(10));
+        assert!(shown(&got).contains(want), "{}", shown(&got));
+    };
+    check(true, "Initialized=True Ready=True ContainersReady=True");
+    check(false, "Initialized=True Ready=False:ContainersNotReady");
 }

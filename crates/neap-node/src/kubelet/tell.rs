@@ -26,6 +26,9 @@ pub(super) fn changes(before: Option<&PodStatus>, now: &PodStatus) -> Vec<Told> 
         let before = before?;
         before.init_containers.iter().chain(&before.containers).find(|c| c.name == name)
     };
+    if let Some(why) = now.evicted.as_ref().filter(|_| before.is_none_or(|b| b.evicted.is_none())) {
+        told.push(Told::warning("Evicted", why.clone()));
+    }
     for container in now.init_containers.iter().chain(&now.containers) {
         of_container(old(&container.name), container, &now.name, &mut told);
     }
@@ -117,6 +120,7 @@ mod tests {
             init_containers: Vec::new(),
             containers: vec![container],
             frozen: false,
+            evicted: None,
             started: None,
         }
     }
@@ -140,6 +144,10 @@ mod tests {
             ],
         );
         check(Some(pod(running(), false, 0)), pod(running(), true, 0), &[]);
+        let mut evicted = pod(running(), true, 0);
+        evicted.evicted = Some("too much".into());
+        check(Some(pod(running(), true, 0)), evicted.clone(), &["Evicted too much"]);
+        check(Some(evicted.clone()), evicted, &[]);
         check(
             Some(pod(running(), true, 0)),
             pod(running(), false, 0),

@@ -7,7 +7,8 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event as ApiEvent, Node, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use neap_runtime::pod::{
-    BoxFuture, ContainerState, ContainerStatus, Error, LogOptions, LogStream, PodPhase, PodSpec, PodStatus, Volume,
+    BoxFuture, CommandOptions, CommandSession, ContainerState, ContainerStatus, Error, LogOptions, LogStream, PodPhase,
+    PodSpec, PodStatus, Volume,
 };
 use neap_testkit::{Api as TestApi, eventually};
 use serde_json::{Value, json};
@@ -72,6 +73,7 @@ impl PodRuntime for Paper {
             init_containers: Vec::new(),
             containers: pod.containers.iter().map(container).collect(),
             frozen: false,
+            evicted: None,
             started: None,
         };
         let mut pods = self.pods.lock().unwrap();
@@ -111,6 +113,23 @@ impl PodRuntime for Paper {
         let text = bytes::Bytes::from(format!("log of {id} {container}"));
         let stream: LogStream = Box::pin(futures::stream::iter([Ok(text)]));
         Box::pin(std::future::ready(Ok(stream)))
+    }
+
+    fn exec(
+        &self,
+        id: &PodId,
+        container: &str,
+        command: CommandOptions,
+    ) -> BoxFuture<'_, Result<CommandSession, Error>> {
+        let said = format!("{} in {id} {container}", command.argv.join(" "));
+        let session = CommandSession {
+            stdin: None,
+            stdout: Box::pin(std::io::Cursor::new(said.into_bytes())),
+            stderr: None,
+            resize: None,
+            exit: Box::pin(std::future::ready(Ok(0))),
+        };
+        Box::pin(std::future::ready(Ok(session)))
     }
 
     fn describe(&self) -> String {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume as Declared};
+use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, Volume as Declared};
 use neap_runtime::pod::{Volume, VolumeFile};
 
 use super::env::{NodeFacts, field, resource};
@@ -45,11 +45,11 @@ pub(super) fn volume(
     let mut files = Files::default();
     if let Some(source) = &declared.config_map {
         files.mode = mode(source.default_mode);
-        files.config_map(&source.name, source.items.as_deref(), source.optional, found)?;
+        files.keys(Keyed::ConfigMap(&source.name), source.items.as_deref(), source.optional, found)?;
     } else if let Some(source) = &declared.secret {
         files.mode = mode(source.default_mode);
         let name = source.secret_name.as_deref().unwrap_or_default();
-        files.secret(name, source.items.as_deref(), source.optional, found)?;
+        files.keys(Keyed::Secret(name), source.items.as_deref(), source.optional, found)?;
     } else if let Some(source) = &declared.downward_api {
         files.mode = mode(source.default_mode);
         files.downward(source.items.as_deref().unwrap_or_default(), pod, node)?;
@@ -57,9 +57,9 @@ pub(super) fn volume(
         files.mode = mode(projected.default_mode);
         for source in projected.sources.iter().flatten() {
             if let Some(s) = &source.config_map {
-                files.config_map(&s.name, s.items.as_deref(), s.optional, found)?;
+                files.keys(Keyed::ConfigMap(&s.name), s.items.as_deref(), s.optional, found)?;
             } else if let Some(s) = &source.secret {
-                files.secret(&s.name, s.items.as_deref(), s.optional, found)?;
+                files.keys(Keyed::Secret(&s.name), s.items.as_deref(), s.optional, found)?;
             } else if let Some(s) = &source.downward_api {
                 files.downward(s.items.as_deref().unwrap_or_default(), pod, node)?;
             } else if let Some(s) = &source.service_account_token {
@@ -101,49 +101,61 @@ struct Files {
     mode: u32,
 }
 
+/// What has keys, by its name.
+#[derive(Clone, Copy)]
+enum Keyed<'a> {
+    ConfigMap(&'a str),
+    Secret(&'a str),
+}
+
+impl Keyed<'_> {
+    /// `Err`: the sentence for an object that does not exist.
+    fn content(self, found: &Found) -> Result<BTreeMap<String, Vec<u8>>, String> {
+        match self {
+            Self::ConfigMap(name) => {
+                let map = found.config_maps.get(name).ok_or_else(|| format!("configmap {name:?} not found"))?;
+                let text = map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
+                let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
+                Ok(text.chain(binary).collect())
+            }
+            Self::Secret(name) => {
+                let secret = found.secrets.get(name).ok_or_else(|| format!("secret {name:?} not found"))?;
+                Ok(secret.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect())
+            }
+        }
+    }
+
+    fn kind(self) -> &'static str {
+        match self {
+            Self::ConfigMap(_) => "configmap",
+            Self::Secret(_) => "secret",
+        }
+    }
+}
+
 impl Files {
-    fn config_map(
-        &mut self,
-        name: &str,
-        items: Option<&[KeyToPath]>,
-        optional: Option<bool>,
-        found: &Found,
-    ) -> Result<(), String> {
-        let map = found.config_maps.get(name).map(|m| content_of_map(m));
-        self.keys("configmap", name, map, items, optional)
-    }
-
-    fn secret(
-        &mut self,
-        name: &str,
-        items: Option<&[KeyToPath]>,
-        optional: Option<bool>,
-        found: &Found,
-    ) -> Result<(), String> {
-        let map = found.secrets.get(name).map(|s| content_of_secret(s));
-        self.keys("secret", name, map, items, optional)
-    }
-
+    /// The files of an object's keys: those named, or all.
     fn keys(
         &mut self,
-        kind: &str,
-        name: &str,
-        content: Option<BTreeMap<String, Vec<u8>>>,
+        source: Keyed<'_>,
         items: Option<&[KeyToPath]>,
         optional: Option<bool>,
+        found: &Found,
     ) -> Result<(), String> {
-        let Some(mut content) = content else {
-            return if optional == Some(true) { Ok(()) } else { Err(format!("{kind} {name:?} not found")) };
+        let content = match source.content(found) {
+            Ok(content) => content,
+            Err(_) if optional == Some(true) => return Ok(()),
+            Err(missing) => return Err(missing),
         };
         let Some(items) = items.filter(|items| !items.is_empty()) else {
             return content.into_iter().try_for_each(|(key, bytes)| self.put(&key, bytes, None));
         };
         for item in items {
-            match content.get_mut(&item.key) {
+            match content.get(&item.key) {
                 // Two items may show one key.
                 Some(bytes) => self.put(&item.path, bytes.clone(), item.mode)?,
                 None if optional == Some(true) => {}
-                None => return Err(format!("{kind} references non-existent config key: {}", item.key)),
+                None => return Err(format!("{} references non-existent config key: {}", source.kind(), item.key)),
             }
         }
         Ok(())
@@ -174,16 +186,6 @@ impl Files {
         self.files.insert(path.to_owned(), VolumeFile { content, mode });
         Ok(())
     }
-}
-
-fn content_of_map(map: &ConfigMap) -> BTreeMap<String, Vec<u8>> {
-    let text = map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
-    let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
-    text.chain(binary).collect()
-}
-
-fn content_of_secret(secret: &Secret) -> BTreeMap<String, Vec<u8>> {
-    secret.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect()
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::drain::Leaving;
 use super::needs::{self, Found};
 use super::recorder::About;
 use super::schedule::is_active;
-use super::sources::{Tokens, make_claims, refresh_after, token};
+use super::sources::{Tokens, make_directories, refresh_after, token};
 use super::spec::{GRACE_SECONDS, SpecError, pod_spec, unasked_token};
 use super::status::{Progress, same, status};
 use super::tell::{self, Told};
@@ -196,9 +196,9 @@ impl Worker {
         if self.given.as_ref() == Some(&spec) {
             return true;
         }
-        if let Err(error) = make_claims(&self.shared.around.claims, pod, &found).await {
-            tracing::warn!(pod = %self.about.name, %error, "the directory of a claim cannot be made");
-            self.tell(Told::warning("FailedMount", format!("the directory of a claim cannot be made: {error}")));
+        if let Err(error) = make_directories(&self.shared.around.claims, pod, &found).await {
+            tracing::warn!(pod = %self.about.name, %error, "a volume's directory cannot be made");
+            self.tell(Told::warning("FailedMount", format!("a volume's directory cannot be made: {error}")));
             return false;
         }
         match self.shared.runtime.ensure(spec.clone()).await {

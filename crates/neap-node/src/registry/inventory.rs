@@ -18,9 +18,8 @@ pub(super) async fn list(images: &Images) -> Result<Reply, Refusal> {
 
 /// Takes the name `?name=` away. What runs from it goes on running, and its content stays while it does.
 pub(super) async fn remove(images: &Images, query: &Query) -> Result<Reply, Refusal> {
-    let name = query
-        .get("name")
-        .ok_or_else(|| Refusal::new(Code::NameInvalid, "?name= must say which image".to_owned()))?;
+    let name =
+        query.get("name").ok_or_else(|| Refusal::new(Code::NameInvalid, "?name= must say which image".to_owned()))?;
     images.remove(name, &BTreeSet::new()).await.map_err(|error| refuse(&error))?;
     Ok(reply::json(&json!({ "removed": name })))
 }

@@ -224,10 +224,12 @@ async fn skopeo_pushes_and_pulls() {
     let served = served().await;
     let dir = tempfile::tempdir().unwrap();
     let layout = "layout";
+    // A file of our own: umoci sets the mode of the folder that it comes from.
+    std::fs::write(dir.path().join("hello"), "#!/bin/sh\n").unwrap();
     for (program, arguments) in [
         ("umoci", vec!["init", "--layout", layout]),
         ("umoci", vec!["new", "--image", "layout:tag"]),
-        ("umoci", vec!["insert", "--rootless", "--image", "layout:tag", "/bin/true", "/bin/hello"]),
+        ("umoci", vec!["insert", "--rootless", "--image", "layout:tag", "hello", "/bin/hello"]),
         ("umoci", vec!["config", "--image", "layout:tag", "--config.cmd", "/bin/hello"]),
     ] {
         match run(program, &arguments, dir.path()).await {
@@ -272,7 +274,8 @@ async fn the_inventory_knows_names_of_other_registries_too() {
         let entries = list["images"].as_array().unwrap().clone();
         entries.iter().map(|e| format!("{} {} {}", e["name"], e["tag"], e["origin"])).collect::<Vec<_>>()
     };
-    let own = format!("\"{}/x\" \"1\" \"given\"", served.host);
+    let port = served.host.rsplit_once(':').unwrap().1;
+    let own = format!("\"localhost:{port}/x\" \"1\" \"given\"");
     assert_eq!(list().await, [r#""docker.io/library/hello" "1" "given""#.to_owned(), own.clone()]);
     assert!(loaded.starts_with("sha256:"));
     assert_eq!(served.status("DELETE", "/neap/images?name=hello%3A1").await, 200);

@@ -1,9 +1,7 @@
 //! Tables: command lines, users, limits, mounts.
 
-use std::time::Duration;
-
 use super::*;
-use crate::pod::{Dns, Mount, PodId, PullPolicy, RestartPolicy};
+use crate::pod::Mount;
 
 fn strings(items: &[&str]) -> Vec<String> {
     items.iter().map(|i| (*i).to_owned()).collect()
@@ -13,30 +11,13 @@ fn container() -> ContainerSpec {
     ContainerSpec {
         name: "user".into(),
         image: "app".into(),
-        pull: PullPolicy::IfNotPresent,
-        credentials: vec![],
-        command: vec![],
-        args: vec![],
-        env: vec![],
-        working_dir: None,
-        user: None,
-        group: None,
-        run_as_non_root: false,
-        read_only_root: false,
-        privileged: false,
-        add_capabilities: vec![],
-        drop_capabilities: vec![],
-        no_new_privileges: false,
-        resources: Resources::default(),
-        mounts: vec![],
-        ports: vec![],
-        startup: None,
-        readiness: None,
-        liveness: None,
-        pre_stop: None,
         termination_message_path: "/dev/termination-log".into(),
-        termination_message_from_logs: false,
+        ..ContainerSpec::default()
     }
+}
+
+fn pod() -> PodSpec {
+    PodSpec { hostname: "h".into(), ..PodSpec::default() }
 }
 
 fn image() -> ImageConfig {
@@ -53,14 +34,14 @@ fn image() -> ImageConfig {
 fn command_lines_mix_specification_and_image() {
     let check = |command: &[&str], args: &[&str], expected: &[&str]| {
         let container = ContainerSpec { command: strings(command), args: strings(args), ..container() };
-        let process = process(&container, &image(), Isolation::Full, None, "h").expect("fine");
+        let process = process(&pod(), &container, &image(), Isolation::Full, None).expect("fine");
         assert_eq!(process.argv, expected);
     };
     check(&[], &[], &["/entry", "serve", "now"]);
     check(&[], &["x"], &["/entry", "x"]);
     check(&["/other"], &[], &["/other"]);
     check(&["/other"], &["x"], &["/other", "x"]);
-    assert!(process(&container(), &ImageConfig::default(), Isolation::Full, None, "h").is_err());
+    assert!(process(&pod(), &container(), &ImageConfig::default(), Isolation::Full, None).is_err());
 }
 
 #[test]
@@ -78,10 +59,10 @@ fn users_come_from_the_specification_before_the_image() {
 fn the_environment_is_the_images_then_ours_then_the_specifications() {
     let container =
         ContainerSpec { env: vec![("A".into(), "pod".into()), ("PORT".into(), "8080".into())], ..container() };
-    let env = process(&container, &image(), Isolation::User, Some(4000), "h").expect("fine").env;
+    let env = process(&pod(), &container, &image(), Isolation::User, Some(4000)).expect("fine").env;
     let last = |name: &str| env.iter().rfind(|(n, _)| n == name).map(|(_, v)| v.as_str());
     assert_eq!((last("A"), last("HOSTNAME"), last("PORT")), (Some("pod"), Some("h"), Some("4000")));
-    let env = process(&container, &image(), Isolation::Full, None, "h").expect("fine").env;
+    let env = process(&pod(), &container, &image(), Isolation::Full, None).expect("fine").env;
     assert_eq!(env.iter().rfind(|(n, _)| n == "PORT").map(|(_, v)| v.as_str()), Some("8080"));
 }
 
@@ -105,7 +86,7 @@ fn mounts_are_ordered_and_a_volume_may_cover_our_files() {
     let targets = |mounts: Vec<Mount>| {
         let container = ContainerSpec { mounts, ..container() };
         let pod_dir = Path::new("/pod");
-        super::mounts(&container, pod_dir, Path::new("/run"), &volumes)
+        super::mounts(&pod(), &container, pod_dir, Path::new("/run"), &volumes)
             .map(|all| all.iter().map(|b| b.target.display().to_string()).collect::<Vec<_>>())
     };
     let ours = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
@@ -124,21 +105,7 @@ fn mounts_are_ordered_and_a_volume_may_cover_our_files() {
 
 #[test]
 fn without_isolation_there_are_no_mounts_and_no_layers() {
-    let pod = PodSpec {
-        id: PodId("u".into()),
-        name: "p".into(),
-        namespace: "n".into(),
-        hostname: "p".into(),
-        init_containers: vec![],
-        containers: vec![],
-        volumes: BTreeMap::new(),
-        restart: RestartPolicy::Always,
-        dns: Dns::default(),
-        share_process_namespace: false,
-        host_network: false,
-        grace: Duration::ZERO,
-        labels: BTreeMap::new(),
-    };
+    let pod = pod();
     let image = Image {
         reference: "app".into(),
         digest: "sha256:0".into(),
@@ -154,6 +121,8 @@ fn without_isolation_there_are_no_mounts_and_no_layers() {
             volumes: &volumes,
             log: "/log/0.log".into(),
             join: vec![],
+            address: Ipv4Addr::LOCALHOST,
+            profile: None,
             merged: merged.map(PathBuf::from),
         };
         launch(&pod, container, &image, Isolation::None, Some(1), places).map(|l| l.root)
@@ -163,4 +132,60 @@ fn without_isolation_there_are_no_mounts_and_no_layers() {
     let mount = Mount { volume: "v".into(), path: "/d".into(), sub_path: None, read_only: false };
     let error = run(&ContainerSpec { mounts: vec![mount], ..container() }, Some("/merged")).expect_err("no mounts");
     assert!(error.contains("volumes"), "{error}");
+}
+
+#[test]
+fn the_pods_address_is_put_where_it_is_asked_for() {
+    let text = format!("at {POD_IP}, {POD_IP}");
+    let wanted = ContainerSpec {
+        command: strings(&["run", &text]),
+        args: strings(&[POD_IP]),
+        env: vec![("IP".into(), POD_IP.into()), ("OTHER".into(), "$(x)".into())],
+        mounts: vec![Mount { volume: "v".into(), path: "/v".into(), sub_path: Some(POD_IP.into()), read_only: false }],
+        ..container()
+    };
+    let made = with_address(&wanted, Ipv4Addr::new(198, 19, 0, 7));
+    assert_eq!(made.command[1], "at 198.19.0.7, 198.19.0.7");
+    assert_eq!(
+        (made.args[0].as_str(), made.env[0].1.as_str(), made.env[1].1.as_str()),
+        ("198.19.0.7", "198.19.0.7", "$(x)")
+    );
+    assert_eq!(made.mounts[0].sub_path, Some(PathBuf::from("198.19.0.7")));
+}
+
+#[test]
+fn what_we_write_files_into_is_never_writable_inside() {
+    let mut pod = pod();
+    pod.volumes.insert("files".into(), Volume::Files(BTreeMap::new()));
+    pod.volumes.insert("disk".into(), Volume::EmptyDir { memory: false, size_limit: None });
+    let volumes = ["files", "disk"].map(|name| (name.to_owned(), PathBuf::from("/vol").join(name))).into();
+    let mount = |volume: &str| Mount { volume: volume.into(), path: "/v".into(), sub_path: None, read_only: false };
+    let read_only = |volume: &str| {
+        let container = ContainerSpec { mounts: vec![mount(volume)], ..container() };
+        let all = mounts(&pod, &container, Path::new("/pod"), Path::new("/run"), &volumes).expect("fine");
+        all.iter().find(|b| b.target == Path::new("/v")).expect("mounted").read_only
+    };
+    assert!(read_only("files") && !read_only("disk"));
+}
+
+#[test]
+fn system_calls_are_filtered_unless_somebody_says_otherwise() {
+    let check = |seccomp: Seccomp, privileged: bool, isolation, filtered: Result<bool, ()>| {
+        let container = ContainerSpec { seccomp, privileged, ..container() };
+        let program = system_calls(&container, isolation, 0, None).map(|p| !p.is_empty()).map_err(drop);
+        assert_eq!(program, filtered, "{container:?}");
+    };
+    check(Seccomp::Default, false, Isolation::Full, Ok(true));
+    check(Seccomp::Default, false, Isolation::User, Ok(true));
+    check(Seccomp::Default, true, Isolation::Full, Ok(false));
+    check(Seccomp::Default, false, Isolation::None, Ok(false));
+    check(Seccomp::Unconfined, false, Isolation::Full, Ok(false));
+    check(Seccomp::Local("none.json".into()), false, Isolation::Full, Err(()));
+}
+
+#[test]
+fn every_process_is_in_the_pods_groups() {
+    let pod = PodSpec { supplemental_groups: vec![5, 6], fs_group: Some(7), ..pod() };
+    let process = process(&pod, &container(), &image(), Isolation::Full, None).expect("fine");
+    assert_eq!(process.groups, [5, 6, 7]);
 }

@@ -4,6 +4,7 @@
 //! all. Nothing here knows pods; whoever runs an image says so through the keep set of [`Images::collect`].
 
 mod archive;
+mod budget;
 mod collect;
 mod content;
 mod credentials;
@@ -315,6 +316,13 @@ impl Images {
         let found = archive::build(&self.inner.store, files, &config, &self.inner.config.platform)?;
         self.inner.name(&reference, &found).await?;
         Ok(found.digest)
+    }
+
+    /// How full the disk is that the images are on, in percent, as `df` counts it.
+    pub fn disk_use(&self) -> Option<u64> {
+        let disk = nix::sys::statvfs::statvfs(self.inner.store.dir()).ok()?;
+        let used = disk.blocks().saturating_sub(disk.blocks_free());
+        Some(used * 100 / (used + disk.blocks_available()).max(1))
     }
 
     pub fn pull_stats(&self) -> PullStats {

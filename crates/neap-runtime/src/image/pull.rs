@@ -11,6 +11,7 @@ use futures::future::{self, BoxFuture, FutureExt, Shared, WeakShared};
 use futures::stream::StreamExt;
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
+use super::budget::Budget;
 use super::error::{PullError, RegistryError, StoreError};
 use super::manifest::{CONFIG_MAX, ConfigFile, Descriptor, Document, MANIFEST_MAX, Manifest};
 use super::remote::Source;
@@ -482,8 +483,9 @@ fn unpack_whole(
     let mut implied = Vec::new();
     for (blob, diff_id) in blobs {
         let file = std::fs::File::open(blob).map_err(StoreError::disk("read", blob))?;
+        let size = file.metadata().map_err(StoreError::disk("read", blob))?.len();
         let what = format!("layer {diff_id}");
-        let unpacked = unpack(&what, file, scratch.path(), whiteouts)?;
+        let unpacked = unpack(&what, file, scratch.path(), whiteouts, Budget::of(size))?;
         check_digest(&what, diff_id, &unpacked.diff_id)?;
         implied = unpacked.implied;
     }

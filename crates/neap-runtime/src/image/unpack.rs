@@ -4,6 +4,7 @@
 //! before (parents are walked one component at a time from an open directory, links are followed inside the target
 //! only). Whiteouts become overlayfs's own marks, or, when merging, what they stand for.
 
+use std::cell::Cell;
 use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -21,6 +22,7 @@ use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, linkat, mkfifo
 use sha2::{Digest as _, Sha256};
 use xattr::FileExt as _;
 
+use super::budget::{self, Budget, Watched};
 use super::error::StoreError;
 use super::store::hex;
 
@@ -64,6 +66,7 @@ pub(super) fn unpack(
     layer: impl Read,
     target: &Path,
     whiteouts: Whiteouts,
+    budget: Budget,
 ) -> Result<Unpacked, StoreError> {
     let broken = |e: io::Error| match e.raw_os_error() {
         // An errno is this machine's trouble, anything else is the archive's.
@@ -72,16 +75,26 @@ pub(super) fn unpack(
         None => StoreError::Broken { what: what.to_owned(), problem: e.to_string() },
     };
     let mut reader = Hashing { inner: decompress(layer).map_err(broken)?, hash: Sha256::new() };
-    let mut extractor = Extractor::new(target, whiteouts).map_err(broken)?;
+    let mut extractor = Extractor::new(target, whiteouts, budget).map_err(broken)?;
+    let allowance = Cell::new(u64::MAX);
     // Some tools leave out the end of the archive, padding of the last file included. Zeros that are not hashed stand
     // in for it: content that is cut short is still found out by the digest.
-    let mut archive = tar::Archive::new((&mut reader).chain(io::repeat(0).take(END_OF_ARCHIVE)));
-    for entry in archive.entries().map_err(broken)? {
-        extractor.entry(entry.map_err(broken)?).map_err(broken)?;
+    let whole = (&mut reader).chain(io::repeat(0).take(END_OF_ARCHIVE));
+    let mut archive = tar::Archive::new(Watched { inner: whole, allowance: &allowance });
+    let mut entries = archive.entries().map_err(broken)?;
+    loop {
+        // To the next file's content there is nothing but descriptions.
+        budget::limit(&allowance);
+        let Some(entry) = entries.next() else { break };
+        let mut entry = entry.map_err(broken)?;
+        budget::unlimit(&allowance);
+        extractor.entry(&mut entry).map_err(broken)?;
+        // What the kind of file had no use for.
+        extractor.budget.copy(&mut entry, &mut io::sink(), &extractor.root).map_err(broken)?;
     }
-    extractor.finish().map_err(broken)?;
     // The tar ends before the stream does; the digest counts to the last byte.
-    io::copy(&mut reader, &mut io::sink()).map_err(broken)?;
+    extractor.budget.copy(&mut reader, &mut io::sink(), &extractor.root).map_err(broken)?;
+    extractor.finish().map_err(broken)?;
     Ok(Unpacked { diff_id: format!("sha256:{}", hex(&reader.hash.finalize())), implied: extractor.implied })
 }
 
@@ -144,12 +157,13 @@ struct Extractor {
     brought: HashSet<PathBuf>,
     /// The last parent: archives go directory by directory.
     parent: Option<(PathBuf, Arc<OwnedFd>)>,
+    budget: Budget,
 }
 
 const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 impl Extractor {
-    fn new(target: &Path, whiteouts: Whiteouts) -> io::Result<Self> {
+    fn new(target: &Path, whiteouts: Whiteouts, budget: Budget) -> io::Result<Self> {
         let root = nix::fcntl::open(target, DIRECTORY, Mode::empty())?;
         Ok(Self {
             root: Arc::new(root),
@@ -159,17 +173,19 @@ impl Extractor {
             directories: Vec::new(),
             brought: HashSet::new(),
             parent: None,
+            budget,
         })
     }
 
-    fn entry<R: Read>(&mut self, mut entry: tar::Entry<'_, R>) -> io::Result<()> {
+    fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> io::Result<()> {
         use tar::EntryType as T;
+        self.budget.entry()?;
         let kind = entry.header().entry_type();
         if kind == T::XGlobalHeader {
             return Ok(());
         }
         let path = clean(&entry.path_bytes())?;
-        let attributes = Attributes::read(&mut entry)?;
+        let attributes = Attributes::read(entry)?;
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
             // "./" describes the root directory itself.
             return if kind == T::Directory { self.directory_attributes(PathBuf::new(), &attributes) } else { Ok(()) };
@@ -198,7 +214,7 @@ impl Extractor {
                 let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 let fd = openat(&parent, name.as_os_str(), flags, Mode::from_bits_truncate(0o600))?;
                 let mut file = File::from(fd);
-                io::copy(&mut entry, &mut file)?;
+                self.budget.copy(entry, &mut file, &self.root)?;
                 if self.privileged {
                     fchownat(&file, "", Some(attributes.uid), Some(attributes.gid), AtFlags::AT_EMPTY_PATH)?;
                 }
@@ -208,7 +224,7 @@ impl Extractor {
                 futimens(&file, &attributes.mtime, &attributes.mtime)?;
                 return Ok(());
             }
-            T::Link => return self.hard_link(&entry, &parent, &name),
+            T::Link => return self.hard_link(entry, &parent, &name),
             T::Symlink => {
                 let target = entry.link_name_bytes().ok_or_else(|| bad("a symbolic link without a target"))?;
                 symlinkat(OsStr::from_bytes(&target), &parent, name.as_os_str())?;

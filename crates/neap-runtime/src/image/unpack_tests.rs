@@ -32,6 +32,10 @@ fn layer(lines: &[&str]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
+fn roomy() -> Budget {
+    Budget::of(0)
+}
+
 /// What lies in a directory: `path`, `path=content`, `path->target`, `path!` for a whiteout, `path#` for an opaque one.
 fn tree(root: &Path) -> String {
     fn walk(root: &Path, dir: &Path, out: &mut Vec<String>) {
@@ -62,7 +66,7 @@ fn check(layers: &[&[&str]], whiteouts: Whiteouts, want: &str) {
     let dir = tempfile::tempdir().unwrap();
     let mut problem = None;
     for lines in layers {
-        if let Err(e) = unpack("layer", &layer(lines)[..], dir.path(), whiteouts) {
+        if let Err(e) = unpack("layer", &layer(lines)[..], dir.path(), whiteouts, roomy()) {
             problem = Some(e.to_string());
         }
     }
@@ -147,7 +151,7 @@ fn modes_times_and_owners_are_kept() {
         header.set_size(0);
         tar.append_data(&mut header, path, io::empty()).unwrap();
     }
-    unpack("layer", &tar.into_inner().unwrap()[..], dir.path(), Whiteouts::Apply).unwrap();
+    unpack("layer", &tar.into_inner().unwrap()[..], dir.path(), Whiteouts::Apply, roomy()).unwrap();
     for (path, mode) in [("ro", 0o555), ("ro/suid", 0o4711)] {
         let meta = fs::symlink_metadata(dir.path().join(path)).unwrap();
         assert_eq!((meta.mode() & 0o7777, meta.mtime(), meta.uid()), (mode, 1_000_000_000, owner), "{path}");
@@ -163,7 +167,7 @@ fn every_compression_gives_the_same_diff_id() {
     let want = super::super::store::digest_of(&plain);
     for bytes in [plain.clone(), gzip.finish().unwrap(), zstd::encode_all(&plain[..], 1).unwrap()] {
         let dir = tempfile::tempdir().unwrap();
-        let unpacked = unpack("layer", &bytes[..], dir.path(), Whiteouts::Apply).unwrap();
+        let unpacked = unpack("layer", &bytes[..], dir.path(), Whiteouts::Apply, roomy()).unwrap();
         assert_eq!((unpacked.diff_id, tree(dir.path())), (want.clone(), "a=1".to_owned()));
     }
 }
@@ -173,7 +177,7 @@ fn implied_directories_take_the_lower_layers_mode() {
     let dirs: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
     fs::create_dir(dirs[0].path().join("tmp")).unwrap();
     fs::set_permissions(dirs[0].path().join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
-    let unpacked = unpack("layer", &layer(&["f tmp/a 1"])[..], dirs[1].path(), Whiteouts::Apply).unwrap();
+    let unpacked = unpack("layer", &layer(&["f tmp/a 1"])[..], dirs[1].path(), Whiteouts::Apply, roomy()).unwrap();
     assert_eq!(unpacked.implied, [PathBuf::from("tmp")]);
     adopt_implied(dirs[1].path(), &unpacked.implied, &[dirs[0].path().to_owned()]).unwrap();
     assert_eq!(fs::metadata(dirs[1].path().join("tmp")).unwrap().mode() & 0o7777, 0o1777);
@@ -185,5 +189,43 @@ fn a_truncated_layer_is_an_error() {
     io::Write::write_all(&mut gzip, &layer(&["f a 1"])).unwrap();
     let bytes = gzip.finish().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    assert!(unpack("layer", &bytes[..bytes.len() / 2], dir.path(), Whiteouts::Apply).is_err());
+    assert!(unpack("layer", &bytes[..bytes.len() / 2], dir.path(), Whiteouts::Apply, roomy()).is_err());
+}
+
+#[test]
+fn bombs_do_not_go_off() {
+    let check = |what: &str, layer: Vec<u8>, budget: Budget, problem: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let error = unpack("layer", &layer[..], dir.path(), Whiteouts::Apply, budget).expect_err(what);
+        assert!(error.to_string().contains(problem), "{what}: {error}");
+    };
+    let gzip = |bytes: &[u8]| {
+        let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        io::Write::write_all(&mut out, bytes).unwrap();
+        out.finish().unwrap()
+    };
+    let entry = |kind: tar::EntryType, size: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("a").unwrap();
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_mode(0o644);
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    };
+    let zeros = |n: usize| vec![0_u8; n];
+    let file = [entry(tar::EntryType::Regular, 1 << 20), zeros(1 << 20)].concat();
+    check("a large file", gzip(&file), Budget::tiny(1000, 10), "more than its compressed size");
+    let mut trailing = layer(&["f a 1"]);
+    trailing.extend(zeros(1 << 20));
+    check("zeros without end after it", gzip(&trailing), Budget::tiny(1000, 10), "more than its compressed size");
+    let hidden = [entry(tar::EntryType::Fifo, 1 << 20), zeros(1 << 20)].concat();
+    check("content that nobody asked for", gzip(&hidden), Budget::tiny(1000, 10), "more than its compressed size");
+    for kind in [tar::EntryType::XHeader, tar::EntryType::GNULongName] {
+        let long = [entry(kind, 8 << 20), zeros(8 << 20)].concat();
+        check("a long description", gzip(&long), roomy(), "a file's description of more than a megabyte");
+    }
+    let names: Vec<String> = (0..20).map(|n| format!("d d{n}")).collect();
+    let many = layer(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    check("many files", many, Budget::tiny(1 << 20, 10), "files");
 }

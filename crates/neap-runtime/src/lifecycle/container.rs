@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::net::Ipv4Addr;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::probes::{self, Target};
+use super::probes::{self, Target, Unwell};
 use super::restart::{self, Backoff};
 use super::state::PodCell;
 use super::{PullFault, World, status};
@@ -18,7 +20,7 @@ use crate::image::Image;
 use crate::launch::{Isolation, Launch, Process, Root};
 use crate::logs::read::LogReader;
 use crate::machine::Handle;
-use crate::pod::{ContainerSpec, ContainerState, LogOptions, ProbeAction, Terminated};
+use crate::pod::{ContainerSpec, ContainerState, Hook, LogOptions, RestartPolicy, Seccomp, Terminated};
 use crate::record::{self, Exit, Run};
 use crate::spawner::wire::StartError;
 use crate::{clock, trees, volumes};
@@ -33,16 +35,30 @@ const LISTEN_AGAIN: Duration = Duration::from_millis(100);
 const RECORD_LAG: Duration = Duration::from_secs(2);
 /// Runs whose logs are kept besides the current one.
 const OLD_LOGS: u32 = 2;
+/// A postStart hook that takes longer than this has failed. Kubernetes sets no bound.
+const LONGEST_HOOK: Duration = Duration::from_secs(3600);
+/// Longest seccomp profile. Docker's own has 14 KiB.
+const MAX_PROFILE: u64 = 1 << 20;
+
+/// What a container is to its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Runs to its end before the next begins.
+    Init,
+    /// Begins among those, and lives on.
+    Sidecar,
+    Main,
+}
 
 /// Lives a container's life. Returns when it is over: done, or the pod's end.
-pub(super) async fn live(world: &World, cell: &Arc<PodCell>, name: &str, init: bool) {
-    let mut life = Life { world, cell, name, init };
+pub(super) async fn live(world: &World, cell: &Arc<PodCell>, name: &str, place: Place) {
+    let mut life = Life { world, cell, name, place };
     if cell.read(|s| s.record.containers.get(name).is_some_and(|c| c.done.is_some())) {
         return;
     }
     let mut adopted = life.adopt().await;
     loop {
-        if adopted.is_none() && cell.stop.borrow().is_some() {
+        if adopted.is_none() && life.is_stopping() {
             return;
         }
         let ended = match adopted.take() {
@@ -63,7 +79,7 @@ struct Life<'a> {
     world: &'a World,
     cell: &'a Arc<PodCell>,
     name: &'a str,
-    init: bool,
+    place: Place,
 }
 
 /// A run that has begun, or has ended before it could.
@@ -83,8 +99,17 @@ struct Ended {
 impl Life<'_> {
     fn spec(&self) -> ContainerSpec {
         let spec = self.cell.spec();
-        let all = if self.init { &spec.init_containers } else { &spec.containers };
+        let all = if self.place == Place::Main { &spec.containers } else { &spec.init_containers };
         all.iter().find(|c| c.name == self.name).cloned().expect("the pod's specification names its containers")
+    }
+
+    /// Who says that this container is to end.
+    fn stop(&self) -> &watch::Sender<Option<Timestamp>> {
+        if self.place == Place::Sidecar { &self.cell.stop_sidecars } else { &self.cell.ending }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop().borrow().is_some()
     }
 
     fn run_dir(&self, number: u32) -> PathBuf {
@@ -106,7 +131,7 @@ impl Life<'_> {
 
     /// Waits, unless the pod's end comes first: then `false`.
     async fn pause(&self, time: Duration) -> bool {
-        let mut stop = self.cell.stop.subscribe();
+        let mut stop = self.stop().subscribe();
         tokio::select! {
             () = sleep(time) => true,
             _ = stop.wait_for(Option::is_some) => false,
@@ -132,7 +157,8 @@ impl Life<'_> {
                     return Some(Begun::Running { handle, process: Box::new(launch.process) });
                 }
                 (Some(run), None, _) => {
-                    // The machine was started anew since.
+                    // The machine was started anew since; or another version began this run, and we cannot read how.
+                    self.world.machine.abandon(&run);
                     let error = StartError { config: false, message: "the machine restarted".to_owned() };
                     let exit =
                         Exit { started: Some(run.started), error: None, ..Exit::not_started(error, clock::now()) };
@@ -165,7 +191,7 @@ impl Life<'_> {
 
     async fn pull(&self, spec: &ContainerSpec) -> Option<Image> {
         let mut backoff = Backoff::default();
-        let mut stop = self.cell.stop.subscribe();
+        let mut stop = self.stop().subscribe();
         loop {
             let pulled = tokio::select! {
                 pulled = self.world.images.ensure(&spec.image, spec.pull, &spec.credentials) => pulled,
@@ -216,6 +242,8 @@ impl Life<'_> {
             volumes: &volumes,
             log: self.log(number),
             join,
+            address: sandbox.as_ref().map_or(Ipv4Addr::LOCALHOST, |s| s.address),
+            profile: profile(&self.world.profiles, &spec.seccomp).map_err(config)?,
             merged: (isolation == Isolation::None).then(|| image.layers.first().cloned()).flatten(),
         };
         let port = match isolation {
@@ -257,7 +285,7 @@ impl Life<'_> {
     /// that runs, or until the pod's end.
     async fn first_process(&self) -> Option<i32> {
         let first = self.cell.spec().containers.first()?.name.clone();
-        if self.init || first == self.name {
+        if self.place != Place::Main || first == self.name {
             return None;
         }
         loop {
@@ -275,42 +303,66 @@ impl Life<'_> {
             Begun::Ended { dir, exit } => return Ended { dir, exit, cause: None },
         };
         let spec = self.spec();
-        self.cell.update_container(self.name, |_, live| {
+        let hooked = self.cell.update_container(self.name, |record, live| {
+            let hooked = spec.post_start.is_none() || record.hooked == record.runs;
             live.status.state = ContainerState::Running { since: handle.run.started };
-            live.status.started = spec.startup.is_none();
-            live.status.ready = spec.startup.is_none() && spec.readiness.is_none();
+            live.status.started = hooked && spec.startup.is_none();
+            live.status.ready = live.status.started && spec.readiness.is_none();
             live.handle = Some(handle.clone());
+            hooked
         });
         let target = Target { world: self.world, cell: self.cell, spec: &spec, handle: &handle, process: &process };
-        let mut stop = self.cell.stop.subscribe();
+        let mut stop = self.stop().subscribe();
         let mut ended = std::pin::pin!(self.world.machine.ended(&handle));
-        let cause = tokio::select! {
+        let unwell = tokio::select! {
             exit = &mut ended => return Ended { dir: handle.dir.clone(), exit, cause: None },
-            unwell = self.probe(&target) => Some(unwell),
+            unwell = self.tend(&target, hooked) => Some(unwell),
             _ = stop.wait_for(Option::is_some) => None,
         };
-        if let Some(cause) = &cause {
-            tracing::info!(pod = %self.cell.id, container = self.name, cause, "ending the container");
+        if let Some(unwell) = &unwell {
+            tracing::info!(pod = %self.cell.id, container = self.name, cause = unwell.why, "ending the container");
         }
-        let exit = self.end(&target, &mut ended, cause.is_some()).await;
-        Ended { dir: handle.dir.clone(), exit, cause }
+        let exit = self.end(&target, &mut ended, unwell.as_ref()).await;
+        Ended { dir: handle.dir.clone(), exit, cause: unwell.map(|u| u.why) }
     }
 
-    async fn probe(&self, target: &Target<'_>) -> String {
-        if self.init {
+    /// The postStart hook, if it is still to be run, then the probes; comes back when the container is to be ended.
+    async fn tend(&self, target: &Target<'_>, hooked: bool) -> Unwell {
+        if let Some(hook) = target.spec.post_start.as_ref().filter(|_| !hooked) {
+            if let Err(error) = target.hook(hook, LONGEST_HOOK).await {
+                let why = format!("Container {} failed its postStart hook: {error}", self.name);
+                return Unwell { why, grace: None };
+            }
+            self.cell.update_container(self.name, |record, live| {
+                record.hooked = record.runs;
+                live.status.started = target.spec.startup.is_none();
+                live.status.ready = live.status.started && target.spec.readiness.is_none();
+            });
+        }
+        if self.place == Place::Init {
             return std::future::pending().await;
         }
         probes::run(target).await
     }
 
     /// preStop, the stop signal, time, SIGKILL.
-    async fn end(&self, target: &Target<'_>, ended: &mut (impl Future<Output = Exit> + Unpin), unwell: bool) -> Exit {
-        let grace = self.cell.spec().grace;
-        let own = unwell.then(|| clock::now().saturating_add(grace).unwrap_or(Timestamp::MAX));
+    async fn end(
+        &self,
+        target: &Target<'_>,
+        ended: &mut (impl Future<Output = Exit> + Unpin),
+        unwell: Option<&Unwell>,
+    ) -> Exit {
+        let grace = |unwell: &Unwell| unwell.grace.unwrap_or(self.cell.spec().grace);
+        let own = unwell.map(|u| clock::now().saturating_add(grace(u)).unwrap_or(Timestamp::MAX));
         let machine = &self.world.machine;
-        // A frozen container hears nothing.
-        if self.cell.read(|s| s.record.frozen) {
-            let _ = machine.freeze(target.handle, false).await;
+        // A frozen container hears nothing. Whoever freezes it now comes to an end first.
+        {
+            let _nobody_freezes = self.cell.freezing.lock().await;
+            if self.cell.read(|s| s.record.frozen)
+                && let Err(error) = machine.freeze(target.handle, false).await
+            {
+                tracing::warn!(pod = %self.cell.id, container = self.name, %error, "cannot thaw the container to end it");
+            }
         }
         let mut deadline = std::pin::pin!(self.deadline(own));
         let mut due = false;
@@ -347,11 +399,15 @@ impl Life<'_> {
                 // It may be in a system call that cannot be broken; it dies when that returns.
                 () = sleep(Duration::from_secs(1)) => {}
             }
+            // On cgroup v1 even SIGKILL waits for the thaw, and somebody may have frozen it since.
+            if let Err(error) = machine.freeze(target.handle, false).await {
+                tracing::warn!(pod = %self.cell.id, container = self.name, %error, "cannot thaw the container to end it");
+            }
         }
     }
 
-    async fn hook(&self, target: &Target<'_>, hook: &ProbeAction, time: Duration) {
-        if let Err(error) = target.act(hook, time).await {
+    async fn hook(&self, target: &Target<'_>, hook: &Hook, time: Duration) {
+        if let Err(error) = target.hook(hook, time).await {
             tracing::warn!(pod = %self.cell.id, container = self.name, error, "the preStop hook failed");
         }
     }
@@ -362,13 +418,13 @@ impl Life<'_> {
     }
 
     fn time_left(&self, own: Option<Timestamp>) -> Duration {
-        let deadline = [*self.cell.stop.borrow(), own].into_iter().flatten().min();
+        let deadline = [*self.stop().borrow(), own].into_iter().flatten().min();
         deadline.map_or(Duration::MAX, |at| Duration::try_from(at - clock::now()).unwrap_or(Duration::ZERO))
     }
 
     /// Resolves at the deadline, which a later and more impatient asker may bring nearer.
     async fn deadline(&self, own: Option<Timestamp>) {
-        let mut stop = self.cell.stop.subscribe();
+        let mut stop = self.stop().subscribe();
         loop {
             stop.mark_unchanged();
             let left = self.time_left(own).min(Duration::from_secs(365 * 24 * 3600));
@@ -389,8 +445,8 @@ impl Life<'_> {
             None => last_words(&spec, &dir, &self.log(number), exit.code),
         };
         let terminated = status::terminated(&exit, message);
-        let stopping = self.cell.stop.borrow().is_some();
-        let again = !stopping && (cause.is_some() || restart::again(self.cell.spec().restart, self.init, exit.code));
+        let stopping = self.is_stopping();
+        let again = !stopping && self.runs_again(cause.is_some(), exit.code);
         let ran = exit.started.map_or(Duration::ZERO, |at| Duration::try_from(exit.finished - at).unwrap_or_default());
         let wait = self.cell.update_container(self.name, |record, live| {
             live.handle = None;
@@ -416,12 +472,22 @@ impl Life<'_> {
                 return false;
             }
         }
-        if self.cell.stop.borrow().is_some() {
+        if self.is_stopping() {
             self.settle(terminated);
             return false;
         }
         self.cell.update_container(self.name, |record, _| record.restarts += 1);
         true
+    }
+
+    fn runs_again(&self, unwell: bool, code: i32) -> bool {
+        let policy = match self.place {
+            Place::Sidecar => RestartPolicy::Always,
+            Place::Init | Place::Main => self.cell.spec().restart,
+        };
+        // What we ended ourselves did not end well, whatever it answered to the signal.
+        let code = if unwell && code == 0 { libc::SIGTERM } else { code };
+        restart::again(policy, self.place == Place::Init, code)
     }
 
     fn settle(&self, terminated: Terminated) {
@@ -449,6 +515,20 @@ fn last_words(spec: &ContainerSpec, dir: &Path, log: &Path, code: i32) -> String
     let options = LogOptions { tail: Some(MAX_LOG_LINES), ..LogOptions::default() };
     let text = LogReader::open(log, options).and_then(|mut reader| reader.next()).ok().flatten().unwrap_or_default();
     status::cut_message(&String::from_utf8_lossy(&text), MAX_LOG_LINES as usize, MAX_LOG_MESSAGE)
+}
+
+/// The text of a profile that a container names; `None` when it names none, or there is none of that name.
+fn profile(dir: &Path, wanted: &Seccomp) -> Result<Option<String>, String> {
+    let Seccomp::Local(name) = wanted else { return Ok(None) };
+    if !name.components().all(|c| matches!(c, Component::Normal(_))) {
+        return Err(format!("{} is not a path below the directory of seccomp profiles", name.display()));
+    }
+    let mut text = String::new();
+    match fs::File::open(dir.join(name)).and_then(|file| file.take(MAX_PROFILE).read_to_string(&mut text)) {
+        Ok(_) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot read the seccomp profile {}: {error}", name.display())),
+    }
 }
 
 /// A writable layer may be large; nobody waits for its removal. What a crash leaves is removed with the pod.

@@ -9,6 +9,7 @@ mod probes;
 mod restart;
 pub(crate) mod state;
 mod status;
+pub(crate) mod storage;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub(crate) struct World {
     pub isolation: Isolation,
     /// Where all pods' logs are.
     pub logs: PathBuf,
+    /// Where seccomp profiles lie that containers may name.
+    pub profiles: PathBuf,
 }
 
 #[cfg(test)]

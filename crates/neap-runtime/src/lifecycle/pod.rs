@@ -6,14 +6,17 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
+use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::container::Place;
 use super::restart::Backoff;
 use super::state::PodCell;
 use super::{World, container, status};
 use crate::launch::Isolation;
-use crate::pod::{ContainerState, PodSpec};
+use crate::pod::{ContainerSpec, ContainerState, PodSpec};
 use crate::{clock, trees, volumes};
 
 /// Lives a pod's life to its end, after which nothing of it is left but its logs. Dropping it leaves the containers
@@ -22,25 +25,66 @@ pub(crate) async fn live(world: &World, cell: &Arc<PodCell>) {
     let mut stop = cell.stop.subscribe();
     if open_sandbox(world, cell).await {
         let spec = cell.spec();
-        if run_init(world, cell, &spec).await {
-            let lives = spec.containers.iter().map(|c| container::live(world, cell, &c.name, false));
-            join_all(lives).await;
-        }
+        let sidecars: Vec<Sidecar<'_>> = spec.init_containers.iter().filter(|c| c.sidecar).map(Sidecar::new).collect();
+        let main = async {
+            if run_init(world, cell, &spec, &sidecars).await {
+                let lives = spec.containers.iter().map(|c| container::live(world, cell, &c.name, Place::Main));
+                join_all(lives).await;
+            }
+            // Sidecars serve the others, so they end after them; those that were not begun never are.
+            let deadline = *cell.ending.borrow();
+            let deadline = deadline.or_else(|| clock::now().saturating_add(spec.grace).ok());
+            cell.stop_sidecars.send_replace(deadline.or(Some(Timestamp::MAX)));
+            sidecars.iter().for_each(Sidecar::begin);
+        };
+        join(main, join_all(sidecars.iter().map(|sidecar| sidecar.live(world, cell)))).await;
     }
     // All containers are done, or somebody asked for the end; it is always somebody who asks.
     let _ = stop.wait_for(Option::is_some).await;
     close(world, cell).await;
 }
 
+/// A container that begins at its turn among the init containers and lives on beside the others.
+struct Sidecar<'a> {
+    name: &'a str,
+    turn: watch::Sender<bool>,
+}
+
+impl<'a> Sidecar<'a> {
+    fn new(spec: &'a ContainerSpec) -> Self {
+        Self { name: &spec.name, turn: watch::Sender::new(false) }
+    }
+
+    fn begin(&self) {
+        self.turn.send_replace(true);
+    }
+
+    async fn live(&self, world: &World, cell: &Arc<PodCell>) {
+        // The sender lives in here.
+        let _ = self.turn.subscribe().wait_for(|turn| *turn).await;
+        container::live(world, cell, self.name, Place::Sidecar).await;
+    }
+}
+
 /// Stops or lets run every container of the pod.
 pub(crate) async fn freeze(world: &World, cell: &PodCell, frozen: bool) -> std::io::Result<()> {
+    let _one_at_a_time = cell.freezing.lock().await;
     if frozen {
         // Probes hold still before the containers do, and go on only after them.
         cell.frozen.send_replace(true);
     }
     let handles: Vec<_> = cell.read(|s| s.containers.values().filter_map(|c| c.handle.clone()).collect());
     for handle in &handles {
-        world.machine.freeze(handle, frozen).await?;
+        if let Err(error) = world.machine.freeze(handle, frozen).await {
+            // Half a pod that stands still helps nobody: all of it runs on.
+            for handle in handles.iter().filter(|_| frozen) {
+                if let Err(error) = world.machine.freeze(handle, false).await {
+                    tracing::warn!(pod = %cell.id, %error, "cannot thaw a container after freezing the pod failed");
+                }
+            }
+            cell.frozen.send_replace(!frozen && cell.read(|s| s.record.frozen));
+            return Err(error);
+        }
     }
     cell.update(|state| state.record.frozen = frozen);
     cell.frozen.send_replace(frozen);
@@ -54,13 +98,20 @@ async fn open_sandbox(world: &World, cell: &PodCell) -> bool {
         if world.machine.adopt_sandbox(&sandbox) {
             return true;
         }
-        // Lost with the machine's last boot; the containers are, too.
-        cell.update(|state| state.record.sandbox = None);
+        // Lost with the machine's last boot; the containers are, too, and what init containers did to memory.
+        cell.update(|state| {
+            state.record.sandbox = None;
+            for one in &spec.init_containers {
+                if let Some(record) = state.record.containers.get_mut(&one.name) {
+                    record.done = None;
+                }
+            }
+        });
     }
     let mut backoff = Backoff::default();
-    let mut stop = cell.stop.subscribe();
+    let mut ending = cell.ending.subscribe();
     loop {
-        if cell.stop.borrow().is_some() {
+        if cell.ending.borrow().is_some() {
             return false;
         }
         match world.machine.open_sandbox(spec.host_network).await {
@@ -88,24 +139,46 @@ async fn open_sandbox(world: &World, cell: &PodCell) -> bool {
         }
         tokio::select! {
             () = sleep(backoff.retry()) => {}
-            _ = stop.wait_for(Option::is_some) => {}
+            _ = ending.wait_for(Option::is_some) => {}
         }
     }
 }
 
 /// `false`: one failed for good, or the pod's end came first.
-async fn run_init(world: &World, cell: &Arc<PodCell>, spec: &PodSpec) -> bool {
+async fn run_init(world: &World, cell: &Arc<PodCell>, spec: &PodSpec, sidecars: &[Sidecar<'_>]) -> bool {
     for one in &spec.init_containers {
-        container::live(world, cell, &one.name, true).await;
+        if let Some(sidecar) = sidecars.iter().find(|s| s.name == one.name) {
+            sidecar.begin();
+            if !has_started(cell, &one.name).await {
+                return false;
+            }
+            continue;
+        }
+        container::live(world, cell, &one.name, Place::Init).await;
         let well = cell.read(|s| {
             let state = s.containers.get(&one.name).map(|c| &c.status.state);
             matches!(state, Some(ContainerState::Terminated(t)) if t.exit_code == 0)
         });
-        if !well || cell.stop.borrow().is_some() {
+        if !well || cell.ending.borrow().is_some() {
             return false;
         }
     }
     true
+}
+
+/// Waits until a sidecar has started, startup probe included. `false`: the pod's end came first.
+async fn has_started(cell: &PodCell, name: &str) -> bool {
+    let mut ending = cell.ending.subscribe();
+    loop {
+        let turned = cell.turned.notified();
+        if cell.read(|s| s.containers.get(name).is_some_and(|c| c.status.started)) {
+            return true;
+        }
+        tokio::select! {
+            () = turned => {}
+            _ = ending.wait_for(Option::is_some) => return false,
+        }
+    }
 }
 
 /// A free port for each container's first port. Another program may take it before the container does; then the

@@ -12,7 +12,7 @@ use super::World;
 use super::state::PodCell;
 use crate::launch::Process;
 use crate::machine::Handle;
-use crate::pod::{ContainerSpec, Probe, ProbeAction};
+use crate::pod::{ContainerSpec, Hook, Probe, ProbeAction};
 use crate::probe::{Cadence, Verdicts};
 
 /// Everything a try needs to know about the container.
@@ -25,12 +25,19 @@ pub(super) struct Target<'a> {
     pub process: &'a Process,
 }
 
+/// Why a container is to be ended, and how long it may take, where that is not the pod's own grace.
+pub(super) struct Unwell {
+    pub why: String,
+    pub grace: Option<Duration>,
+}
+
 /// Why the probes want the container dead.
-pub(super) async fn run(target: &Target<'_>) -> String {
+pub(super) async fn run(target: &Target<'_>) -> Unwell {
     let name = &target.spec.name;
     if let Some(startup) = &target.spec.startup {
         if let Err(last) = until_first_verdict(target, startup).await {
-            return format!("Container {name} failed startup probe, will be restarted: {last}");
+            let why = format!("Container {name} failed startup probe, will be restarted: {last}");
+            return Unwell { why, grace: startup.grace };
         }
         target.cell.update_container(name, |_, live| {
             live.status.started = true;
@@ -51,7 +58,10 @@ pub(super) async fn run(target: &Target<'_>) -> String {
     };
     tokio::select! {
         never = readiness => match never {},
-        last = liveness => format!("Container {name} failed liveness probe, will be restarted: {last}"),
+        last = liveness => {
+            let why = format!("Container {name} failed liveness probe, will be restarted: {last}");
+            Unwell { why, grace: target.spec.liveness.as_ref().and_then(|p| p.grace) }
+        }
     }
 }
 
@@ -135,8 +145,19 @@ impl Target<'_> {
         (!disturbed).then_some(outcome)
     }
 
-    /// Does what a probe or a hook says. `Err` says why that did not go well.
-    pub(super) async fn act(&self, action: &ProbeAction, timeout: Duration) -> Result<(), String> {
+    /// Does what a hook says.
+    pub(super) async fn hook(&self, hook: &Hook, timeout: Duration) -> Result<(), String> {
+        match hook {
+            Hook::Act(action) => self.act(action, timeout).await,
+            Hook::Sleep(time) => {
+                sleep((*time).min(timeout)).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Does what a probe says. `Err` says why that did not go well.
+    async fn act(&self, action: &ProbeAction, timeout: Duration) -> Result<(), String> {
         match action {
             ProbeAction::Exec(argv) => {
                 let process = Process { argv: argv.clone(), ..self.process.clone() };

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 use super::restart::Backoff;
 use super::status;
@@ -34,6 +34,9 @@ pub(crate) struct PodRecord {
     pub frozen: bool,
     /// Somebody asked for the pod's end; it must be complete at this time.
     pub removing: Option<Timestamp>,
+    /// The machine ended it, and why; it stays until somebody removes it.
+    #[serde(default)]
+    pub evicted: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -49,6 +52,9 @@ pub(crate) struct ContainerRecord {
     pub done: Option<Terminated>,
     pub image_id: String,
     pub stop_signal: Option<String>,
+    /// How many of the runs have their postStart hook behind them.
+    #[serde(default)]
+    pub hooked: u32,
 }
 
 /// Everything known of a pod now.
@@ -84,6 +90,14 @@ pub(crate) struct PodCell {
     changes: broadcast::Sender<PodId>,
     /// When the pod must be gone, once somebody asked for that.
     pub stop: watch::Sender<Option<Timestamp>>,
+    /// When its containers must have ended: because of that, or because the machine wants it so.
+    pub ending: watch::Sender<Option<Timestamp>>,
+    /// The same for sidecars, which end after all others.
+    pub stop_sidecars: watch::Sender<Option<Timestamp>>,
+    /// Something of the status changed.
+    pub turned: Notify,
+    /// Held while containers are frozen or thawed.
+    pub freezing: tokio::sync::Mutex<()>,
     pub frozen: watch::Sender<bool>,
     pub gone: watch::Sender<bool>,
 }
@@ -151,6 +165,10 @@ impl PodCell {
             dir,
             log_dir,
             stop: watch::Sender::new(record.removing),
+            ending: watch::Sender::new(record.removing.or(record.evicted.as_ref().map(|_| Timestamp::MIN))),
+            stop_sidecars: watch::Sender::new(None),
+            turned: Notify::new(),
+            freezing: tokio::sync::Mutex::default(),
             frozen: watch::Sender::new(record.frozen),
             gone: watch::Sender::new(false),
             spec: Mutex::new(Arc::new(spec)),
@@ -194,8 +212,24 @@ impl PodCell {
         if status::summarize(&spec, &state) != status {
             // Nobody listening is no fault: the status can always be asked for.
             let _ = self.changes.send(self.id.clone());
+            self.turned.notify_waiters();
         }
         result
+    }
+
+    /// Somebody wants the pod gone at `deadline`; the more impatient asker is heard.
+    pub(crate) fn remove(&self, deadline: Timestamp) {
+        let deadline = self.stop.borrow().map_or(deadline, |earlier| earlier.min(deadline));
+        self.update(|state| state.record.removing = Some(deadline));
+        self.stop.send_replace(Some(deadline));
+        self.ending.send_modify(|ending| *ending = Some(ending.map_or(deadline, |earlier| earlier.min(deadline))));
+    }
+
+    /// Ends the pod's containers now, for good.
+    pub(crate) fn evict(&self, why: String, now: Timestamp) {
+        tracing::warn!(pod = %self.id, why, "evicting a pod");
+        self.update(|state| state.record.evicted.get_or_insert(why).clone());
+        self.ending.send_replace(Some(now));
     }
 
     /// Changes one container.

@@ -10,9 +10,15 @@ pub(crate) fn summarize(spec: &PodSpec, state: &State) -> PodStatus {
         specs.iter().filter_map(|c| state.containers.get(&c.name)).map(|c| c.status.clone()).collect()
     };
     let (init_containers, containers) = (statuses(&spec.init_containers), statuses(&spec.containers));
-    let phase = phase(spec.restart, &init_containers, &containers);
+    let is_sidecar = |c: &&ContainerStatus| spec.init_containers.iter().any(|s| s.sidecar && s.name == c.name);
+    let (sidecars, init): (Vec<&ContainerStatus>, Vec<&ContainerStatus>) = init_containers.iter().partition(is_sidecar);
+    let main: Vec<&ContainerStatus> = containers.iter().collect();
+    let phase = match state.record.evicted {
+        Some(_) => PodPhase::Failed,
+        None => phase(spec.restart, &init, &sidecars, &main),
+    };
     let ready = phase == PodPhase::Running
-        && containers.iter().all(|c| c.ready && matches!(c.state, ContainerState::Running { .. }));
+        && main.iter().chain(&sidecars).all(|c| c.ready && matches!(c.state, ContainerState::Running { .. }));
     PodStatus {
         id: spec.id.clone(),
         name: spec.name.clone(),
@@ -25,11 +31,17 @@ pub(crate) fn summarize(spec: &PodSpec, state: &State) -> PodStatus {
         init_containers,
         containers,
         frozen: state.record.frozen,
+        evicted: state.record.evicted.clone(),
         started: state.record.started,
     }
 }
 
-pub(crate) fn phase(policy: RestartPolicy, init: &[ContainerStatus], main: &[ContainerStatus]) -> PodPhase {
+fn phase(
+    policy: RestartPolicy,
+    init: &[&ContainerStatus],
+    sidecars: &[&ContainerStatus],
+    main: &[&ContainerStatus],
+) -> PodPhase {
     let ended = |c: &ContainerStatus| match &c.state {
         ContainerState::Terminated(t) => Some(t.exit_code),
         _ => None,
@@ -41,10 +53,14 @@ pub(crate) fn phase(policy: RestartPolicy, init: &[ContainerStatus], main: &[Con
         return PodPhase::Pending;
     }
     let begun = |c: &ContainerStatus| !matches!(c.state, ContainerState::Waiting { .. }) || c.last.is_some();
-    if !main.iter().all(begun) {
+    // Once others run, a sidecar that is started again does not set the pod back.
+    if sidecars.iter().any(|c| !c.started) && !main.iter().any(|c| begun(c)) {
         return PodPhase::Pending;
     }
-    let codes: Option<Vec<i32>> = main.iter().map(ended).collect();
+    if !main.iter().all(|c| begun(c)) {
+        return PodPhase::Pending;
+    }
+    let codes: Option<Vec<i32>> = main.iter().map(|c| ended(c)).collect();
     match (policy, codes) {
         (RestartPolicy::Always, _) | (_, None) => PodPhase::Running,
         (_, Some(codes)) if codes.iter().all(|code| *code == 0) => PodPhase::Succeeded,
@@ -145,10 +161,22 @@ mod tests {
     #[test]
     fn phases() {
         use RestartPolicy::{Always, Never, OnFailure};
-        let check = |policy, init: &[&str], main: &[&str], expected| {
+        let of = |policy, init: &[&str], sidecars: &[&str], main: &[&str]| {
             let all = |names: &[&str]| names.iter().map(|n| container(n)).collect::<Vec<_>>();
-            assert_eq!(phase(policy, &all(init), &all(main)), expected, "{policy:?} {init:?} {main:?}");
+            let (init, sidecars, main) = (all(init), all(sidecars), all(main));
+            phase(
+                policy,
+                &init.iter().collect::<Vec<_>>(),
+                &sidecars.iter().collect::<Vec<_>>(),
+                &main.iter().collect::<Vec<_>>(),
+            )
         };
+        let check = |policy, init: &[&str], main: &[&str], expected| {
+            assert_eq!(of(policy, init, &[], main), expected, "{policy:?} {init:?} {main:?}");
+        };
+        assert_eq!(of(Always, &["0"], &["waiting"], &["waiting"]), PodPhase::Pending);
+        assert_eq!(of(Always, &["0"], &["waiting"], &["running"]), PodPhase::Running);
+        assert_eq!(of(Never, &[], &["running"], &["0"]), PodPhase::Succeeded);
         check(Always, &[], &["waiting"], PodPhase::Pending);
         check(Always, &[], &["running"], PodPhase::Running);
         check(Always, &[], &["running", "waiting"], PodPhase::Pending);

@@ -115,6 +115,17 @@ impl Machine for Fake {
         })
     }
 
+    fn abandon(&self, _: &Run) {}
+
+    fn talk<'a>(
+        &'a self,
+        _: &'a Handle,
+        _: Process,
+        _: &'a CommandOptions,
+    ) -> BoxFuture<'a, io::Result<CommandSession>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+
     fn ended<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Exit> {
         let (act, killed) = {
             let running = self.running.lock().expect("not poisoned");
@@ -218,37 +229,12 @@ fn probe(action: ProbeAction, period: u64, failures: u32) -> Probe {
         timeout: Duration::from_secs(1),
         success_threshold: 1,
         failure_threshold: failures,
+        grace: None,
     }
 }
 
 fn container(name: &str) -> ContainerSpec {
-    ContainerSpec {
-        name: name.into(),
-        image: "app".into(),
-        pull: PullPolicy::IfNotPresent,
-        credentials: vec![],
-        command: vec![name.into()],
-        args: vec![],
-        env: vec![],
-        working_dir: None,
-        user: None,
-        group: None,
-        run_as_non_root: false,
-        read_only_root: false,
-        privileged: false,
-        add_capabilities: vec![],
-        drop_capabilities: vec![],
-        no_new_privileges: false,
-        resources: Resources::default(),
-        mounts: vec![],
-        ports: vec![],
-        startup: None,
-        readiness: None,
-        liveness: None,
-        pre_stop: None,
-        termination_message_path: "/dev/termination-log".into(),
-        termination_message_from_logs: false,
-    }
+    ContainerSpec { name: name.into(), image: "app".into(), command: vec![name.into()], ..ContainerSpec::default() }
 }
 
 /// Puts a pod with containers `init` (of the names that begin with "init") and others on a fake machine.
@@ -263,13 +249,8 @@ fn stage(acts: &[(&str, &[Act])], pulls_fail: u32, change: impl FnOnce(&mut PodS
         hostname: "p".into(),
         init_containers: of(true),
         containers: of(false),
-        volumes: BTreeMap::new(),
-        restart: RestartPolicy::Always,
-        dns: Dns::default(),
-        share_process_namespace: false,
-        host_network: false,
         grace: Duration::from_secs(30),
-        labels: BTreeMap::new(),
+        ..PodSpec::default()
     };
     change(&mut spec);
     let fake = Arc::new(Fake::default());
@@ -281,6 +262,7 @@ fn stage(acts: &[(&str, &[Act])], pulls_fail: u32, change: impl FnOnce(&mut PodS
         images: Arc::new(Registry(Mutex::new(pulls_fail))),
         isolation: Isolation::Full,
         logs: logs.clone(),
+        profiles: PathBuf::new(),
     });
     let (changes, _) = broadcast::channel(1024);
     let cell = PodCell::create(dir.path().join("u"), logs.join("n_p_u"), spec, changes).expect("written down");
@@ -308,7 +290,7 @@ impl Stage {
     async fn remove(mut self, grace: u64) -> (Vec<String>, Duration) {
         let begun = Instant::now();
         let deadline = crate::clock::now().saturating_add(Duration::from_secs(grace)).expect("in range");
-        self.cell.stop.send_replace(Some(deadline));
+        self.cell.remove(deadline);
         self.tasks.join_next().await.expect("one").expect("no panic");
         assert!(!self.cell.dir.exists(), "nothing is left but logs");
         (self.fake.events(), begun.elapsed())
@@ -359,12 +341,52 @@ async fn a_pod_comes_and_goes() {
 #[tokio::test(start_paused = true)]
 async fn a_container_that_hears_nothing_is_killed_when_its_time_is_up() {
     let stage = stage(&[("main", &[Act::Runs { hears_term: false }])], 0, |spec| {
-        spec.containers[0].pre_stop = Some(ProbeAction::Exec(vec!["hook".into()]));
+        spec.containers[0].pre_stop = Some(Hook::Act(ProbeAction::Exec(vec!["hook".into()])));
     });
     stage.wait(|s| s.ready).await;
     let (events, took) = stage.remove(10).await;
     assert_eq!(events[2..], ["exec hook", "signal 15", "signal 9", "sandbox closed"]);
     assert!((9..12).contains(&took.as_secs()), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_liveness_ends_runs_again_only_by_the_policy() {
+    let check = async |policy, expected| {
+        let stage = stage(&[("main", POLITE)], 0, |spec| {
+            spec.restart = policy;
+            spec.containers[0].liveness = Some(Probe { grace: Some(Duration::from_secs(3)), ..probe(TCP, 10, 1) });
+        });
+        let status = stage.wait(|s| s.containers[0].restarts > 0 || s.phase == PodPhase::Failed).await;
+        assert_eq!(status.phase, expected, "{policy:?}");
+    };
+    check(RestartPolicy::Always, PodPhase::Running).await;
+    check(RestartPolicy::OnFailure, PodPhase::Running).await;
+    check(RestartPolicy::Never, PodPhase::Failed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_may_have_a_grace_of_its_own() {
+    let stage = stage(&[("main", &[Act::Runs { hears_term: false }, Act::Runs { hears_term: true }])], 0, |spec| {
+        spec.containers[0].liveness = Some(Probe { grace: Some(Duration::ZERO), ..probe(TCP, 10, 1) });
+    });
+    let begun = Instant::now();
+    stage.wait(|s| s.containers[0].restarts == 1).await;
+    assert!((10..12).contains(&begun.elapsed().as_secs()), "the pod's own is 30 s: {:?}", begun.elapsed());
+    stage.remove(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_evicted_pod_has_failed_and_waits_to_be_removed() {
+    let stage = stage(&[("main", POLITE), ("side", &[Act::Runs { hears_term: false }])], 0, |_| {});
+    stage.wait(|s| s.ready).await;
+    stage.cell.evict("too much".into(), crate::clock::now());
+    let ended = |s: &PodStatus| s.containers.iter().all(|c| matches!(c.state, ContainerState::Terminated(_)));
+    let status = stage.wait(ended).await;
+    assert_eq!((status.phase, status.ready, status.evicted.as_deref()), (PodPhase::Failed, false, Some("too much")));
+    sleep(Duration::from_secs(1000)).await;
+    assert_eq!(stage.cell.status().containers[0].restarts, 0);
+    let (events, _) = stage.remove(10).await;
+    assert_eq!(events.iter().filter(|e| e.starts_with("start")).count(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -462,6 +484,7 @@ async fn frozen_pods_are_not_probed() {
         images: Arc::new(Registry(Mutex::new(0))),
         isolation: Isolation::Full,
         logs: PathBuf::new(),
+        profiles: PathBuf::new(),
     };
     pod::freeze(&world, &stage.cell, true).await.expect("frozen");
     assert!(stage.cell.status().frozen);

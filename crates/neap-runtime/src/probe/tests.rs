@@ -23,6 +23,7 @@ fn probe(action: ProbeAction) -> Probe {
         timeout: Duration::from_secs(1),
         success_threshold: 1,
         failure_threshold: 3,
+        grace: None,
     }
 }
 

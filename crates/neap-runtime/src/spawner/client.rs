@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::wire::{self, Cell, Exec, Order, Outcome, PROTOCOL, Reply, Request, Sandbox, StartError};
+use super::wire::{self, Cell, Exec, Order, Outcome, PROTOCOL, Reply, Request, Sandbox, StartError, Terminal};
 use super::{MARK, NAME, SOCKET};
 use crate::cgroup::Group;
 use crate::record::Run;
@@ -24,6 +24,9 @@ use crate::sys;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// The spawner's answers take milliseconds; a machine that is this slow has other troubles.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A container's mounts take milliseconds. What takes this long (a network filesystem that is away) may take for ever.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 type Answer = (Reply, Vec<OwnedFd>);
 /// Who waits for which request; `None` once the spawner is gone.
@@ -81,8 +84,40 @@ impl Spawner {
         let id = self.next_id();
         let answer = connection.expect(id);
         let fds = stdio.each_ref().map(|fd| fd.as_raw_fd());
-        connection.channel.send(&Request::Exec { id, exec }, &fds).await?;
-        Ok(Running { id, connection, answer, done: false })
+        let running = Running { id, connection, answer, done: false };
+        running.connection.channel.send(&Request::Exec { id, exec }, &fds).await?;
+        Ok(running)
+    }
+
+    /// Like [`Self::exec`], on a terminal whose master comes back. `theirs`: one socket three times, whose other end is
+    /// `ours`; errors from before the terminal are written to it.
+    pub(crate) async fn exec_on_terminal(
+        &self,
+        exec: Exec,
+        theirs: [OwnedFd; 3],
+        ours: OwnedFd,
+    ) -> io::Result<(Running, OwnedFd)> {
+        let channel = Channel::new(ours)?;
+        let running = self.exec(exec, theirs).await?;
+        let terminal = tokio::time::timeout(ANSWER_TIMEOUT, channel.receive::<Terminal>()).await;
+        match terminal.map_err(|_| slow())? {
+            Ok(Some((Terminal, fds))) => {
+                let master = fds.into_iter().next().ok_or_else(|| io::Error::other("the command sent no terminal"))?;
+                Ok((running, master))
+            }
+            Ok(None) => Err(io::Error::other("the container cannot be joined, or has no terminals")),
+            // Not a message but a sentence.
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Resolves when everything that was asked before is done.
+    pub(crate) async fn settle(&self) -> io::Result<()> {
+        let id = self.next_id();
+        match self.ask(id, &Request::Settle { id }, &[]).await?.0 {
+            Reply::Done { error: None, .. } => Ok(()),
+            other => Err(refused(other)),
+        }
     }
 
     /// Starts the spawner if it does not run, and so finds out early whether it can.
@@ -97,12 +132,15 @@ impl Spawner {
     async fn ask(&self, id: u64, request: &Request, fds: &[RawFd]) -> io::Result<Answer> {
         let connection = self.connection().await?;
         let answer = connection.expect(id);
-        connection.channel.send(request, fds).await?;
-        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the spawner ended before it answered")),
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the spawner did not answer within 30 s")),
+        let asked = async {
+            connection.channel.send(request, fds).await?;
+            answer.await.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the spawner ended before it answered"))
+        };
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked).await.unwrap_or_else(|_| Err(slow()));
+        if answer.is_err() {
+            connection.forget(id);
         }
+        answer
     }
 
     async fn connection(&self) -> io::Result<Arc<Connection>> {
@@ -118,11 +156,19 @@ impl Spawner {
     }
 }
 
+fn slow() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the spawner did not answer within 30 s")
+}
+
 impl Keeper {
-    /// Gives the keeper its order and waits until the container runs or cannot.
+    /// Gives the keeper its order and waits until the container runs or cannot. One that takes too long is given up:
+    /// it must be ended with its group.
     pub(crate) async fn run(&self, order: &Order) -> io::Result<Result<Run, StartError>> {
         self.control.send(order, &[]).await?;
-        match self.control.receive::<Outcome>().await? {
+        let answer = tokio::time::timeout(START_TIMEOUT, self.control.receive::<Outcome>()).await;
+        match answer
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the container did not start within 2 min"))??
+        {
             Some((Outcome::Started(run), _)) => Ok(Ok(*run)),
             Some((Outcome::Failed(error), _)) => Ok(Err(error)),
             None => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the container's keeper ended before it answered")),

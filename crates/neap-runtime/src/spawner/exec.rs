@@ -1,23 +1,30 @@
 //! A command that joins a running container: the same namespaces, groups, user and limits, another program.
+//!
+//! The process that joined stays outside of the container's PID namespace and stands over the command: asked to end
+//! (SIGTERM, also when the spawner dies), it kills what the command began and says how that ended.
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::init::{Started, step};
-use super::process;
-use super::wire::Exec;
+use super::wire::{self, Exec, Terminal};
+use super::{direct, process};
 use crate::launch::Isolation;
 use crate::sys::{self, Fork};
 
 /// Exit code for a command that could not be run at all (as shells have it).
 const NOT_RUN: i32 = 126;
 
-/// Runs in a child of the spawner; ends with the command's exit code. Killing it kills the command.
+/// Runs in a child of the spawner; ends with the command's exit code.
 pub(super) fn run(exec: &Exec, stdio: [OwnedFd; 3]) -> ! {
     let _ = nix::sys::prctl::set_name(c"pod-exec");
     let code = match join_and_run(exec, stdio) {
@@ -32,7 +39,6 @@ pub(super) fn run(exec: &Exec, stdio: [OwnedFd; 3]) -> ! {
 }
 
 fn join_and_run(exec: &Exec, stdio: [OwnedFd; 3]) -> Started<i32> {
-    use std::os::fd::AsFd;
     // Until exec, errors go to the command's standard error.
     sys::dup_onto(stdio[2].as_fd(), 2).or_else(step("connect the standard streams"))?;
     let target = sys::pidfd_open(Pid::from_raw(exec.pid)).or_else(step("find the container's process"))?;
@@ -54,24 +60,80 @@ fn join_and_run(exec: &Exec, stdio: [OwnedFd; 3]) -> Started<i32> {
         setns(target, namespaces).map_err(io::Error::from).or_else(step("join the container's namespaces"))?;
     }
     let _ = fs::write("/proc/self/oom_score_adj", "500");
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    let asked = || -> io::Result<SignalFd> {
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)?;
+        nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+        Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?)
+    };
+    let asked = asked().or_else(step("listen for signals"))?;
+    let (stdio, terminal) = if exec.terminal { with_terminal(stdio)? } else { (stdio, None) };
     match sys::fork().or_else(step("fork"))? {
         Fork::Child => {
-            let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
-            let outcome = process::prepare(&exec.process, exec.isolation).and_then(|ready| ready.execute(stdio));
-            let Err(error) = outcome;
+            let Err(error) = become_command(exec, stdio, terminal);
             let _ = nix::unistd::write(io::stderr(), format!("{}\n", error.message).as_bytes());
             sys::exit_now(NOT_RUN)
         }
         Fork::Parent(child) => {
-            drop(stdio);
-            loop {
-                match waitpid(child, None) {
-                    Ok(WaitStatus::Exited(_, code)) => return Ok(code),
-                    Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
-                    Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                    Err(error) => return step("wait for the command")(error.into()),
-                }
-            }
+            drop((stdio, terminal));
+            stand_over(child, &asked).or_else(step("wait for the command"))
+        }
+    }
+}
+
+fn become_command(exec: &Exec, stdio: [OwnedFd; 3], terminal: Option<OwnedFd>) -> Started<std::convert::Infallible> {
+    // A group of its own, so that what it begins can be ended with it.
+    let _ = nix::unistd::setsid();
+    if let Some(terminal) = &terminal {
+        sys::take_terminal(terminal.as_fd()).or_else(step("take the terminal"))?;
+    }
+    let process = match &exec.merged {
+        Some(root) => direct::resolve(root, &exec.process)?,
+        None => exec.process.clone(),
+    };
+    process::prepare(&process, exec.isolation)?.execute(stdio)
+}
+
+/// A terminal of the container's own. Its master goes to the asker, over the socket that came as standard input.
+fn with_terminal(stdio: [OwnedFd; 3]) -> Started<([OwnedFd; 3], Option<OwnedFd>)> {
+    let [socket, ..] = stdio;
+    let make = || -> io::Result<OwnedFd> {
+        let master: OwnedFd = fs::OpenOptions::new().read(true).write(true).open(Path::new("/dev/ptmx"))?.into();
+        let terminal = sys::terminal_peer(master.as_fd())?;
+        wire::send(socket.as_fd(), &Terminal, &[master.as_raw_fd()])?;
+        Ok(terminal)
+    };
+    let terminal = make().or_else(step("make a terminal"))?;
+    let copy = || terminal.try_clone().or_else(step("make a terminal"));
+    Ok(([copy()?, copy()?, copy()?], Some(terminal)))
+}
+
+/// Waits for the command's end, or brings it about when asked to.
+fn stand_over(child: Pid, asked: &SignalFd) -> io::Result<i32> {
+    let process = sys::pidfd_open(child)?;
+    loop {
+        let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN), PollFd::new(asked.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            other => other?,
+        };
+        let [ended, told] = fds.map(|fd| fd.revents().is_some_and(|e| !e.is_empty()));
+        if told && !ended {
+            // Before it has its own group it is alone.
+            let _ = kill(Pid::from_raw(-child.as_raw()), Signal::SIGKILL);
+            let _ = kill(child, Signal::SIGKILL);
+        }
+        if told || ended {
+            break;
+        }
+    }
+    loop {
+        match waitpid(child, None) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

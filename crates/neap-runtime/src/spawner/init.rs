@@ -65,17 +65,19 @@ fn start(keeper: &OwnedFd, isolation: Isolation, dir: &Path, fds: Vec<OwnedFd>) 
     }
     let [stdout, stderr] = <[OwnedFd; 2]>::try_from(fds)
         .map_err(|_| StartError { config: false, message: "the keeper sent no output pipes".into() })?;
-    let stdin: OwnedFd = fs::File::open("/dev/null").or_else(step("open /dev/null"))?.into();
     // A container that runs the machine short goes before neap and its keepers do.
     let _ = fs::write("/proc/self/oom_score_adj", CONTAINER_OOM_SCORE);
     let process = match &launch.root {
         Root::None(root) => direct::resolve(root, &launch.process)?,
         _ => {
+            sys::fresh_keyring().or_else(step("leave the machine's keys behind"))?;
             enter_namespaces(&launch)?;
             rootfs::build(&launch)?;
             launch.process.clone()
         }
     };
+    // The container's own, where it has one.
+    let stdin: OwnedFd = fs::File::open("/dev/null").or_else(step("open /dev/null"))?.into();
     let ready = process::prepare(&process, isolation)?;
     wire::send(keeper.as_fd(), &Report::Built, &[]).or_else(step("report to the keeper"))?;
     let go = wire::receive::<Go>(keeper.as_fd());

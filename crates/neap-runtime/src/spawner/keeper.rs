@@ -27,6 +27,8 @@ use crate::sys::{self, Fork};
 
 /// Bytes read from a container at once.
 const READ_BYTES: usize = 16 * 1024;
+/// Milliseconds that a container's last processes may take to be gone.
+const REMOVE_TRIES: u32 = 200;
 
 /// The keeper's whole life. Never returns to the spawner's loop.
 pub(super) fn run(control: &OwnedFd, cell: &Cell) -> ! {
@@ -50,13 +52,9 @@ fn keep(control: &OwnedFd, cell: &Cell) -> io::Result<()> {
     }
     let result = prepare_and_serve(control, cell);
     if let Some(group) = &cell.group {
-        // The container's first process is gone and with it its PID namespace; the rest dies here.
-        for _ in 0..50 {
-            if group.remove() {
-                break;
-            }
-            pause_a_millisecond();
-        }
+        // The container's first process is gone and with it its PID namespace; the rest dies here. What does not within
+        // the time is removed at the runtime's next start.
+        group.remove_within(REMOVE_TRIES);
     }
     result
 }
@@ -116,14 +114,26 @@ fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd)
         oom_before = group.oom_kills();
     }
     let pidfd = sys::pidfd_open(child)?;
-    let mut failure = report(init)?;
+    let mut failure = match report(init)? {
+        Report::Failed(error) => Some(error),
+        Report::Built => None,
+        // It did not get as far as to say so: most likely for want of memory.
+        Report::Silence => Some(StartError {
+            config: false,
+            message: "the container's first process was killed while it was made; is its memory limit too low?".into(),
+        }),
+    };
     if failure.is_none() {
         if let Some(group) = &cell.group {
             // Only now: what builds the container should not wait for a share that is meant for its program.
             group.set_cpu(&launch.limits)?;
         }
         wire::send(init.as_fd(), &init::Go, &[])?;
-        failure = report(init)?;
+        failure = match report(init)? {
+            Report::Failed(error) => Some(error),
+            // Its end of the connection closed when it became the program.
+            Report::Built | Report::Silence => None,
+        };
     }
     if let Some(error) = failure {
         let _ = waitpid(child, None);
@@ -147,6 +157,10 @@ fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd)
     // The runtime may have ended since its order: then it finds the record.
     let _ = wire::send(control.as_fd(), &Outcome::Started(Box::new(run)), &[]);
     copy_until_end(&mut log, &mut stdout, &mut stderr, &pidfd)?;
+    if cell.isolation == Isolation::None {
+        // No PID namespace ends its children with it. Its number stands for its group until it is waited for.
+        let _ = nix::sys::signal::killpg(child, nix::sys::signal::SIGKILL);
+    }
     let status = waitpid(child, None)?;
     drain(&mut log, &mut stdout, Stream::Stdout);
     drain(&mut log, &mut stderr, Stream::Stderr);
@@ -165,11 +179,18 @@ fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd)
     )
 }
 
-/// What the first process says next: a failure, or that it goes well (by a word, or by the silence of exec).
-fn report(init: &OwnedFd) -> io::Result<Option<StartError>> {
+/// What the first process says next.
+enum Report {
+    Built,
+    Failed(StartError),
+    Silence,
+}
+
+fn report(init: &OwnedFd) -> io::Result<Report> {
     Ok(match wire::receive::<init::Report>(init.as_fd())? {
-        Some((init::Report::Failed(error), _)) => Some(error),
-        Some((init::Report::Built, _)) | None => None,
+        Some((init::Report::Failed(error), _)) => Report::Failed(error),
+        Some((init::Report::Built, _)) => Report::Built,
+        None => Report::Silence,
     })
 }
 
@@ -240,11 +261,6 @@ fn map_user(child: Pid) -> io::Result<()> {
     fs::write(proc("uid_map"), format!("0 {uid} 1"))?;
     fs::write(proc("setgroups"), "deny")?;
     fs::write(proc("gid_map"), format!("0 {gid} 1"))
-}
-
-fn pause_a_millisecond() {
-    #[expect(clippy::disallowed_methods, reason = "a keeper has one thread and nothing else to do")]
-    std::thread::sleep(std::time::Duration::from_millis(1));
 }
 
 /// Ends a first process that never got an order, or whose order failed half-way.

@@ -64,6 +64,9 @@ type Commands = HashMap<Pid, u64>;
 
 fn serve(socket: &OwnedFd) -> io::Result<()> {
     let _ = nix::sys::prctl::set_name(c"pod-spawner");
+    // Whatever directory neap was started in may be unmounted while its containers live on.
+    let _ = nix::unistd::chdir("/");
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     // A session of its own: Ctrl-C in neap's terminal is neap's business.
     let _ = nix::unistd::setsid();
     // When memory is short, containers go first: they say so themselves. Needs privilege; without it, so be it.
@@ -155,9 +158,11 @@ fn handle(socket: &OwnedFd, request: Request, fds: Vec<OwnedFd>, commands: &mut 
                 }
             }
         }
+        Request::Settle { id } => wire::send(socket.as_fd(), &Reply::Done { id, error: None }, &[]),
         Request::KillExec { id } => {
             if let Some((pid, _)) = commands.iter().find(|(_, one)| **one == id) {
-                let _ = kill(*pid, Signal::SIGKILL);
+                // The child ends the command, which it alone can do.
+                let _ = kill(*pid, Signal::SIGTERM);
             }
             Ok(())
         }
@@ -185,8 +190,17 @@ fn in_child(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
             drop(writer);
             let mut text = String::new();
             reader.read_to_string(&mut text)?;
-            while let Err(nix::errno::Errno::EINTR) = waitpid(child, None) {}
-            if text.is_empty() { Ok(()) } else { Err(io::Error::other(text)) }
+            let status = loop {
+                match waitpid(child, None) {
+                    Err(nix::errno::Errno::EINTR) => {}
+                    other => break other?,
+                }
+            };
+            match status {
+                _ if !text.is_empty() => Err(io::Error::other(text)),
+                WaitStatus::Exited(_, 0) => Ok(()),
+                other => Err(io::Error::other(format!("the helper process ended early: {other:?}"))),
+            }
         }
     }
 }

@@ -4,16 +4,18 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::{SFlag, fstat, makedev};
 use nix::unistd::{Gid, Uid};
 
 use super::init::{Started, step};
 use super::wire::StartError;
 use crate::launch::{Isolation, Process};
+use crate::seccomp::Program;
 use crate::sys;
 use crate::users::{self, Identity};
 
@@ -21,6 +23,8 @@ use crate::users::{self, Identity};
 pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Open files a container may have at most, if the machine allows (Docker's default).
 const MAX_FILES: u64 = 1_048_576;
+/// Longest list of users that is read. Images are made by others: the list may be a pipe, a device, or endless.
+const MAX_USERS: u64 = 4 << 20;
 
 /// Everything that can be found out before the limits stand.
 pub(super) struct Ready {
@@ -31,14 +35,16 @@ pub(super) struct Ready {
     cwd: PathBuf,
     capabilities: u64,
     no_new_privileges: bool,
+    seccomp: Program,
     isolation: Isolation,
 }
 
 pub(super) fn prepare(process: &Process, isolation: Isolation) -> Started<Ready> {
     let identity = match isolation {
         Isolation::Full => {
-            let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
-            let identity = users::resolve(&process.user, &text("/etc/passwd"), &text("/etc/group")).map_err(config)?;
+            let (users, groups) = (list("/etc/passwd"), list("/etc/group"));
+            let mut identity = users::resolve(&process.user, &users, &groups).map_err(config)?;
+            identity.groups.extend(&process.groups);
             if process.non_root && identity.uid == 0 {
                 return Err(config("runAsNonRoot is set, and the container would run as root".into()));
             }
@@ -68,6 +74,7 @@ pub(super) fn prepare(process: &Process, isolation: Isolation) -> Started<Ready>
         identity,
         capabilities: process.capabilities,
         no_new_privileges: process.no_new_privileges,
+        seccomp: process.seccomp.clone(),
         isolation,
     })
 }
@@ -75,6 +82,7 @@ pub(super) fn prepare(process: &Process, isolation: Isolation) -> Started<Ready>
 impl Ready {
     /// Becomes the program. Returns only when that failed.
     pub(super) fn execute(self, stdio: [OwnedFd; 3]) -> Started<Infallible> {
+        let stdio = if self.isolation == Isolation::None { stdio } else { stdio.map(own_null) };
         if !self.cwd.as_os_str().is_empty() {
             nix::unistd::chdir(&self.cwd)
                 .map_err(io::Error::from)
@@ -91,6 +99,7 @@ impl Ready {
             let groups: Vec<_> = identity.groups.iter().map(|g| Gid::from_raw(*g)).collect();
             let become_user = || -> io::Result<()> {
                 sys::drop_bounding(self.capabilities)?;
+                self.filter_calls(false)?;
                 nix::unistd::setgroups(&groups)?;
                 nix::unistd::setresgid(gid, gid, gid)?;
                 nix::unistd::setresuid(uid, uid, uid)?;
@@ -98,8 +107,11 @@ impl Ready {
             };
             become_user().or_else(step("take on the container's user and capabilities"))?;
         } else if self.isolation == Isolation::User {
-            let limit =
-                || sys::drop_bounding(self.capabilities).and_then(|()| sys::set_capabilities(self.capabilities));
+            let limit = || -> io::Result<()> {
+                sys::drop_bounding(self.capabilities)?;
+                self.filter_calls(false)?;
+                sys::set_capabilities(self.capabilities)
+            };
             limit().or_else(step("limit the capabilities"))?;
         }
         if self.no_new_privileges {
@@ -109,9 +121,46 @@ impl Ready {
         for (to, fd) in stdio.iter().enumerate() {
             sys::dup_onto(fd.as_fd(), to as i32).or_else(step("connect the standard streams"))?;
         }
+        self.filter_calls(true).or_else(step("limit the system calls"))?;
         let Err(error) = nix::unistd::execve(&self.program, &self.argv, &self.env);
         step(format_args!("run {:?}", self.program.to_string_lossy()))(error.into())
     }
+}
+
+impl Ready {
+    /// The filter comes as late as it may: last of all where privileges are given up for good, and else while there is
+    /// still the privilege to set one.
+    fn filter_calls(&self, last: bool) -> io::Result<()> {
+        if self.seccomp.is_empty() || self.no_new_privileges != last {
+            return Ok(());
+        }
+        sys::filter_calls(&self.seccomp)
+    }
+}
+
+/// A file of users or groups; empty when there is none, or none that can be one.
+fn list(path: &str) -> String {
+    // Without waiting: it may be a pipe.
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    let mut text = Vec::new();
+    if let Ok(file) = file
+        && file.metadata().is_ok_and(|m| m.is_file())
+        && file.take(MAX_USERS).read_to_end(&mut text).is_err()
+    {
+        // Who is in it is then unknown, which is said where somebody is looked for.
+        return String::new();
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// In place of the machine's /dev/null the container's: through an open file its mode could be changed for everybody.
+fn own_null(fd: OwnedFd) -> OwnedFd {
+    let is_null = fstat(fd.as_fd())
+        .is_ok_and(|s| s.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits() && s.st_rdev == makedev(1, 3));
+    if !is_null {
+        return fd;
+    }
+    fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_or(fd, OwnedFd::from)
 }
 
 fn find_program(name: &str, path: &str, cwd: &Path) -> Started<String> {

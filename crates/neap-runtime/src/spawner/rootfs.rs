@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::sys::stat::Mode;
 
 use super::init::{Started, step};
 use super::wire::StartError;
@@ -22,9 +22,8 @@ const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
 const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 
-/// Devices every container has: name, major, minor.
-const DEVICES: [(&str, u64, u64); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+/// Devices every container has.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -70,7 +69,7 @@ pub(super) fn build(launch: &Launch) -> Started<()> {
     for bind in &launch.mounts {
         pending.push(open_bind(bind, launch.privileged)?);
     }
-    let devices = if user { open_devices()? } else { Vec::new() };
+    let devices = if launch.privileged { Vec::new() } else { open_devices()? };
     sys::swap_root(&root).or_else(step("change to the container's root"))?;
 
     for item in &pending {
@@ -177,7 +176,8 @@ fn system_mounts(launch: &Launch, user: bool) -> Started<Vec<Pending>> {
     if privileged {
         add("/dev", sys::open_tree(Path::new("/dev"), true))?;
     } else {
-        add("/dev", sys::new_filesystem(c"tmpfs", &[("mode", "755"), ("size", "64m")], NOSUID))?;
+        // No device works here but those that are mounted in: what a container makes itself cannot be opened.
+        add("/dev", sys::new_filesystem(c"tmpfs", &[("mode", "755"), ("size", "64m")], NOSUID | NODEV))?;
         let mut options = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
         if !user {
             options.push(("gid", "5"));
@@ -240,14 +240,15 @@ fn open_sub_path(volume: &Path, sub: &Path) -> io::Result<OwnedFd> {
     sys::open_in_root(root.as_fd(), sub, libc::O_PATH)
 }
 
+/// The machine's device nodes, each as a mount of its own: read-only, so that nobody inside can change their owner or
+/// mode, which are the machine's (writing to a device is no writing to its node).
 fn open_devices() -> Started<Vec<(&'static str, OwnedFd)>> {
-    DEVICES
-        .iter()
-        .map(|(name, ..)| {
-            let device = sys::open_tree(&Path::new("/dev").join(name), false);
-            device.or_else(step(format_args!("open /dev/{name}"))).map(|fd| (*name, fd))
-        })
-        .collect()
+    let open = |name: &&'static str| {
+        let device = sys::open_tree(&Path::new("/dev").join(name), false)
+            .and_then(|tree| sys::mount_set(tree.as_fd(), RDONLY | NOSUID | NOEXEC, false).map(|()| tree));
+        device.or_else(step(format_args!("open /dev/{name}"))).map(|fd| (*name, fd))
+    };
+    DEVICES.iter().map(open).collect()
 }
 
 fn hang(item: &Pending) -> Started<()> {
@@ -270,25 +271,16 @@ fn touch(path: &Path) -> io::Result<()> {
     fs::File::create(path).map(drop)
 }
 
-/// `devices`: the machine's nodes, where making our own is not allowed.
 fn fill_dev(devices: &[(&str, OwnedFd)]) -> Started<()> {
     let all = || -> io::Result<()> {
-        nix::sys::stat::umask(Mode::empty());
         for (name, device) in devices {
             let target = Path::new("/dev").join(name);
             fs::File::create(&target)?;
             sys::move_mount(device.as_fd(), &target)?;
         }
-        if devices.is_empty() {
-            for (name, major, minor) in DEVICES {
-                let mode = Mode::from_bits_truncate(0o666);
-                mknod(&Path::new("/dev").join(name), SFlag::S_IFCHR, mode, makedev(major, minor))?;
-            }
-        }
         for (name, to) in LINKS {
             symlink(to, Path::new("/dev").join(name))?;
         }
-        nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
         Ok(())
     };
     all().or_else(step("fill /dev"))

@@ -16,7 +16,7 @@ use crate::launch::{Isolation, Process};
 use crate::record::Run;
 
 /// Changes whenever the words below do: runtime and spawner are the same binary, so a difference is a mistake.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 /// Longest message. A socket takes about 200 KiB in one piece by default.
 pub(crate) const MAX_MESSAGE: usize = 128 * 1024;
 const MAX_FDS: usize = 4;
@@ -32,6 +32,8 @@ pub(crate) enum Request {
     Sandbox { id: u64, sandbox: Sandbox },
     /// Runs a command in a container; stdin, stdout, stderr come as descriptors. Answered by [`Reply::Exited`].
     Exec { id: u64, exec: Exec },
+    /// Answered by [`Reply::Done`], after everything that was asked before.
+    Settle { id: u64 },
     /// Ends a command that was begun with this id.
     KillExec { id: u64 },
 }
@@ -93,7 +95,15 @@ pub(crate) struct Exec {
     pub isolation: Isolation,
     pub group: Option<Group>,
     pub process: Process,
+    /// The image's directory, where there is no isolation and programs are looked up in it.
+    pub merged: Option<PathBuf>,
+    /// In place of the standard streams a terminal; standard input is then a socket that its master is sent over.
+    pub terminal: bool,
 }
+
+/// Command to asker: the master of its terminal comes along.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Terminal;
 
 /// Sends one message with descriptors.
 pub(crate) fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, fds: &[RawFd]) -> io::Result<()> {

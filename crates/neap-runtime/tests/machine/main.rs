@@ -1,7 +1,8 @@
 //! Real containers on this machine, through the crate's public face only.
 //!
 //! Every case has a data directory of its own and leaves nothing behind: no process, mount, interface, group. Needs
-//! root and a static busybox; says so and passes when they are missing. `-- NAME` runs one case, `-- bench` measures.
+//! root and a static busybox; says so and passes when they are missing. `-- NAME` runs one case, `-- bench` measures,
+//! `-- churn` looks for leaks at length.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -17,6 +18,10 @@ use neap_runtime::{Config, Mode, Runtime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+mod commands;
+mod escapes;
+mod leaks;
+mod pods;
 mod words;
 
 use words::{container, http, pod, probe, web};
@@ -29,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 type Case = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
 
 macro_rules! cases {
-    ($($name:ident),* $(,)?) => { &[$((stringify!($name), || Box::pin($name()))),*] };
+    ($($name:path),* $(,)?) => { &[$((stringify!($name), || Box::pin($name()))),*] };
 }
 
 const CASES: &[Case] = cases![
@@ -49,6 +54,15 @@ const CASES: &[Case] = cases![
     runs_rootless,
     runs_as_a_process,
     says_what_cannot_run,
+    commands::talks_with_a_command,
+    commands::ends_a_command_with_all_it_began,
+    escapes::tries_from_inside_fail,
+    escapes::links_in_volumes_lead_nowhere,
+    escapes::greed_stays_inside,
+    pods::hooks_and_sidecars_have_their_turn,
+    pods::asks_for_its_own_address,
+    escapes::who_fills_the_disk_is_evicted,
+    leaks::nothing_is_left_after_crashes,
 ];
 
 /// What an ordinary user can run, too.
@@ -64,11 +78,20 @@ fn main() {
     {
         return runtime.block_on(hold(Path::new(dir)));
     }
+    if let [flag, dir, round, count] = &arguments[..]
+        && flag == "--churn"
+    {
+        let number = |text: &String| text.parse().expect("a number");
+        return runtime.block_on(leaks::churn(Path::new(dir), number(round), number(count)));
+    }
     if !Path::new(BUSYBOX).exists() {
         println!("skipped: needs a static busybox at {BUSYBOX}");
         return;
     }
     let wanted = arguments.iter().find(|a| !a.starts_with('-'));
+    if wanted.is_some_and(|w| w == "churn") {
+        return runtime.block_on(leaks::ten_rounds_of_two_hundred());
+    }
     if wanted.is_some_and(|w| w == "bench") {
         return runtime.block_on(bench());
     }
@@ -266,6 +289,7 @@ async fn looks_right_inside() {
                 cpu_limit_milli: Some(1000),
                 memory_limit: Some(128 << 20),
                 pids_limit: Some(100),
+                storage_limit: None,
             };
         })
         .await;
@@ -399,7 +423,8 @@ async fn freezes_and_thaws() {
     let begun = Instant::now();
     world.runtime.thaw(&id).await.expect("thawed");
     get(&status, 8080).await.expect("served");
-    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    // Far from what a restart would take, also on a machine that is busy with other things.
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     let after = world.runtime.status(&id).expect("there");
     assert_eq!((after.containers[0].restarts, after.ready, after.frozen), (0, true, false), "probes held still");
     world.runtime.freeze(&id).await.expect("frozen");
@@ -519,7 +544,6 @@ async fn obeys_probes() {
     spec.containers[0].startup = Some(Probe { failure_threshold: 30, ..exec("/bin/busybox test -e /tmp/ready") });
     spec.containers[0].liveness = Some(exec("! /bin/busybox test -e /tmp/bad"));
     spec.containers[0].readiness = Some(exec("! /bin/busybox test -e /tmp/busy"));
-    spec.containers[0].pre_stop = None;
     let id = world.run(spec).await;
     let status = world.wait(&id, "readiness", |s| s.ready).await;
     assert!(status.containers[0].started);
@@ -535,12 +559,12 @@ async fn ends_gracefully() {
     let world = world(Mode::Container).await;
     let script = "trap 'echo term; /bin/busybox usleep 300000; echo bye; exit 0' TERM; echo up; while :; do /bin/busybox usleep 10000; done";
     let mut spec = pod("polite", &["/bin/busybox", "sh", "-c", script]);
-    spec.containers[0].pre_stop = Some(ProbeAction::Exec(vec![
+    spec.containers[0].pre_stop = Some(Hook::Act(ProbeAction::Exec(vec![
         "/bin/busybox".into(),
         "sh".into(),
         "-c".into(),
         "echo hook > /proc/1/fd/1".into(),
-    ]));
+    ])));
     let id = world.run(spec).await;
     world.wait(&id, "a run", |s| s.ready).await;
     let following =

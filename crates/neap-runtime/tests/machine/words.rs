@@ -13,19 +13,15 @@ pub(crate) fn pod(name: &str, argv: &[&str]) -> PodSpec {
         name: name.to_owned(),
         namespace: "test".to_owned(),
         hostname: format!("{name}-host"),
-        init_containers: vec![],
         containers: vec![container("user", argv)],
-        volumes: BTreeMap::new(),
-        restart: RestartPolicy::Always,
         dns: Dns {
             nameservers: vec!["198.19.0.1".parse().expect("an address")],
             searches: vec!["svc".into()],
             options: vec![],
         },
-        share_process_namespace: false,
-        host_network: false,
         grace: Duration::from_secs(2),
         labels: BTreeMap::from([("l".to_owned(), "v".to_owned())]),
+        ..PodSpec::default()
     }
 }
 
@@ -33,29 +29,11 @@ pub(crate) fn container(name: &str, argv: &[&str]) -> ContainerSpec {
     ContainerSpec {
         name: name.to_owned(),
         image: IMAGE.to_owned(),
-        pull: PullPolicy::IfNotPresent,
-        credentials: vec![],
         command: argv.iter().map(|a| (*a).to_owned()).collect(),
-        args: vec![],
         env: vec![("GIVEN".into(), "value".into())],
-        working_dir: None,
-        user: None,
-        group: None,
-        run_as_non_root: false,
-        read_only_root: false,
-        privileged: false,
-        add_capabilities: vec![],
-        drop_capabilities: vec![],
-        no_new_privileges: false,
-        resources: Resources::default(),
-        mounts: vec![],
         ports: vec![Port { name: "user-port".into(), container_port: 8080 }],
-        startup: None,
-        readiness: None,
-        liveness: None,
-        pre_stop: None,
         termination_message_path: "/dev/termination-log".into(),
-        termination_message_from_logs: false,
+        ..ContainerSpec::default()
     }
 }
 
@@ -67,6 +45,7 @@ pub(crate) fn probe(action: ProbeAction) -> Probe {
         timeout: Duration::from_secs(1),
         success_threshold: 1,
         failure_threshold: 1,
+        grace: None,
     }
 }
 

@@ -50,6 +50,10 @@ pub(super) fn plan(
             let wanted = make(o, tag, &host, &settings.domain.lookup(name.labels, &settings.neap.cluster_domain));
             let name = meta::name(&wanted.metadata).to_owned();
             let held = o.certificates.iter().find(|held| meta::name(&held.metadata) == name).map(AsRef::as_ref);
+            if held.is_some_and(|held| !is_controlled_by(&held.metadata, o.route.as_ref())) {
+                state = state.worse(State::Foreign { name });
+                continue;
+            }
             plan.write(ensure(held, &wanted, Match::Exact));
             state = state.worse(judge(held, &wanted, &name));
             wanted_names.insert(name.clone());
@@ -66,27 +70,28 @@ pub(super) fn plan(
         let downgrade = settings.network.http_protocol == HttpProtocol::Enabled;
         match state {
             State::Ready => c.mark_true(CERTIFICATE_PROVISIONED),
-            State::Waiting(name) if downgrade => {
+            State::Waiting { name, .. } | State::Failed { name, .. } if downgrade => {
                 let message = format!("Certificate {name} is not ready downgrade HTTP.");
                 c.mark_true_because(CERTIFICATE_PROVISIONED, "HTTPDowngrade", &message);
             }
-            State::Waiting(name) => {
+            State::Waiting { name, reason } => {
                 c.mark_unknown(
                     CERTIFICATE_PROVISIONED,
                     "CertificateNotReady",
-                    &format!("Certificate {name} is not ready."),
+                    &format!("Certificate {name} is not ready: {reason}"),
                 );
                 tls.https_main = true;
             }
-            State::Failed(name) if downgrade => {
-                let message = format!("Certificate {name} is not ready downgrade HTTP.");
-                c.mark_true_because(CERTIFICATE_PROVISIONED, "HTTPDowngrade", &message);
+            State::Foreign { name } => {
+                let message = format!("There is an existing certificate {name} that we don't own.");
+                c.mark_false(CERTIFICATE_PROVISIONED, "CertificateNotOwned", &message);
+                tls.https_main = true;
             }
-            State::Failed(name) => {
+            State::Failed { name, reason } => {
                 c.mark_false(
                     CERTIFICATE_PROVISIONED,
                     "CertificateProvisionFailed",
-                    &format!("Certificate {name} fails to be provisioned."),
+                    &format!("Certificate {name} fails to be provisioned: {reason}"),
                 );
                 tls.https_main = true;
             }
@@ -102,27 +107,37 @@ pub(super) fn plan(
 
 enum State {
     Ready,
-    Waiting(String),
-    Failed(String),
+    Waiting { name: String, reason: String },
+    Failed { name: String, reason: String },
+    Foreign { name: String },
 }
 
 impl State {
-    fn worse(self, other: State) -> State {
-        match (self, other) {
-            (State::Failed(name), _) | (_, State::Failed(name)) => State::Failed(name),
-            (State::Waiting(name), _) | (_, State::Waiting(name)) => State::Waiting(name),
-            (State::Ready, State::Ready) => State::Ready,
+    fn badness(&self) -> u8 {
+        match self {
+            State::Ready => 0,
+            State::Waiting { .. } => 1,
+            State::Failed { .. } => 2,
+            State::Foreign { .. } => 3,
         }
+    }
+
+    fn worse(self, other: State) -> State {
+        if other.badness() > self.badness() { other } else { self }
     }
 }
 
 fn judge(held: Option<&Certificate>, wanted: &Certificate, name: &str) -> State {
-    let Some(held) = held.filter(|held| held.spec == wanted.spec) else { return State::Waiting(name.to_owned()) };
-    let ready = held.status.as_ref().and_then(|s| find(&s.conditions, READY)).map(|c| c.status);
-    match ready {
+    let name = name.to_owned();
+    let Some(held) = held.filter(|held| held.spec == wanted.spec) else {
+        return State::Waiting { name, reason: String::new() };
+    };
+    let ready = held.status.as_ref().and_then(|s| find(&s.conditions, READY));
+    let reason = ready.map(|c| c.reason.clone()).unwrap_or_default();
+    match ready.map(|c| c.status) {
         Some(ConditionStatus::True) if is_ready(held) => State::Ready,
-        Some(ConditionStatus::False) => State::Failed(name.to_owned()),
-        _ => State::Waiting(name.to_owned()),
+        Some(ConditionStatus::False) => State::Failed { name, reason },
+        _ => State::Waiting { name, reason },
     }
 }
 

@@ -107,7 +107,7 @@ pub fn plan(o: &Observed) -> Plan {
     status.observed_generation = generation;
     if let Err(error) = assign(o, &mut plan, &mut c, &mut status) {
         let text = meta::chain(&error);
-        c.mark_unknown(ALL_TRAFFIC_ASSIGNED, "ErrorConfig", &text);
+        c.mark_false(ALL_TRAFFIC_ASSIGNED, "ErrorConfig", &text);
         plan.because(text);
     }
     status.conditions = c.into_vec();
@@ -157,7 +157,7 @@ fn assign(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut RouteS
     if let Some(taken) =
         placeholder::plan(route, &traffic, &o.placeholders, &foreign, o.ingress.as_deref(), &o.context, plan)?
     {
-        let message = format!("There is an existing Service {:?} that we do not own.", taken.name);
+        let message = format!("There is an existing placeholder Service {:?} that we do not own.", taken.name);
         c.mark_false(INGRESS_READY, "NotOwned", &message);
         return Ok(());
     }
@@ -192,11 +192,12 @@ fn rollout(o: &Observed, traffic: &Traffic, plan: &mut Plan) -> Rollout {
     let goal = Rollout::goal(traffic);
     let route = &o.route.metadata;
     let own = meta::annotation_of(route, &[keys::ROLLOUT_DURATION, keys::ROLLOUT_DURATION_ALT]);
-    let duration =
-        own.and_then(parse_duration).and_then(|d| d.positive()).unwrap_or(o.context.settings.network.rollout_duration);
+    let own = own.and_then(parse_duration).and_then(|d| d.positive()).filter(|d| !d.is_zero());
+    let duration = own.unwrap_or(o.context.settings.network.rollout_duration);
     let Some(ingress) = o.ingress.as_deref().filter(|_| !duration.is_zero()) else { return goal };
     let held = meta::annotation(&ingress.metadata, networking::ROLLOUT)
-        .and_then(|text| serde_json::from_str::<Rollout>(text).ok());
+        .and_then(|text| serde_json::from_str::<Rollout>(text).ok())
+        .filter(Rollout::is_consistent);
     let Some(mut held) = held else { return goal };
     let now = i64::try_from(o.context.now.as_nanosecond()).unwrap_or(i64::MAX);
     if is_served(ingress) {
@@ -237,21 +238,14 @@ fn ingress_state(o: &Observed, desired: &Ingress, rollout: &Rollout, plan: &mut 
     let observed = current.and_then(|held| {
         held.status.as_ref().filter(|s| s.observed_generation == held.metadata.generation.unwrap_or_default())
     });
-    match observed {
+    if !rollout.is_done() {
+        let message = "A gradual rollout of the latest revision(s) is in progress.";
+        c.mark_unknown(INGRESS_READY, "RolloutInProgress", message);
+        return;
+    }
+    match observed.and_then(|observed| find(&observed.conditions, READY)) {
         None => not_configured(c),
-        Some(_) if !rollout.is_done() => {
-            c.mark_unknown(
-                INGRESS_READY,
-                "RolloutInProgress",
-                "A gradual rollout of the latest revision(s) is in progress.",
-            );
-        }
-        Some(observed) => match find(&observed.conditions, READY) {
-            Some(ready) => match ready.status {
-                ConditionStatus::True => c.mark_true(INGRESS_READY),
-                _ => c.copy(INGRESS_READY, ready),
-            },
-            None => c.mark_unknown(INGRESS_READY, "", ""),
-        },
+        Some(ready) if ready.status == ConditionStatus::True => c.mark_true(INGRESS_READY),
+        Some(ready) => c.copy(INGRESS_READY, ready),
     }
 }

@@ -1,0 +1,47 @@
+//! The `exec` subresource's command, in a container that runs. The streams are the API server's business.
+
+use neap_runtime::pod::{CommandOptions, CommandSession, Error, PodId};
+
+use super::Kubelet;
+use super::logs::{LogsError, choose};
+
+/// Why there is no command. The message is what `kubectl exec` prints.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    #[error(transparent)]
+    NotFound(LogsError),
+    #[error("you must specify at least one command for the container")]
+    NoCommand,
+    #[error("container not found ({container:?}): it does not run")]
+    NotRunning { container: String },
+    #[error("the command cannot be run in container {container:?} of pod {pod:?}")]
+    Runtime { pod: String, container: String, source: Error },
+}
+
+impl Kubelet {
+    /// Begins a command in a container of a pod that is here. Without a container's name the same one is meant as for
+    /// logs.
+    ///
+    /// # Errors
+    /// There is no such container, it does not run, or the machine does not let the command in.
+    pub async fn exec(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: Option<&str>,
+        command: CommandOptions,
+    ) -> Result<CommandSession, ExecError> {
+        if command.argv.is_empty() {
+            return Err(ExecError::NoCommand);
+        }
+        let missing = || ExecError::NotFound(LogsError::NoSuchPod { name: pod.to_owned() });
+        let found = self.shared.names.find(namespace, pod).ok_or_else(missing)?;
+        let container = choose(&found, container).map_err(ExecError::NotFound)?;
+        let id = PodId(found.uid.clone());
+        self.shared.runtime.exec(&id, &container, command).await.map_err(|error| match error {
+            Error::NoSuchPod(_) => missing(),
+            Error::NoSuchContainer { .. } | Error::NotRunning { .. } => ExecError::NotRunning { container },
+            source => ExecError::Runtime { pod: found.name, container, source },
+        })
+    }
+}
