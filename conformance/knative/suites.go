@@ -10,6 +10,14 @@ import (
 	_ "knative.dev/serving/test/conformance/api/v1"
 	_ "knative.dev/serving/test/conformance/api/v1beta1"
 	_ "knative.dev/serving/test/conformance/runtime"
+	_ "knative.dev/serving/test/e2e/domainmapping"
+	_ "knative.dev/serving/test/e2e/gc"
+	_ "knative.dev/serving/test/e2e/initcontainers"
+	_ "knative.dev/serving/test/e2e/initscale"
+	_ "knative.dev/serving/test/e2e/multicontainerprobing"
+	_ "knative.dev/serving/test/e2e/pvc"
+	_ "knative.dev/serving/test/e2e/securedefaults"
+	_ "knative.dev/serving/test/e2e/tagheader"
 
 	// The programs of their images.
 	_ "knative.dev/networking/test/test_images/grpc-ping"
@@ -20,6 +28,7 @@ import (
 	_ "knative.dev/networking/test/test_images/wsserver"
 	_ "knative.dev/serving/test/test_images/autoscale"
 	_ "knative.dev/serving/test/test_images/failing"
+	_ "knative.dev/serving/test/test_images/grpc-ping"
 	_ "knative.dev/serving/test/test_images/hellovolume"
 	_ "knative.dev/serving/test/test_images/helloworld"
 	_ "knative.dev/serving/test/test_images/multicontainer/servingcontainer"

@@ -21,7 +21,7 @@ pub const BODY_LIMIT: usize = 3 * 1024 * 1024;
 const WARNING_LIMIT: usize = 4096;
 
 /// What requests of compiled-in kinds may be written in, and what those of custom resources may.
-const NATIVE: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+pub(crate) const NATIVE: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 const CUSTOM: &str = "application/json, application/yaml";
 /// Bytes of a body that is not understood which are shown again.
 const SHOWN: usize = 30;

@@ -159,7 +159,7 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>) -> Vec<StatusCause> 
     let text = |v: &Value, path: &str| v.pointer(path).and_then(Value::as_str).unwrap_or("").to_owned();
     let (group, plural) = (text(object, "/spec/group"), text(object, "/spec/names/plural"));
     let name = metadata::text(object, "name");
-    if name != format!("{plural}.{group}") {
+    if old.is_none() && name != format!("{plural}.{group}") {
         causes.push(invalid("metadata.name", &json!(name), "must be spec.names.plural+\".\"+spec.group"));
     }
     if group.is_empty() {

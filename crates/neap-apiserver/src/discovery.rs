@@ -2,7 +2,7 @@
 //! and the small documents beside them (version, health, OpenAPI).
 
 use crate::codec::{self, Body, View, Wanted};
-use crate::kind::{Kind, Version};
+use crate::kind::{Kind, Semantics, Version};
 use crate::registry::Kinds;
 use crate::request::Query;
 use crate::server::Inner;
@@ -77,10 +77,9 @@ pub(crate) fn answer(
         ["openid", "v1", "jwks"] => signer(server)?.jwks(),
         _ => return Err(ApiError::NoSuchPage),
     };
-    let wanted = codec::wanted(request.headers(), query.pretty, true)?;
-    match wanted.view {
-        View::Whole => Ok(codec::respond(200, &value, wanted)),
-        _ => Err(ApiError::NotAcceptable { accepted: "application/json, application/yaml" }),
+    match codec::wanted(request.headers(), query.pretty, true) {
+        Ok(wanted) if wanted.view == View::Whole => Ok(codec::respond(200, &value, wanted)),
+        _ => Err(ApiError::NotAcceptable { accepted: codec::NATIVE }),
     }
 }
 
@@ -120,6 +119,8 @@ fn group(kinds: &Kinds, name: &str) -> Value {
 pub(crate) fn verbs(kind: &Kind) -> &'static [&'static str] {
     if kind.answer.is_some() {
         &["create"]
+    } else if kind.semantics == Semantics::Custom {
+        &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"]
     } else if !kind.delete_collection {
         &["create", "delete", "get", "list", "patch", "update", "watch"]
     } else {
@@ -143,12 +144,13 @@ fn subresources(kind: &Kind, version: &Version) -> Vec<(String, Speaks, Vec<&'st
     if kind.role() == Role::Namespaces {
         out.push(("finalize".to_owned(), own(), vec!["update"]));
     }
+    let custom = kind.semantics == Semantics::Custom;
+    let status = ("status".to_owned(), own(), vec!["get", "patch", "update"]);
+    out.extend((version.status && custom).then(|| status.clone()));
     if version.scale.is_some() {
         out.push(("scale".to_owned(), of("autoscaling", "v1", "Scale"), vec!["get", "patch", "update"]));
     }
-    if version.status {
-        out.push(("status".to_owned(), own(), vec!["get", "patch", "update"]));
-    }
+    out.extend((version.status && !custom).then_some(status));
     if kind.role() == Role::ServiceAccounts {
         out.push(("token".to_owned(), of("authentication.k8s.io", "v1", "TokenRequest"), vec!["create"]));
     }

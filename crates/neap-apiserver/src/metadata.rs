@@ -54,10 +54,6 @@ impl Shape<'_> {
     fn resource(&self) -> ResourceId {
         ResourceId::new(self.group, self.plural)
     }
-
-    fn invalid(&self, name: &str, causes: Vec<StatusCause>) -> ApiError {
-        ApiError::Invalid { group: self.group.to_owned(), kind: self.kind.to_owned(), name: name.to_owned(), causes }
-    }
 }
 
 /// The metadata of an object; makes the map when it is missing.
@@ -133,7 +129,9 @@ pub fn check_decoded(object: &mut Value, shape: &Shape<'_>) -> Result<()> {
 
 /// Typed decoding in Go drops null and empty metadata fields; so do we, or no-op writes would look like changes.
 fn drop_nulls(meta: &mut Map<String, Value>) {
-    meta.retain(|_, v| match v {
+    meta.retain(|key, v| match v {
+        // An empty record asks for the record to be thrown away.
+        Value::Array(_) if key == "managedFields" => true,
         Value::Null => false,
         Value::Object(m) => !m.is_empty(),
         Value::Array(a) => !a.is_empty(),
@@ -253,8 +251,10 @@ pub fn prepare_update(
         return Err(conflict(MODIFIED.to_owned()));
     }
     if !named && shape.conditional_updates {
-        return Err(shape
-            .invalid(name, vec![invalid("metadata.resourceVersion", &json!(0), "must be specified for an update")]));
+        let causes = vec![invalid("metadata.resourceVersion", &json!(0), "must be specified for an update")];
+        // By its plural, not its kind, as everybody else says it.
+        let (group, kind) = (shape.group.to_owned(), shape.plural.to_owned());
+        return Err(ApiError::Invalid { group, kind, name: name.to_owned(), causes });
     }
     carry(new, old);
     Ok(named)
@@ -357,10 +357,12 @@ pub fn validate(object: &Value, old: Option<&Value>, shape: &Shape<'_>) -> Vec<S
         }
     }
     owners(meta, &mut causes);
+    // Not for custom resources, and not for what defines them.
+    let qualified = !shape.conditional_updates && shape.group != crate::crd::GROUP;
     for (i, finalizer) in finalizers(object).into_iter().enumerate() {
         if let Some(why) = label_key_fault(finalizer) {
             causes.push(invalid("metadata.finalizers", &json!(finalizer), &why));
-        } else if let Some(why) = finalizer_fault(finalizer).filter(|_| !shape.conditional_updates) {
+        } else if let Some(why) = finalizer_fault(finalizer).filter(|_| qualified) {
             causes.push(invalid(&format!("metadata.finalizers[{i}]"), &json!(finalizer), why));
         }
     }

@@ -80,7 +80,7 @@ fn create_refuses() {
     check(json!({"metadata": {"name": "a", "labels": {"x y": "1"}}}), "metadata.labels: Invalid value: \"x y\"");
     check(
         json!({"metadata": {"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "n", "uid": ""}]}}),
-        "metadata.ownerReferences[0].uid",
+        "metadata.ownerReferences.uid",
     );
     check(json!({"metadata": {"name": "a", "finalizers": ["a b"]}}), "metadata.finalizers: Invalid value");
 }

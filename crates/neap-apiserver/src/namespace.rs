@@ -30,25 +30,23 @@ pub(crate) fn terminating(resource: ResourceId, namespace: &str, name: &str) -> 
     }
 }
 
-/// `finalizes`: the request is for the finalizers themselves, which nothing else changes.
-pub(crate) fn prepare(object: &mut Value, old: Option<&Value>, finalizes: bool) {
+/// What belongs to whoever writes: the label, and on an update the finalizers, which only a request for them
+/// (`finalizes`) changes.
+pub(crate) fn default(object: &mut Value, old: Option<&Value>, finalizes: bool) {
     let name = metadata::text(object, "name").to_owned();
     let labels = metadata::of_mut(object).entry("labels").or_insert_with(|| json!({}));
     if let Some(labels) = labels.as_object_mut() {
         labels.insert(NAME_LABEL.to_owned(), json!(name));
     }
-    match old {
-        None => {
-            object["spec"] = json!({"finalizers": [FINALIZER]});
-            object["status"] = json!({"phase": "Active"});
-        }
-        Some(old) if !finalizes => {
-            if let Some(spec) = old.get("spec") {
-                object["spec"] = spec.clone();
-            }
-        }
-        Some(_) => {}
+    if let Some(spec) = old.filter(|_| !finalizes).and_then(|old| old.get("spec")) {
+        object["spec"] = spec.clone();
     }
+}
+
+/// What the server decides at birth.
+pub(crate) fn prepare(object: &mut Value) {
+    object["spec"] = json!({"finalizers": [FINALIZER]});
+    object["status"] = json!({"phase": "Active"});
 }
 
 pub(crate) fn validate(object: &Value) -> Vec<StatusCause> {

@@ -22,6 +22,10 @@ pub(crate) async fn answer(x: &mut Exchange, verb: Verb, sent: &Request<Bytes>) 
         Verb::Get => {
             let entry = verbs::get::find(x)?;
             let object = verbs::get::decode_served(x, &entry)?;
+            if x.kind().semantics == Semantics::Custom && at(&object, &paths.spec_replicas).is_none() {
+                let path = paths.spec_replicas.join(".");
+                return Err(ApiError::internal(format!("the spec replicas field \".{path}\" does not exist")));
+            }
             return Ok(codec::respond(200, &scale(&object, &paths), x.wanted));
         }
         Verb::Update => {
@@ -61,7 +65,7 @@ fn update(
     write::update(x, Part::Scale, Ownership::Tracked, |x, old| {
         let mut object = verbs::to_served(x, old.clone())?;
         let wanted = wish(x, &scale(&object, paths))?;
-        let replicas = check(x, &wanted)?;
+        let replicas = check(x, &wanted, paths)?;
         set(&mut object, &paths.spec_replicas, json!(replicas));
         // The caller's resource version guards the object itself.
         let meta = metadata::of_mut(&mut object);
@@ -84,7 +88,7 @@ fn update(
 /// A server-side apply of a Scale owns the number in the object itself, as the subresource.
 fn apply(x: &mut Exchange, paths: &ScalePaths, wish: &Value) -> Result<write::Written> {
     request::check_write(&x.query, Write::Apply)?;
-    let replicas = check(x, wish)?;
+    let replicas = check(x, wish, paths)?;
     let version = x.served.version().api_version.clone();
     let mut applied = json!({"apiVersion": version, "kind": x.kind().kind, "metadata": {"name": x.name()}});
     set(&mut applied, &paths.spec_replicas, json!(replicas));
@@ -97,7 +101,7 @@ fn apply(x: &mut Exchange, paths: &ScalePaths, wish: &Value) -> Result<write::Wr
     })
 }
 
-fn check(x: &Exchange, wanted: &Value) -> Result<i64> {
+fn check(x: &Exchange, wanted: &Value, paths: &ScalePaths) -> Result<i64> {
     let (kind, version) = (wanted.get("kind"), wanted.get("apiVersion"));
     if kind.is_some_and(|k| k != "Scale") || version.is_some_and(|v| v != API_VERSION) {
         return Err(ApiError::bad_request(format!(
@@ -107,20 +111,25 @@ fn check(x: &Exchange, wanted: &Value) -> Result<i64> {
         )));
     }
     let replicas = wanted.pointer("/spec/replicas").unwrap_or(&Value::Null);
-    let detail = match x.kind().semantics {
-        Semantics::Native => "must be greater than or equal to 0",
-        Semantics::Custom => "should be a non-negative integer",
-    };
     match replicas {
         Value::Null => Ok(0),
         _ => match replicas.as_i64() {
             Some(n) if n >= 0 => Ok(n),
-            Some(_) => Err(ApiError::Invalid {
-                group: "autoscaling".into(),
-                kind: "Scale".into(),
-                name: x.name().to_owned(),
-                causes: vec![invalid("spec.replicas", replicas, detail)],
-            }),
+            Some(_) => {
+                // Of a custom resource it is told as a fault of the resource.
+                let (group, kind, cause) = match x.kind().semantics {
+                    Semantics::Native => {
+                        let cause = invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+                        ("autoscaling".to_owned(), "Scale".to_owned(), cause)
+                    }
+                    Semantics::Custom => {
+                        let field = format!(".{}", paths.spec_replicas.join("."));
+                        let cause = invalid(&field, replicas, "should be a non-negative integer");
+                        (x.kind().group.clone(), x.kind().kind.clone(), cause)
+                    }
+                };
+                Err(ApiError::Invalid { group, kind, name: x.name().to_owned(), causes: vec![cause] })
+            }
             None => Err(ApiError::Undecodable {
                 told: "Scale".into(),
                 version: "v1".into(),

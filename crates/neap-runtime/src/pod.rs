@@ -263,6 +263,8 @@ pub struct ContainerStatus {
     pub name: String,
     pub state: ContainerState,
     pub last: Option<Terminated>,
+    /// What is wrong with this run, as far as its probes and hooks tell.
+    pub trouble: Option<Trouble>,
     pub ready: bool,
     /// The startup probe (if any) has passed.
     pub started: bool,
@@ -270,6 +272,15 @@ pub struct ContainerStatus {
     pub image: String,
     /// `repository@sha256:…` of what really runs, once known.
     pub image_id: String,
+}
+
+/// In words for whoever looks why a container is not well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trouble {
+    /// A probe failed, and what it found.
+    Unhealthy(String),
+    /// It is being ended for that.
+    Ending(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -191,7 +191,7 @@ impl Runtime {
         let (world, pods, shutdown) = (self.world.clone(), self.pods.clone(), self.shutdown.clone());
         self.tasks.spawn(async move {
             tokio::select! {
-                () = pod::live(&world, &cell) => {
+                () = pod::live_on(&world, &cell) => {
                     pods.lock().unwrap_or_else(PoisonError::into_inner).remove(&cell.id);
                     cell.announce_gone();
                 }

@@ -38,13 +38,6 @@ const META_FORMAT: &str = "format";
 const META_RESERVED: &str = "reserved";
 const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("neap-entries");
 
-/// A file this many times as large as what it holds is rewritten smaller when it is opened. redb keeps the pages that a
-/// storm once needed; in use they are filled again, so only a start is worth the copying.
-const SHRINK_FACTOR: u64 = 4;
-
-/// Files up to this size are left as they are, in bytes: an idle platform's store is smaller.
-const SHRINK_FLOOR: u64 = 16 * 1024 * 1024;
-
 /// No store gets here: at a million commits a second it takes a hundred thousand years. It keeps sums of
 /// revisions from a forged file from overflowing, and fits the signed numbers some clients parse into.
 const LAST_REVISION: Revision = 1 << 62;
@@ -89,37 +82,15 @@ impl Disk {
     pub(crate) fn open(
         device: Arc<dyn Device>,
         path: &Path,
-        mut load: impl FnMut(Entry),
+        load: impl FnMut(Entry),
     ) -> Result<(Disk, Revision), Error> {
         recognise(&*device, path)?;
         let backend = Backend::new(device.clone());
         let db = attach(&backend, path)?;
-        let mut held = 0;
-        let revision = read_all(&db, path, |entry| {
-            held += (entry.key.len() + entry.value.len() + ENTRY_HEADER_BYTES) as u64;
-            load(entry);
-        })?;
+        let revision = read_all(&db, path, load)?;
         backend.accept().map_err(|error| open_error(path, error))?;
-        let mut disk = Disk { db: Some(db), backend, device, path: path.to_owned() };
-        disk.shrink(held)?;
+        let disk = Disk { db: Some(db), backend, device, path: path.to_owned() };
         Ok((disk, revision))
-    }
-
-    /// Gives back the room of a file that once held much more than the `held` bytes of today.
-    fn shrink(&mut self, held: u64) -> Result<(), Error> {
-        let size = self.device.len().map_err(|error| open_error(&self.path, error))?;
-        if size <= SHRINK_FLOOR.max(held.saturating_mul(SHRINK_FACTOR)) {
-            return Ok(());
-        }
-        let db = self.db.as_mut().expect("only reopening leaves it empty");
-        match db.compact() {
-            Ok(_) => Ok(()),
-            // A large file is no reason not to start: it is opened again as the attempt left it, sound.
-            Err(error) => {
-                tracing::warn!(path = %self.path.display(), %error, "the store's file could not be made smaller");
-                self.reopen()
-            }
-        }
     }
 
     /// Reserves the first block of revisions after `revision`; returns the last one of it.

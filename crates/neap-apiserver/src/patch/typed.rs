@@ -66,17 +66,19 @@ fn item_step<'a>(node: &Node, item: &'a Value) -> Result<Step<'a>, String> {
             let default = |name: &str| node.items.as_ref()?.node().property(name)?.node().default.as_deref().cloned();
             let mut named = Vec::with_capacity(keys.len());
             for key in keys {
-                named.push(match map.get_key_value(&**key) {
-                    Some((name, value)) => (Cow::Borrowed(name.as_str()), Scalar(Cow::Borrowed(value))),
-                    None => {
-                        let value = default(key).ok_or_else(|| {
-                            format!(
-                                "associative list with keys has an element that omits key field \"{key}\" (and doesn't have default value)"
-                            )
-                        })?;
-                        (Cow::Owned(key.to_string()), Scalar(Cow::Owned(value)))
-                    }
-                });
+                if let Some((name, value)) = map.get_key_value(&**key) {
+                    named.push((Cow::Borrowed(name.as_str()), Scalar(Cow::Borrowed(value))));
+                } else if let Some(value) = default(key) {
+                    named.push((Cow::Owned(key.to_string()), Scalar(Cow::Owned(value))));
+                }
+            }
+            // An item that says some of its keys is another one than those that say more.
+            if named.is_empty() {
+                let keys: Vec<String> = keys.iter().map(|key| format!("{key:?}")).collect();
+                return Err(format!(
+                    "associative list with keys has an element that omits all key fields [{}] (and doesn't have default values for any key fields)",
+                    keys.join(" ")
+                ));
             }
             Ok(Step::Key(named.into_boxed_slice()))
         }

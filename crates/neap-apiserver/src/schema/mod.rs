@@ -78,7 +78,7 @@ impl Schema {
     /// Drops optional lists, maps and nulls that hold nothing, as the typed encoding of a compiled-in kind does: two
     /// ways to say nothing must not look like a change.
     pub fn tidy(&self, object: &mut Value) {
-        tidy::tidy(self, object);
+        tidy::object(self, object);
     }
 
     /// Everything that is wrong with the object, in document order.

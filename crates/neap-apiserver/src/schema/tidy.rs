@@ -5,7 +5,18 @@ use serde_json::Value;
 use super::Schema;
 use super::node::{Additional, Kind, Node};
 
-pub(super) fn tidy(schema: &Schema, value: &mut Value) {
+/// The metadata of a whole object has rules of its own.
+const METADATA: &str = "metadata";
+
+pub(super) fn object(schema: &Schema, object: &mut Value) {
+    let meta = object.as_object_mut().and_then(|map| map.remove(METADATA));
+    tidy(schema, object);
+    if let (Some(meta), Some(map)) = (meta, object.as_object_mut()) {
+        map.insert(METADATA.to_owned(), meta);
+    }
+}
+
+fn tidy(schema: &Schema, value: &mut Value) {
     let node = schema.node();
     match value {
         Value::Object(map) if !node.int_or_string && matches!(node.kind, Kind::Object | Kind::Any) => {

@@ -39,6 +39,9 @@ pub(crate) async fn dispatch(x: &mut Exchange, verb: Verb, request: Request<Byte
         };
         return Ok(connect(call).await);
     }
+    if x.wanted.view == View::Table {
+        table::check(x)?;
+    }
     let part = match name.as_str() {
         "" => write::Part::Main,
         "status" if x.served.version().status => write::Part::Status,

@@ -33,6 +33,7 @@ pub(crate) async fn answer(x: &mut Exchange, part: Part, request: &Request<Bytes
             let written = write::update(x, part, Ownership::Tracked, |x, old| {
                 let mut object = super::to_served(x, old.clone())?;
                 change(x, &mut object, &patch)?;
+                same_uid(x, &object, old)?;
                 super::to_working(x, object)
             });
             written.map_err(|error| unfit(request.body(), error))?
@@ -125,12 +126,7 @@ fn apply(x: &mut Exchange, part: Part, mut applied: Value) -> Result<write::Writ
     // Applying to nothing creates, except on a subresource. Whoever loses the race to create applies to what is there.
     loop {
         if super::lookup(x).is_none() && part == Part::Main {
-            let uid = metadata::text(&applied, "uid");
-            if !uid.is_empty() {
-                let causes = vec![crate::status::invalid("metadata.uid", &uid.into(), "field is immutable")];
-                let (group, kind, name) = (x.kind().group.clone(), x.kind().kind.clone(), x.name().to_owned());
-                return Err(ApiError::Invalid { group, kind, name, causes });
-            }
+            same_uid(x, &applied, &Value::Null)?;
             let mut object = patch::apply(None, &applied, &by, &schema, force).map_err(|e| conflict(e, named))?;
             metadata::of_mut(&mut object).remove("resourceVersion");
             match write::create(x, object, Ownership::Applied) {
@@ -138,10 +134,22 @@ fn apply(x: &mut Exchange, part: Part, mut applied: Value) -> Result<write::Writ
                 other => return other,
             }
         }
-        return write::update(x, part, Ownership::Applied, |_, old| {
+        return write::update(x, part, Ownership::Applied, |x, old| {
+            same_uid(x, &applied, old)?;
             patch::apply(Some(old), &applied, &by, &schema, force).map_err(|e| conflict(e, named))
         });
     }
+}
+
+/// A patch that names a uid is for that object; unlike an update, it is not told of a conflict.
+fn same_uid(x: &Exchange, wish: &Value, old: &Value) -> Result<()> {
+    let uid = metadata::text(wish, "uid");
+    if uid.is_empty() || uid == metadata::text(old, "uid") {
+        return Ok(());
+    }
+    let causes = vec![crate::status::invalid("metadata.uid", &uid.into(), "field is immutable")];
+    let (group, kind, name) = (x.kind().group.clone(), x.kind().kind.clone(), x.name().to_owned());
+    Err(ApiError::Invalid { group, kind, name, causes })
 }
 
 /// `named`: the caller gave the namespace, and sees it in the message.

@@ -116,9 +116,7 @@ fn create_once(x: &mut Exchange, mut object: Value, ownership: Ownership) -> Res
         map.remove("status");
     }
     normalise(x, &mut object)?;
-    if let Some(prepare) = &kind.prepare {
-        prepare(&mut object, None);
-    }
+    defaulted(x, &mut object, None);
     if ownership == Ownership::Tracked {
         // The caller owns what was sent and its defaults: not the status, and nothing that is decided from here on.
         let status = if version.status { object.as_object_mut().and_then(|map| map.remove("status")) } else { None };
@@ -242,9 +240,7 @@ fn update_once(
     *named = metadata::prepare_update(&mut new, old, &shape, namespace.as_deref(), &name)?;
     confine(&mut new, old, part, version.status, kind.semantics);
     normalise(x, &mut new)?;
-    if let Some(prepare) = &kind.prepare {
-        prepare(&mut new, Some(old));
-    }
+    defaulted(x, &mut new, Some(old));
     if ownership == Ownership::Tracked {
         track_update(Some(old), &mut new, &manager(x, Owning::Update, part.subresource()), &version.schema);
     }
@@ -364,10 +360,20 @@ fn undecodable(x: &Exchange, why: String) -> ApiError {
     ApiError::Undecodable { told: kind.clone(), version, kind, why }
 }
 
+/// The defaults that a schema cannot say.
+fn defaulted(x: &Exchange, object: &mut Value, old: Option<&Value>) {
+    if x.working.kind.role() == Role::Namespaces {
+        namespace::default(object, old, x.at.subresource.as_deref() == Some("finalize"));
+    }
+    if let Some(prepare) = &x.working.kind.prepare {
+        prepare(object, old);
+    }
+}
+
 /// What the server itself decides about the kinds that the contract speaks of.
 fn special(x: &Exchange, object: &mut Value, old: Option<&Value>) {
     match x.working.kind.role() {
-        Role::Namespaces => namespace::prepare(object, old, x.at.subresource.as_deref() == Some("finalize")),
+        Role::Namespaces if old.is_none() => namespace::prepare(object),
         Role::Definitions => crd::prepare(&x.server, object, old, &time::rfc3339(x.now)),
         _ => {}
     }
@@ -472,6 +478,10 @@ fn judge(x: &Exchange, object: &mut Value, old: Option<&Value>) -> Result<()> {
                 let why = format!("json: cannot unmarshal {found} into field {kind}.{path} of type {wanted}");
                 return Err(undecodable(x, why));
             }
+            // Their own rules say more than their schema does.
+            if working.kind.group == auth::rbac::GROUP {
+                causes.extend(auth::rbac::validate(object, old));
+            }
             if causes.is_empty() {
                 causes.extend(faults.iter().map(FieldError::cause));
             }
@@ -484,12 +494,7 @@ fn judge(x: &Exchange, object: &mut Value, old: Option<&Value>) -> Result<()> {
         match working.kind.role() {
             Role::Definitions => causes.extend(crd::validate(object, old)),
             Role::Namespaces => causes.extend(namespace::validate(object)),
-            _ if working.kind.group == auth::rbac::GROUP => {
-                causes.extend(auth::rbac::validate(object, old));
-                if causes.is_empty() {
-                    auth::rbac::check_escalation(x, object)?;
-                }
-            }
+            _ if working.kind.group == auth::rbac::GROUP => auth::rbac::check_escalation(x, object)?,
             _ => {}
         }
     }

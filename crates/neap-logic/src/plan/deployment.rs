@@ -47,6 +47,13 @@ pub fn annotations(revision: &Revision) -> meta::Words {
     meta::annotations(&revision.metadata, &OWN_ANNOTATIONS)
 }
 
+/// The same without those about its scale, which are for the autoscaler only.
+pub fn plain_annotations(revision: &Revision) -> meta::Words {
+    let mut annotations = annotations(revision);
+    annotations.retain(|key, _| !key.starts_with(autoscaling::GROUP));
+    annotations
+}
+
 /// Metadata of a child of the Revision.
 pub fn child(revision: &Revision, name: String, annotations: meta::Words) -> ObjectMeta {
     ObjectMeta {
@@ -92,8 +99,7 @@ fn initial_scale(revision: &Revision, settings: &Settings) -> i32 {
 /// The Deployment as it should be, hash included.
 pub fn make(revision: &Revision, statuses: &Images<'_>, settings: &Settings) -> Deployment {
     let name = names::deployment(meta::name(&revision.metadata));
-    let mut annotations = annotations(revision);
-    annotations.retain(|key, _| !key.starts_with(autoscaling::GROUP));
+    let annotations = plain_annotations(revision);
     let pod = pod_spec(revision, statuses, settings);
     let mut pod_annotations = annotations.clone();
     if let Some(serving) = serving_container(&revision.spec.pod) {

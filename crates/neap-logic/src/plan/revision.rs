@@ -323,7 +323,7 @@ fn cache_images(o: &Observed, plan: &mut Plan, status: &RevisionStatus) {
             digest => digest.to_owned(),
         };
         let image = Image {
-            metadata: deployment::child(revision, name, deployment::annotations(revision)),
+            metadata: deployment::child(revision, name, deployment::plain_annotations(revision)),
             spec: ImageSpec {
                 image,
                 service_account_name: pod.service_account_name.clone().unwrap_or_default(),

@@ -103,6 +103,8 @@ fn a_revision_is_deployed_and_becomes_ready() {
     assert_eq!(container["ports"], json!([{"name": "user-port", "containerPort": 8080, "protocol": "TCP"}]));
     assert_eq!(container["readinessProbe"]["tcpSocket"]["port"], 8080);
     assert_eq!(deployment["metadata"]["annotations"], json!({"note": "x"}));
+    let image = world.value("Image", "ns", "hello-00001-cache-user-container").expect("created");
+    assert_eq!(image["metadata"]["annotations"], json!({"note": "x"}));
     let pa = world.value("PodAutoscaler", "ns", "hello-00001").expect("created");
     assert_eq!(pa["spec"]["reachability"], "Reachable");
     assert_eq!(pa["metadata"]["annotations"]["autoscaling.knative.dev/class"], "kpa.autoscaling.knative.dev");

@@ -147,6 +147,13 @@ impl Graph {
         acts
     }
 
+    /// What was to be done about an object was not done. What is to be done may follow from it or from its owners.
+    pub(super) fn look_again(&mut self, node: &Node) {
+        let Some(entry) = self.by_uid.get(&node.uid) else { return };
+        self.dirty.insert(node.uid.clone());
+        self.dirty.extend(entry.owners.iter().map(|owner| owner.uid.clone()));
+    }
+
     fn look(&self, uid: &str) -> Vec<Act> {
         let Some(entry) = self.by_uid.get(uid) else { return Vec::new() };
         if entry.deleting {
@@ -290,6 +297,23 @@ mod tests {
         assert_eq!(words(&graph.due()), ["owners of b: 0"]);
         graph.apply(node("b"), meta(&[], &[], false));
         assert_eq!(words(&graph.due()), ["finalizers of a: "]);
+    }
+
+    #[test]
+    fn what_failed_is_decided_anew() {
+        let mut owned = graph(&[("a", &[], &[], false), ("b", &["a"], &[], false)]);
+        owned.due();
+        owned.delete(&node("a"));
+        assert_eq!(words(&owned.due()), ["delete b"]);
+        owned.look_again(&node("b"));
+        assert_eq!(words(&owned.due()), ["delete b"], "it is still to be done");
+        owned.look_again(&node("b"));
+        owned.apply(node("b"), meta(&[], &[], false));
+        assert!(owned.due().is_empty(), "somebody took it meanwhile");
+        let mut orphaned = graph(&[("a", &[], &["orphan"], true), ("b", &["a"], &[], false)]);
+        assert_eq!(words(&orphaned.due()), ["owners of b: 0"]);
+        orphaned.look_again(&node("b"));
+        assert_eq!(words(&orphaned.due()), ["owners of b: 0"]);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 
 mod graph;
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
@@ -39,9 +39,9 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
             .map(|_| Event::Kinds)
             .boxed(),
     );
-    let mut pending: BTreeSet<Act> = BTreeSet::new();
+    let mut failed = false;
     loop {
-        let retry = if pending.is_empty() { None } else { Some(RETRY) };
+        let retry = failed.then_some(RETRY);
         let event = tokio::select! {
             () = shutdown.cancelled() => return,
             event = events.next() => event,
@@ -65,12 +65,14 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
                 },
             }
         }
-        pending.extend(graph.due());
-        for act in std::mem::take(&mut pending) {
+        failed = false;
+        for act in graph.due() {
             let Some(resource) = known.get(&act.node().kind) else { continue };
             if let Err(error) = carry_out(&client, resource, &act).await {
                 tracing::warn!(object = %act.node().name, kind = %act.node().kind, %error, "an object could not be collected");
-                pending.insert(act);
+                // Not the act is tried again, which may be wrong by then: the object is looked at again.
+                graph.look_again(act.node());
+                failed = true;
             }
         }
     }

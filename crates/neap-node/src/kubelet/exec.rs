@@ -4,6 +4,7 @@ use neap_runtime::pod::{CommandOptions, CommandSession, Error, PodId};
 
 use super::Kubelet;
 use super::logs::{LogsError, choose};
+use super::past::Remembered;
 
 /// Why there is no command. The message is what `kubectl exec` prints.
 #[derive(Debug, thiserror::Error)]
@@ -35,13 +36,25 @@ impl Kubelet {
             return Err(ExecError::NoCommand);
         }
         let missing = || ExecError::NotFound(LogsError::NoSuchPod { name: pod.to_owned() });
-        let found = self.shared.names.find(namespace, pod).ok_or_else(missing)?;
-        let container = choose(&found, container).map_err(ExecError::NotFound)?;
+        let (found, container) = self.find_container(namespace, pod, container)?;
         let id = PodId(found.uid.clone());
         self.shared.runtime.exec(&id, &container, command).await.map_err(|error| match error {
             Error::NoSuchPod(_) => missing(),
             Error::NoSuchContainer { .. } | Error::NotRunning { .. } => ExecError::NotRunning { container },
             source => ExecError::Runtime { pod: found.name, container, source },
         })
+    }
+
+    /// The pod and the container that are meant.
+    pub(super) fn find_container(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: Option<&str>,
+    ) -> Result<(Remembered, String), ExecError> {
+        let missing = || ExecError::NotFound(LogsError::NoSuchPod { name: pod.to_owned() });
+        let found = self.shared.names.find(namespace, pod).ok_or_else(missing)?;
+        let container = choose(&found, container).map_err(ExecError::NotFound)?;
+        Ok((found, container))
     }
 }

@@ -92,6 +92,7 @@ mod tests {
             name: "c".into(),
             state: ContainerState::Running { since: jiff::Timestamp::UNIX_EPOCH },
             last: None,
+            trouble: None,
             ready: true,
             started: true,
             restarts: 0,

@@ -17,6 +17,7 @@ mod secrets;
 mod sources;
 mod spec;
 mod status;
+mod talk;
 mod tell;
 mod volumes;
 mod worker;
@@ -36,6 +37,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub use drain::{Drain, Leaving, NoDrain};
 pub use env::NodeFacts;
@@ -45,6 +47,7 @@ pub use logs::LogsError;
 pub use node::Machine;
 pub use secrets::docker_credentials;
 pub use spec::{ApiAccess, Surroundings, read_resolv_conf};
+pub use talk::{ExecRequest, Refusal};
 
 use logs::Names;
 use needs::Needs;
@@ -100,6 +103,8 @@ struct Shared {
     recorder: Recorder,
     sources: Sources,
     names: Names,
+    /// Connections on which somebody talks with a command.
+    talks: TaskTracker,
     shutdown: CancellationToken,
 }
 
@@ -110,7 +115,8 @@ impl Kubelet {
         let (recorder, writer) = recorder(client.clone(), &around.node.name, clock.clone());
         let names = Names::open(past);
         let sources = Sources::default();
-        let shared = Shared { client, runtime, around, drain, clock, recorder, sources, names, shutdown };
+        let talks = TaskTracker::new();
+        let shared = Shared { client, runtime, around, drain, clock, recorder, sources, names, talks, shutdown };
         Self { shared: Arc::new(shared), schedule, machine, writer: Arc::new(Mutex::new(Some(writer))) }
     }
 

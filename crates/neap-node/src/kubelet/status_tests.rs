@@ -23,6 +23,7 @@ fn running(name: &str, ready: bool) -> ContainerStatus {
         name: name.into(),
         state: ContainerState::Running { since: at(5) },
         last: None,
+        trouble: None,
         ready,
         started: true,
         restarts: 0,

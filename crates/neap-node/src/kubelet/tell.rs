@@ -1,6 +1,6 @@
 //! Which events a change of a pod's state is worth. Values in, values out; `recorder` writes them.
 
-use neap_runtime::pod::{ContainerState, ContainerStatus, PodStatus};
+use neap_runtime::pod::{ContainerState, ContainerStatus, PodStatus, Trouble};
 
 /// An event about a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +71,12 @@ fn of_container(before: Option<&ContainerStatus>, now: &ContainerStatus, pod: &s
             if !was_running {
                 told.push(Told::normal("Created", format!("Created container: {name}")));
                 told.push(Told::normal("Started", format!("Started container {name}")));
-            } else if before.is_some_and(|b| b.ready) && !now.ready {
-                told.push(Told::warning("Unhealthy", format!("Readiness probe of container {name} failed")));
+            }
+            match &now.trouble {
+                trouble if before.is_some_and(|b| b.trouble == *trouble) => {}
+                Some(Trouble::Unhealthy(why)) => told.push(Told::warning("Unhealthy", why.clone())),
+                Some(Trouble::Ending(why)) => told.push(Told::normal("Killing", why.clone())),
+                None => {}
             }
         }
         ContainerState::Terminated(t) if !same_state && t.reason == "StartError" => {
@@ -102,6 +106,7 @@ mod tests {
             name: "c".into(),
             state,
             last: None,
+            trouble: None,
             ready,
             started: true,
             restarts,
@@ -148,11 +153,16 @@ mod tests {
         evicted.evicted = Some("too much".into());
         check(Some(pod(running(), true, 0)), evicted.clone(), &["Evicted too much"]);
         check(Some(evicted.clone()), evicted, &[]);
-        check(
-            Some(pod(running(), true, 0)),
-            pod(running(), false, 0),
-            &["Unhealthy Readiness probe of container c failed"],
-        );
+        let troubled = |trouble: Trouble| {
+            let mut pod = pod(running(), false, 0);
+            pod.containers[0].trouble = Some(trouble);
+            pod
+        };
+        let unhealthy = || troubled(Trouble::Unhealthy("Liveness probe failed: no".into()));
+        check(Some(pod(running(), true, 0)), unhealthy(), &["Unhealthy Liveness probe failed: no"]);
+        check(Some(unhealthy()), unhealthy(), &[]);
+        check(Some(unhealthy()), troubled(Trouble::Ending("it goes".into())), &["Killing it goes"]);
+        check(Some(unhealthy()), pod(running(), true, 0), &[]);
         check(
             Some(pod(running(), true, 0)),
             pod(running(), true, 1),

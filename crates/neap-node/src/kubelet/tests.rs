@@ -55,6 +55,7 @@ impl PodRuntime for Paper {
             name: c.name.clone(),
             state: ContainerState::Waiting { reason: "ContainerCreating".into(), message: String::new() },
             last: None,
+            trouble: None,
             ready: false,
             started: false,
             restarts: 0,

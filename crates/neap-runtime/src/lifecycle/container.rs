@@ -20,7 +20,7 @@ use crate::image::Image;
 use crate::launch::{Isolation, Launch, Process, Root};
 use crate::logs::read::LogReader;
 use crate::machine::Handle;
-use crate::pod::{ContainerSpec, ContainerState, Hook, LogOptions, RestartPolicy, Seccomp, Terminated};
+use crate::pod::{ContainerSpec, ContainerState, Hook, LogOptions, RestartPolicy, Seccomp, Terminated, Trouble};
 use crate::record::{self, Exit, Run};
 use crate::spawner::wire::StartError;
 use crate::{clock, trees, volumes};
@@ -123,6 +123,7 @@ impl Life<'_> {
     fn wait_as(&self, state: ContainerState) {
         self.cell.update_container(self.name, |_, live| {
             live.status.state = state;
+            live.status.trouble = None;
             live.status.ready = false;
             live.status.started = false;
             live.handle = None;
@@ -306,6 +307,7 @@ impl Life<'_> {
         let hooked = self.cell.update_container(self.name, |record, live| {
             let hooked = spec.post_start.is_none() || record.hooked == record.runs;
             live.status.state = ContainerState::Running { since: handle.run.started };
+            live.status.trouble = None;
             live.status.started = hooked && spec.startup.is_none();
             live.status.ready = live.status.started && spec.readiness.is_none();
             live.handle = Some(handle.clone());
@@ -321,6 +323,10 @@ impl Life<'_> {
         };
         if let Some(unwell) = &unwell {
             tracing::info!(pod = %self.cell.id, container = self.name, cause = unwell.why, "ending the container");
+            self.cell.update_container(self.name, |_, live| {
+                live.status.trouble = Some(Trouble::Ending(unwell.why.clone()));
+                live.status.ready = false;
+            });
         }
         let exit = self.end(&target, &mut ended, unwell.as_ref()).await;
         Ended { dir: handle.dir.clone(), exit, cause: unwell.map(|u| u.why) }
@@ -453,6 +459,7 @@ impl Life<'_> {
             live.status.ready = false;
             live.status.started = false;
             live.status.state = ContainerState::Terminated(terminated.clone());
+            live.status.trouble = None;
             record.accounted = record.runs;
             if again {
                 record.last = Some(terminated.clone());

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::{join, join_all};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -19,9 +21,21 @@ use crate::launch::Isolation;
 use crate::pod::{ContainerSpec, ContainerState, PodSpec};
 use crate::{clock, trees, volumes};
 
+/// Before a life that broke off is taken up again.
+const AFTER_FAULT: Duration = Duration::from_secs(1);
+
+/// A pod's whole life. A fault of ours in it neither touches other pods nor leaves this one to itself: its life is taken
+/// up again from what is written down.
+pub(crate) async fn live_on(world: &World, cell: &Arc<PodCell>) {
+    while AssertUnwindSafe(live(world, cell)).catch_unwind().await.is_err() {
+        tracing::error!(pod = %cell.id, "a pod's life broke off by a fault of neap's; it is taken up again");
+        sleep(AFTER_FAULT).await;
+    }
+}
+
 /// Lives a pod's life to its end, after which nothing of it is left but its logs. Dropping it leaves the containers
 /// running for the next runtime.
-pub(crate) async fn live(world: &World, cell: &Arc<PodCell>) {
+async fn live(world: &World, cell: &Arc<PodCell>) {
     let mut stop = cell.stop.subscribe();
     if open_sandbox(world, cell).await {
         let spec = cell.spec();

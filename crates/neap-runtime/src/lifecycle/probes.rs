@@ -12,7 +12,7 @@ use super::World;
 use super::state::PodCell;
 use crate::launch::Process;
 use crate::machine::Handle;
-use crate::pod::{ContainerSpec, Hook, Probe, ProbeAction};
+use crate::pod::{ContainerSpec, Hook, Probe, ProbeAction, Trouble};
 use crate::probe::{Cadence, Verdicts};
 
 /// Everything a try needs to know about the container.
@@ -80,6 +80,7 @@ async fn until_first_verdict(target: &Target<'_>, probe: &Probe) -> Result<(), S
                 let counts = counted.elapsed() >= probe.period;
                 if counts {
                     counted = Instant::now();
+                    target.unhealthy("Startup", &outcome);
                 }
                 verdicts.failure(probe, counts)
             }
@@ -97,11 +98,19 @@ async fn watch_readiness(target: &Target<'_>, probe: &Probe) -> Infallible {
     let mut cadence = Cadence::new(&probe.action, true);
     let mut verdicts = Verdicts::default();
     sleep(probe.initial_delay).await;
+    let mut told = Instant::now();
     loop {
         let outcome = target.attempt(probe).await;
         let verdict = match &outcome {
             Some(Ok(())) => verdicts.success(probe),
-            Some(Err(_)) => verdicts.failure(probe, true),
+            Some(Err(_)) => {
+                // A start that is not done yet is no news; nor is every single try.
+                if told.elapsed() >= probe.period {
+                    told = Instant::now();
+                    target.unhealthy("Readiness", &outcome);
+                }
+                verdicts.failure(probe, true)
+            }
             None => None,
         };
         if let Some(ready) = verdict {
@@ -111,6 +120,9 @@ async fn watch_readiness(target: &Target<'_>, probe: &Probe) -> Infallible {
                     tracing::info!(pod = %target.cell.id, container = target.spec.name, why, "not ready any more");
                 }
                 live.status.ready = ready;
+                if ready {
+                    live.status.trouble = None;
+                }
             });
         }
         sleep(cadence.next(matches!(outcome, Some(Ok(()))), probe.period)).await;
@@ -123,6 +135,7 @@ async fn watch_liveness(target: &Target<'_>, probe: &Probe) -> String {
     sleep(probe.initial_delay.max(probe.period)).await;
     loop {
         let outcome = target.attempt(probe).await;
+        target.unhealthy("Liveness", &outcome);
         match outcome {
             Some(Ok(())) => {
                 verdicts.success(probe);
@@ -135,6 +148,14 @@ async fn watch_liveness(target: &Target<'_>, probe: &Probe) -> String {
 }
 
 impl Target<'_> {
+    /// Notes what a probe found, if it is not well.
+    fn unhealthy(&self, kind: &str, outcome: &Option<Result<(), String>>) {
+        if let Some(Err(why)) = outcome {
+            let trouble = Trouble::Unhealthy(format!("{kind} probe failed: {why}"));
+            self.cell.update_container(&self.spec.name, |_, live| live.status.trouble = Some(trouble));
+        }
+    }
+
     /// One try. `None`: the pod was frozen meanwhile, so the outcome says nothing.
     async fn attempt(&self, probe: &Probe) -> Option<Result<(), String>> {
         let mut frozen = self.cell.frozen.subscribe();

@@ -152,6 +152,7 @@ impl PodCell {
                 name: container.name.clone(),
                 state,
                 last: known.last,
+                trouble: None,
                 ready: false,
                 started: false,
                 restarts: known.restarts,

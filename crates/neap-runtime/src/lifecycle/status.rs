@@ -150,6 +150,7 @@ mod tests {
             name: String::new(),
             state,
             last,
+            trouble: None,
             ready: false,
             started: false,
             restarts: 0,

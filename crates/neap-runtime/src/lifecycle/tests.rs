@@ -33,6 +33,8 @@ enum Act {
         hears_term: bool,
     },
     CannotStart,
+    /// Our own code fails.
+    Faulty,
 }
 
 /// A container at play, and the signal that ended it.
@@ -98,6 +100,7 @@ impl Machine for Fake {
             if matches!(act, Act::CannotStart) {
                 return Ok(Err(StartError { config: false, message: "no such program".into() }));
             }
+            assert!(!matches!(act, Act::Faulty), "as the script says");
             let mut running = self.running.lock().expect("not poisoned");
             let pid = running.len() as i32 + 1;
             running.insert(pid, (act, watch::Sender::new(None)));
@@ -268,7 +271,7 @@ fn stage(acts: &[(&str, &[Act])], pulls_fail: u32, change: impl FnOnce(&mut PodS
     let cell = PodCell::create(dir.path().join("u"), logs.join("n_p_u"), spec, changes).expect("written down");
     let mut tasks = JoinSet::new();
     let living = cell.clone();
-    tasks.spawn(async move { pod::live(&world, &living).await });
+    tasks.spawn(async move { pod::live_on(&world, &living).await });
     Stage { fake, cell, _dir: dir, tasks }
 }
 
@@ -367,11 +370,19 @@ async fn what_liveness_ends_runs_again_only_by_the_policy() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_may_have_a_grace_of_its_own() {
     let stage = stage(&[("main", &[Act::Runs { hears_term: false }, Act::Runs { hears_term: true }])], 0, |spec| {
-        spec.containers[0].liveness = Some(Probe { grace: Some(Duration::ZERO), ..probe(TCP, 10, 1) });
+        spec.containers[0].liveness = Some(Probe { grace: Some(Duration::from_secs(2)), ..probe(TCP, 10, 2) });
     });
     let begun = Instant::now();
+    let status = stage.wait(|s| s.containers[0].trouble.is_some()).await;
+    let said = |status: &PodStatus| match &status.containers[0].trouble {
+        Some(Trouble::Unhealthy(why) | Trouble::Ending(why)) => why.clone(),
+        None => String::new(),
+    };
+    assert_eq!(said(&status), "Liveness probe failed: not well");
+    let status = stage.wait(|s| matches!(s.containers[0].trouble, Some(Trouble::Ending(_)))).await;
+    assert_eq!(said(&status), "Container main failed liveness probe, will be restarted: not well");
     stage.wait(|s| s.containers[0].restarts == 1).await;
-    assert!((10..12).contains(&begun.elapsed().as_secs()), "the pod's own is 30 s: {:?}", begun.elapsed());
+    assert!((21..24).contains(&begun.elapsed().as_secs()), "the pod's own is 30 s: {:?}", begun.elapsed());
     stage.remove(1).await;
 }
 
@@ -416,6 +427,13 @@ async fn a_start_that_fails_is_a_run_that_failed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_life_that_breaks_off_is_taken_up_again() {
+    let stage = stage(&[("main", &[Act::Faulty, Act::Runs { hears_term: true }]), ("side", POLITE)], 0, |_| {});
+    stage.wait(|s| s.ready).await;
+    stage.remove(1).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn policies_end_pods() {
     let check = async |policy, code, expected| {
         let stage = stage(&[("main", &[Act::Ends { after: Duration::from_secs(1), code }])], 0, |s| s.restart = policy);
@@ -454,6 +472,9 @@ async fn readiness_is_asked_eagerly_then_calmly() {
     let status = stage.wait(|s| !s.ready).await;
     assert!((20..=30).contains(&begun.elapsed().as_secs()), "three failures in a row: {:?}", begun.elapsed());
     assert_eq!(status.containers[0].restarts, 0);
+    assert_eq!(status.containers[0].trouble, Some(Trouble::Unhealthy("Readiness probe failed: not well".into())));
+    *stage.fake.well_at.lock().expect("not poisoned") = Some(Instant::now());
+    assert_eq!(stage.wait(|s| s.ready).await.containers[0].trouble, None);
     stage.remove(1).await;
 }
 

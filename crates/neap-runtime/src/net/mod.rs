@@ -92,6 +92,11 @@ impl Network {
         format!("np{}x{:x}", self.number, self.block.offset(address))
     }
 
+    /// What comes in over a cable with an address that is not its pod's is dropped.
+    pub(crate) fn distrust(&self, cable: &str) -> io::Result<()> {
+        fs::write(format!("/proc/sys/net/ipv4/conf/{cable}/rp_filter"), "1")
+    }
+
     pub(crate) fn remove_cable(&self, name: &str) -> io::Result<()> {
         links::delete(&mut Socket::route()?, name)
     }

@@ -62,6 +62,21 @@ pub(crate) async fn talks_with_a_command() {
     world.end().await;
 }
 
+pub(crate) async fn joins_every_kind_of_container() {
+    for mode in [Mode::Rootless, Mode::Process] {
+        let world = world(mode).await;
+        let id = world.run(pod("busy", &["/bin/busybox", "sleep", "1000"])).await;
+        world.wait(&id, "a run", |s| s.ready).await;
+        for terminal in [false, true] {
+            let argv = shell("echo $GIVEN; exit 5");
+            let session = begin(&world, &id, CommandOptions { argv, terminal, stdin: false }).await;
+            assert_eq!(all(session.stdout).await.trim(), "value", "{mode:?} {terminal}");
+            assert_eq!(session.exit.await.expect("known"), 5);
+        }
+        world.end().await;
+    }
+}
+
 /// Also where the command changed its user, by which the kernel forgets that it should die with its parent.
 pub(crate) async fn ends_a_command_with_all_it_began() {
     let world = world(Mode::Container).await;

@@ -75,20 +75,8 @@ fn traces(dir: &Path) -> Vec<String> {
     }
     let mounts = read(Path::new("/proc/self/mountinfo"));
     found.extend(mounts.lines().filter(|l| l.contains(&*dir.to_string_lossy())).map(|l| format!("mount {l}")));
-    for entry in std::fs::read_dir("/sys/class/net").expect("links").flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if read(&entry.path().join("ifalias")).trim().ends_with(&*dir.to_string_lossy()) {
-            found.push(format!("link {name}"));
-            let prefix = format!("np{}x", name.trim_start_matches("neap"));
-            let links = std::fs::read_dir("/sys/class/net").expect("links").flatten();
-            found.extend(
-                links
-                    .map(|l| l.file_name().to_string_lossy().into_owned())
-                    .filter(|l| l.starts_with(&prefix))
-                    .map(|l| format!("link {l}")),
-            );
-        }
-    }
+    found.extend(claim(&dir).map(|name| format!("link {name}")));
+    found.extend(cables(&dir).into_iter().map(|name| format!("link {name}")));
     for part in ["pods", "run/ns"] {
         let entries = std::fs::read_dir(dir.join(part)).into_iter().flatten().flatten();
         found.extend(entries.map(|e| format!("file {}", e.path().display())));
@@ -96,6 +84,27 @@ fn traces(dir: &Path) -> Vec<String> {
     found.sort();
     found.dedup();
     found
+}
+
+fn links() -> Vec<String> {
+    let entries = std::fs::read_dir("/sys/class/net").expect("links").flatten();
+    entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// The interface by which the neap in this directory claims its addresses.
+fn claim(dir: &Path) -> Option<String> {
+    let dir = dir.canonicalize().expect("there");
+    links().into_iter().find(|name| {
+        let alias = std::fs::read_to_string(format!("/sys/class/net/{name}/ifalias")).unwrap_or_default();
+        alias.trim().ends_with(&*dir.to_string_lossy())
+    })
+}
+
+/// The machine's ends of its pods' cables.
+pub(crate) fn cables(dir: &Path) -> Vec<String> {
+    let Some(claim) = claim(dir) else { return Vec::new() };
+    let prefix = format!("np{}x", claim.trim_start_matches("neap"));
+    links().into_iter().filter(|name| name.starts_with(&prefix)).collect()
 }
 
 async fn rounds(rounds: u32, count: u32) {

@@ -18,6 +18,7 @@ use neap_runtime::{Config, Mode, Runtime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+mod bench;
 mod commands;
 mod escapes;
 mod leaks;
@@ -56,6 +57,7 @@ const CASES: &[Case] = cases![
     says_what_cannot_run,
     commands::talks_with_a_command,
     commands::ends_a_command_with_all_it_began,
+    commands::joins_every_kind_of_container,
     escapes::tries_from_inside_fail,
     escapes::links_in_volumes_lead_nowhere,
     escapes::greed_stays_inside,
@@ -93,7 +95,7 @@ fn main() {
         return runtime.block_on(leaks::ten_rounds_of_two_hundred());
     }
     if wanted.is_some_and(|w| w == "bench") {
-        return runtime.block_on(bench());
+        return runtime.block_on(bench::bench());
     }
     for (name, case) in CASES {
         if wanted.is_some_and(|w| !name.contains(w.as_str())) {
@@ -242,6 +244,12 @@ async fn serves_and_leaves_nothing() {
     assert_eq!(status.labels.get("l").map(String::as_str), Some("v"));
     assert!(status.containers[0].image_id.contains("@sha256:"), "{}", status.containers[0].image_id);
     assert!(get(&status, 8080).await.expect("served").ends_with("hello\n"));
+    let filters = leaks::cables(world.dir.path()).into_iter().map(|c| format!("/proc/sys/net/ipv4/conf/{c}/rp_filter"));
+    let filters: Vec<_> = filters.map(|f| std::fs::read_to_string(f).unwrap_or_default()).collect();
+    assert!(
+        !filters.is_empty() && filters.iter().all(|f| f.trim() != "0"),
+        "nobody sends in others' names: {filters:?}"
+    );
     assert!(world.log(&id, LogOptions::default()).await.contains("response:200"), "requests are logged");
     world.runtime.ensure(web("web")).await.expect("again is fine");
     let begun = Instant::now();
@@ -725,72 +733,4 @@ async fn says_what_cannot_run() {
     world.runtime.remove(&id, Duration::from_secs(20)).await.expect("removed");
     assert!(begun.elapsed() < Duration::from_secs(2));
     world.end().await;
-}
-
-/// Create to ready, twenty times, with the machine's pools filled; then twenty at once.
-async fn bench() {
-    let world = world(Mode::Container).await;
-    println!("{}", world.runtime.describe());
-    let mut times = Vec::new();
-    for at in 0..20 {
-        tokio::time::sleep(Duration::from_millis(600)).await;
-        let spec = web(&format!("b{at}"));
-        let begun = Instant::now();
-        let id = world.run(spec).await;
-        world.wait(&id, "readiness", |s| s.ready).await;
-        times.push(begun.elapsed());
-        world.runtime.remove(&id, Duration::ZERO).await.expect("removed");
-    }
-    times.sort();
-    println!("create to ready: min {:?}, p50 {:?}, p95 {:?}, max {:?}", times[0], times[10], times[18], times[19]);
-    tokio::time::sleep(Duration::from_millis(800)).await;
-    let begun = Instant::now();
-    let all = (0..20).map(|at| {
-        let (world, spec) = (&world, web(&format!("m{at}")));
-        async move {
-            let id = world.run(spec).await;
-            world.wait(&id, "readiness", |s| s.ready).await;
-        }
-    });
-    futures::future::join_all(all).await;
-    println!("twenty at once: last ready after {:?}", begun.elapsed());
-    println!("{}", memory());
-    let id = PodId("uid-m0".into());
-    let status = world.runtime.status(&id).expect("there");
-    let mut thaws = Vec::new();
-    for _ in 0..20 {
-        world.runtime.freeze(&id).await.expect("frozen");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let begun = Instant::now();
-        world.runtime.thaw(&id).await.expect("thawed");
-        get(&status, 8080).await.expect("served");
-        thaws.push(begun.elapsed());
-    }
-    thaws.sort();
-    println!("thaw to last byte: p50 {:?}, max {:?}", thaws[10], thaws[19]);
-    world.end().await;
-}
-
-/// Memory of the keepers, by proportional share.
-fn memory() -> String {
-    let mut keepers = Vec::new();
-    for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
-        let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
-        if read("comm").trim() == "pod-keeper" {
-            let rollup = read("smaps_rollup");
-            let kib = |field: &str| -> u64 {
-                rollup.lines().find_map(|l| l.strip_prefix(field)?.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-            };
-            keepers.push((kib("Rss:"), kib("Pss:"), kib("Private_Dirty:")));
-        }
-    }
-    let count = keepers.len().max(1) as u64;
-    let mean = |pick: fn(&(u64, u64, u64)) -> u64| keepers.iter().map(pick).sum::<u64>() / count;
-    format!(
-        "{} keepers: mean RSS {} KiB, PSS {} KiB, private {} KiB",
-        keepers.len(),
-        mean(|k| k.0),
-        mean(|k| k.1),
-        mean(|k| k.2)
-    )
 }

@@ -9,6 +9,7 @@ mod config;
 mod data_dir;
 mod demo;
 mod endpoints;
+mod exec;
 mod logs;
 mod metrics;
 mod platform;

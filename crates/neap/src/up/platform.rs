@@ -263,6 +263,7 @@ impl Platform {
         };
         let kubelet = Kubelet::new(kubelet, client.clone(), pods.clone(), stop.clone());
         logs::attach(api.registry(), kubelet.clone());
+        super::exec::attach(api.registry(), kubelet.clone());
         parts.spawn("images", kubelet::collect_images(client.clone(), images.clone(), pods.clone(), stop.clone()));
         parts.spawn("kubelet", async move { kubelet.run().await });
         parts.spawn("metrics", super::metrics::serve(sockets.metrics, Arc::new(metrics), stop.clone()));

@@ -220,7 +220,7 @@ fn what_does_not_fit_is_refused() {
         (json!({"colors": ["red", "red"]}), r#".spec.colors: duplicate entries for key [="red"]"#),
         (
             json!({"containers": [{"image": "a"}]}),
-            r#".spec.containers: element 0: associative list with keys has an element that omits key field "name" (and doesn't have default value)"#,
+            r#".spec.containers: element 0: associative list with keys has an element that omits all key fields ["name"] (and doesn't have default values for any key fields)"#,
         ),
     ] {
         let error = by("kubectl", 0, None, spec, true).expect_err(problem);

@@ -27,10 +27,11 @@ fn operations() {
             {"op": "remove", "path": "/spec/list/0"},
             {"op": "copy", "from": "/metadata/labels", "path": "/spec/copy"},
             {"op": "move", "from": "/spec/list", "path": "/spec/moved"},
+            {"op": "replace", "path": "/spec/none", "value": "there now"},
         ]),
         Ok(json!({
             "metadata": {"labels": {"a": "c", "x/y": "z"}},
-            "spec": {"copy": {"a": "c", "x/y": "z"}, "moved": [2, 3]},
+            "spec": {"copy": {"a": "c", "x/y": "z"}, "moved": [2, 3], "none": "there now"},
         })),
     );
 }
@@ -50,15 +51,17 @@ fn what_does_not_fit() {
         Err((422, "error in remove for path: '/spec/none': Unable to remove nonexistent key: none: missing value")),
     );
     check(
-        json!([{"op": "replace", "path": "/spec/none", "value": 1}]),
-        Err((422, "replace operation does not apply: doc is missing key: /spec/none: missing value")),
+        json!([{"op": "replace", "path": "/spec/list/7", "value": 1}]),
+        Err((422, "replace operation does not apply: doc is missing key: /spec/list/7: missing value")),
     );
 }
 
 #[test]
 fn what_is_no_patch() {
-    check(json!({}), Err((400, "error decoding patch: a JSON patch is a list of operations")));
-    check(json!([{"op": "frob", "path": "/x"}]), Err((400, "error decoding patch: Unexpected kind: frob")));
+    check(json!({}), Err((400, "error decoding patch: json: a JSON patch is a list of operations")));
+    let unknown = "Unexpected kind: frob: unknown variant `frob`, expected one of `add`, `remove`, `replace`, `move`, `copy`, \
+                   `test`";
+    check(json!([{"op": "frob", "path": "/x"}]), Err((422, unknown)));
     let many = Value::Array(vec![json!({"op": "test", "path": "/x", "value": 1}); 10_001]);
     check(many, Err((413, "The allowed maximum operations in a JSON patch is 10000, got 10001")));
 }

@@ -173,13 +173,13 @@ fn contradictions() {
     check_error(
         two_containers(),
         json!({"containers": [{"image": "x"}]}),
-        r#"map: {"image":"x"} does not contain declared merge key: name"#,
+        "map: map[image:x] does not contain declared merge key: name",
     );
     check_error(two_containers(), json!({"containers": ["x"]}), "list element types are not identical");
     check_error(
         json!({"strategy": {"type": "x"}}),
         json!({"strategy": {"$patch": "frob"}}),
-        r#"unknown patch type "frob" in map: {"$patch":"frob"}"#,
+        "unknown patch type: frob in map: map[$patch:frob]",
     );
     check_error(
         json!({"colors": []}),

@@ -44,13 +44,14 @@ pub(super) fn make(
             continue;
         }
         let local = hosts::host(&name, tag, true, settings)?;
-        let mut sides = vec![(hosts::local_names(&local, settings), "ClusterLocal")];
+        let mut sides = vec![(hosts::local_names(&local, settings), local, "ClusterLocal")];
         if visibilities.get(tag) != Some(&Visibility::ClusterLocal) {
-            sides.push((vec![hosts::host(&name, tag, false, settings)?], "ExternalIP"));
+            let external = hosts::host(&name, tag, false, settings)?;
+            sides.push((vec![external.clone()], external, "ExternalIP"));
         }
-        for (hosts, visibility) in sides {
+        for (hosts, primary, visibility) in sides {
             if !tag.is_empty() {
-                tag_hosts.entry(tag).or_default().extend(hosts.iter().cloned());
+                tag_hosts.entry(tag).or_default().push(primary);
             }
             let paths = paths(name.namespace, tag, targets, traffic, rollout, settings);
             rules.push(IngressRule { hosts, visibility: visibility.into(), http: Some(HttpRule { paths }) });
@@ -113,7 +114,7 @@ fn paths(
     settings: &Settings,
 ) -> Vec<HttpPath> {
     let mut main = HttpPath { splits: splits(namespace, tag, targets, rollout), ..HttpPath::default() };
-    if settings.features.tag_header_based_routing == Flag::Disabled {
+    if settings.features.tag_header_based_routing != Flag::Enabled {
         return vec![main];
     }
     if !tag.is_empty() {

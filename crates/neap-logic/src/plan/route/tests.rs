@@ -131,13 +131,19 @@ fn tags_get_hosts_and_headers() {
     let tag = &ingress["spec"]["rules"][3];
     assert_eq!(tag["hosts"], json!(["next-hello.ns.localhost"]));
     assert_eq!(tag["http"]["paths"][0]["appendHeaders"], json!({"Knative-Serving-Tag": "next"}));
-    assert!(
-        ingress["metadata"]["annotations"]["networking.internal.knative.dev/tag-to-host"]
-            .as_str()
-            .expect("set")
-            .contains("next-hello.ns.localhost")
+    // C3.11: the whole name of each side, none of its short forms.
+    assert_eq!(
+        ingress["metadata"]["annotations"]["networking.internal.knative.dev/tag-to-host"],
+        r#"{"next":["next-hello.ns.svc.cluster.local","next-hello.ns.localhost"]}"#
     );
     assert!(world.value("Service", "ns", "next-hello").is_some());
+
+    // "Allowed" is for what a revision may ask for; tags as headers are on or off (B3.4).
+    let mut allowed = settings();
+    allowed.features.tag_header_based_routing = Flag::Allowed;
+    run_with(&mut world, allowed);
+    let ingress = world.value("Ingress", "ns", "hello").expect("there");
+    assert_eq!(ingress["spec"]["rules"][1]["http"]["paths"].as_array().map(Vec::len), Some(1));
 
     // A tag is hidden by labelling its placeholder, and forgotten with its target.
     world.patch(
