@@ -219,8 +219,10 @@ class Server:
             return self.symbol(f"revision of {uid}", value) if uid else "<revision>"
         if key == "continue" and value:
             return "<continue>"
-        if key == "message" and ": [" in value and len((parent.get("details") or {}).get("causes") or []) > 1:
-            return self.words(value.split(": [", 1)[0] + ": [every cause]")
+        if key == "message" and " is invalid: [" in value and parent.get("details"):
+            causes = {json.dumps(cause, sort_keys=True) for cause in parent["details"].get("causes", [])}
+            if len(causes) > 1:
+                return self.words(value.split(": [", 1)[0] + ": [every cause]")
         if key == "token" and len(value) > 40:
             return "<token>"
         return self.words(value)
@@ -288,13 +290,13 @@ def compare(left, right, at=""):
 
 
 def rules(file):
-    """Lines `SECTION | REQUEST | POINTER | REASON`, the first three regular expressions."""
+    """Lines `SECTION | REQUEST | POINTER | THEIRS | REASON`, all but the last regular expressions."""
     out = []
     with open(file, encoding="utf-8") as lines:
         for line in lines:
             if line.strip() and not line.startswith("#"):
-                section, request, pointer, reason = (part.strip() for part in line.split(" | ", 3))
-                out.append([re.compile(section), re.compile(request), re.compile(pointer), reason, 0])
+                *patterns, _reason = (part.strip() for part in line.split(" | ", 4))
+                out.append([re.compile(pattern) for pattern in patterns] + [0])
     return out
 
 
@@ -326,7 +328,8 @@ def main():
         open_ = []
         for pointer, x, y in differences(a, b):
             line = f"{request.verb} {request.path}"
-            rule = next((r for r in explained if r[0].search(section) and r[1].search(line) and r[2].search(pointer)), None)
+            said = (section, line, pointer, json.dumps(x))
+            rule = next((r for r in explained if all(pattern.search(text) for pattern, text in zip(r, said))), None)
             if rule:
                 rule[4] += 1
                 known += 1
@@ -340,7 +343,7 @@ def main():
                 print(f"    {pointer}\n        kubernetes {short(x)}\n        neap       {short(y)}")
     for rule in explained:
         if rule[4] == 0:
-            print(f"an explanation that explains nothing: {rule[0].pattern} | {rule[1].pattern} | {rule[2].pattern}")
+            print("an explanation that explains nothing: " + " | ".join(pattern.pattern for pattern in rule[:4]))
     print(f"transcript: {count} requests, {known} explained differences, {unknown} unexplained in {failed} requests")
     print(f"kubernetes: {count - failed} passed, {failed} failed")
     return 1 if unknown else 0

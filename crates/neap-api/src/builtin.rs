@@ -32,7 +32,7 @@ struct Kind {
     categories: &'static [&'static str],
     scope: &'static str,
     status: bool,
-    /// Path of the label selector in the status, where the kind can be scaled.
+    /// Path of the label selector, where the kind can be scaled.
     scale: Option<&'static str>,
     schema: fn() -> Value,
 }
@@ -89,8 +89,8 @@ const KINDS: &[Kind] = &[
     kind!(core::ResourceQuota, "resourcequotas", &["quota"], status: true),
     kind!(core::LimitRange, "limitranges", &["limits"], status: false),
     kind!(events::Event, "events", &["ev"], status: false),
-    kind!(apps::Deployment, "deployments", &["deploy"], ALL, status: true, scale: Some(".status.selector")),
-    kind!(apps::ReplicaSet, "replicasets", &["rs"], ALL, status: true, scale: Some(".status.selector")),
+    kind!(apps::Deployment, "deployments", &["deploy"], ALL, status: true, scale: Some(".spec.selector")),
+    kind!(apps::ReplicaSet, "replicasets", &["rs"], ALL, status: true, scale: Some(".spec.selector")),
     kind!(discovery::EndpointSlice, "endpointslices", NONE, status: false),
     kind!(coordination::Lease, "leases", NONE, status: false),
     kind!(autoscaling::HorizontalPodAutoscaler, "horizontalpodautoscalers", &["hpa"], ALL, status: true, scale: None),
@@ -197,5 +197,14 @@ mod tests {
         let crd = crds().find(|c| c.spec.names.kind == "Deployment").expect("deployments");
         let scale = crd.spec.versions[0].subresources.as_ref().and_then(|s| s.scale.as_ref()).expect("scale");
         assert_eq!(scale.spec_replicas_path, ".spec.replicas");
+        assert_eq!(scale.label_selector_path.as_deref(), Some(".spec.selector"));
+    }
+
+    #[test]
+    fn a_role_is_referred_to_as_a_whole() {
+        for kind in ["RoleBinding", "ClusterRoleBinding"] {
+            let schema = schema_of(kind);
+            assert_eq!(schema.pointer("/properties/roleRef/x-kubernetes-map-type"), Some(&json!("atomic")), "{kind}");
+        }
     }
 }

@@ -53,6 +53,7 @@ const ATOMIC_MAPS: &[&str] = &[
     "resourceFieldRef",
     "claimRef",
     "objectRef",
+    "roleRef",
     "nodeSelectorTerms",
 ];
 

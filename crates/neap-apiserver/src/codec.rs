@@ -163,7 +163,8 @@ pub fn parse_object(headers: &HeaderMap, body: &[u8], shape: &Shape<'_>, faults:
                 Value::Bool(_) => "bool",
                 _ => "number",
             };
-            let why = format!("couldn't get version/kind; json parse error: json: cannot unmarshal {what} into an object");
+            let why =
+                format!("couldn't get version/kind; json parse error: json: cannot unmarshal {what} into an object");
             return Err(unrecognised(&why));
         }
     };
@@ -218,8 +219,8 @@ fn decode(
 }
 
 fn json(body: &[u8], faults: &mut Vec<String>) -> std::result::Result<Value, String> {
-    let (value, repeated) = strict::decode(body)
-        .map_err(|e| format!("couldn't get version/kind; json parse error: {}", json_fault(&e)))?;
+    let (value, repeated) =
+        strict::decode(body).map_err(|e| format!("couldn't get version/kind; json parse error: {}", json_fault(&e)))?;
     faults.extend(repeated.iter().map(|path| format!("duplicate field {path:?}")));
     Ok(value)
 }
@@ -344,7 +345,10 @@ mod tests {
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
             Some((Format::Json, View::Table)),
         );
-        check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some((Format::Json, View::PartialList)));
+        check(
+            "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+            Some((Format::Json, View::PartialList)),
+        );
         check("application/json;q=0.5, application/yaml;q=0.9", Some((Format::Yaml, View::Whole)));
         check("application/json;as=Other;g=x;v=v1,application/json", Some((Format::Json, View::Whole)));
         check("application/json;stream=watch", Some((Format::Json, View::Whole)));

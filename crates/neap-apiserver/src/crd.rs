@@ -7,8 +7,8 @@ use crate::kind::{Kind, Origin};
 use crate::metadata::{self, NameRule};
 use crate::registry::{Kinds, Registry};
 use crate::request::Resource;
-use crate::server::{Exchange, Inner};
 use crate::schema::Schema;
+use crate::server::{Exchange, Inner};
 use crate::status::{ApiError, Result, cause, invalid, not_supported, required};
 use crate::storage;
 use crate::verbs::delete;
@@ -240,6 +240,13 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>) -> Vec<StatusCause> 
         }
     }
     causes
+}
+
+/// What a definition says and this server does not do; better told at once than found out.
+pub(crate) fn warning(object: &Value) -> Option<String> {
+    let text = object.get("spec").map(Value::to_string).unwrap_or_default();
+    let rules = text.contains("\"x-kubernetes-validations\":");
+    rules.then(|| "spec: rules in x-kubernetes-validations (CEL) are kept, but not enforced by this server".to_owned())
 }
 
 fn typed(object: &Value) -> std::result::Result<CustomResourceDefinition, String> {

@@ -155,7 +155,15 @@ fn subresources(kind: &Kind, version: &Version) -> Vec<(String, Speaks, Vec<&'st
         out.push(("token".to_owned(), of("authentication.k8s.io", "v1", "TokenRequest"), vec!["create"]));
     }
     for name in kind.connects.keys() {
-        out.push((name.clone(), own(), vec!["create", "get"]));
+        // A conversation with a pod begins with options of its own kind; a log is only read.
+        let options = match (kind.role(), name.as_str()) {
+            (Role::Pods, "exec") => Some("PodExecOptions"),
+            (Role::Pods, "attach") => Some("PodAttachOptions"),
+            (Role::Pods, "portforward") => Some("PodPortForwardOptions"),
+            _ => None,
+        };
+        let speaks = options.map_or_else(own, |options| of(&kind.group, &version.name, options));
+        out.push((name.clone(), speaks, if name == "log" { vec!["get"] } else { vec!["create", "get"] }));
     }
     out
 }

@@ -18,7 +18,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-const PROTOBUF_V2: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 /// Documents kept at a time: the index, v2 in two forms and the groups that `kubectl explain` was asked about.
 const KEPT: usize = 24;
 
@@ -48,7 +47,7 @@ pub(crate) fn answer(
     match path {
         ["v2"] if protobuf => {
             let made = || openapi::v2_protobuf(&borrow(&docs(kinds, |_, _| true)));
-            cached(server, kinds, "v2 protobuf".into(), PROTOBUF_V2, request, made)
+            cached(server, kinds, "v2 protobuf".into(), openapi::V2_PROTOBUF_TYPE, request, made)
         }
         ["v2"] => {
             let made = || bytes(&openapi::v2(&borrow(&docs(kinds, |_, _| true))));

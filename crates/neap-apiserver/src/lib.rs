@@ -13,8 +13,8 @@ pub mod auth;
 pub mod codec;
 pub mod crd;
 mod discovery;
-mod history;
 mod documents;
+mod history;
 pub mod jsonpath;
 pub mod kind;
 pub mod metadata;
@@ -45,5 +45,5 @@ pub use kind::{
 pub use registry::{Kinds, Registry};
 pub use serve::serve;
 pub use server::{Ack, ApiServer, Caller, ClientService, Config, GIT_VERSION, Now};
-pub use storage::Managed;
 pub use status::ApiError;
+pub use storage::Managed;

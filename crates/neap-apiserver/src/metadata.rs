@@ -473,7 +473,10 @@ pub fn label_key_fault(key: &str) -> Option<String> {
     let name = match key.split_once('/') {
         None => key,
         Some((_, name)) if name.contains('/') => {
-            return Some(QUALIFIED.replacen("name part", "a valid label key", 1) + " with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')");
+            return Some(
+                QUALIFIED.replacen("name part", "a valid label key", 1)
+                    + " with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
+            );
         }
         Some((prefix, name)) => {
             if prefix.is_empty() {

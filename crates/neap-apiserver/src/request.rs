@@ -254,7 +254,9 @@ fn set(q: &mut Query, key: &str, value: &str) {
 pub fn check_write(q: &Query, write: Write) -> Result<()> {
     let mut causes = Vec::new();
     match write {
-        Write::Apply if q.field_manager.is_none() => causes.push(required("fieldManager", "is required for apply patch")),
+        Write::Apply if q.field_manager.is_none() => {
+            causes.push(required("fieldManager", "is required for apply patch"));
+        }
         Write::Patch if q.force.is_some() => {
             causes.push(forbidden("force", "may not be specified for non-apply patch"));
         }
@@ -300,7 +302,10 @@ pub fn check_list(q: &Query, watch: bool) -> Result<()> {
     };
     if watch {
         let other = q.version_match != VersionMatch::NotOlderThan;
-        forbid(q.initial_events.is_some() && other, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        forbid(
+            q.initial_events.is_some() && other,
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        );
         forbid(
             q.initial_events.is_none() && asked,
             "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
@@ -310,10 +315,7 @@ pub fn check_list(q: &Query, watch: bool) -> Result<()> {
             asked && q.resource_version.is_empty(),
             "resourceVersionMatch is forbidden unless resourceVersion is provided",
         );
-        forbid(
-            asked && !q.continue_token.is_empty(),
-            "resourceVersionMatch is forbidden when continue is provided",
-        );
+        forbid(asked && !q.continue_token.is_empty(), "resourceVersionMatch is forbidden when continue is provided");
     }
     if asked && unknown {
         let told = match &q.version_match {
@@ -344,7 +346,8 @@ pub fn revision(text: &str) -> Result<Option<u64>> {
     if text.is_empty() {
         return Ok(None);
     }
-    let why = || invalid("resourceVersion", &json!(text), &format!("strconv.ParseUint: parsing {text:?}: invalid syntax"));
+    let why =
+        || invalid("resourceVersion", &json!(text), &format!("strconv.ParseUint: parsing {text:?}: invalid syntax"));
     text.parse().map(Some).map_err(|_| ApiError::Unnamed(format!("resourceVersion: {}", why().message)))
 }
 

@@ -122,7 +122,8 @@ impl<'a> Parser<'a> {
             match self.peek() {
                 Token::End => return Ok(out),
                 token if token.begins_requirement() => {
-                    let requirement = self.requirement().map_err(|why| format!("unable to parse requirement: {why}"))?;
+                    let requirement =
+                        self.requirement().map_err(|why| format!("unable to parse requirement: {why}"))?;
                     out.push(requirement);
                 }
                 other => return Err(format!("found '{}', expected: !, identifier, or 'end of string'", other.text())),
@@ -357,7 +358,9 @@ fn unescape(text: &str) -> Result<String> {
         match c {
             '\\' => match chars.next() {
                 Some(c @ ('\\' | ',' | '=')) => out.push(c),
-                other => return bad(format!("invalid escape sequence: \\{}", other.map(String::from).unwrap_or_default())),
+                other => {
+                    return bad(format!("invalid escape sequence: \\{}", other.map(String::from).unwrap_or_default()));
+                }
             },
             c @ (',' | '=') => return bad(format!("unescaped character in value: {}", c as u32)),
             c => out.push(c),

@@ -75,6 +75,7 @@ pub(crate) struct Inner {
     pub(crate) rng: Mutex<fastrand::Rng>,
     pub(crate) documents: crate::documents::Cache,
     pub(crate) history: crate::history::History,
+    pub(crate) lines: verbs::lines::Lines,
     /// Held while a definition's kind is put in its place; see `crd`.
     pub(crate) definitions: Mutex<()>,
 }
@@ -167,6 +168,7 @@ impl ApiServer {
             config,
             documents: crate::documents::Cache::default(),
             history: crate::history::History::default(),
+            lines: verbs::lines::Lines::default(),
             definitions: Mutex::default(),
         }));
         auth::review::register(&server.0);

@@ -268,9 +268,15 @@ fn line(cause: &StatusCause) -> String {
 }
 
 fn aggregate(causes: &[StatusCause]) -> String {
-    match causes {
-        [one] => line(one),
-        many => format!("[{}]", many.iter().map(line).collect::<Vec<_>>().join(", ")),
+    let mut lines: Vec<String> = Vec::with_capacity(causes.len());
+    for line in causes.iter().map(line) {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    match lines.as_slice() {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
     }
 }
 

@@ -631,7 +631,9 @@ async fn a_kube_client_works_on_it() {
         .patch(
             "a",
             &PatchParams::apply("me").force(),
-            &Patch::Apply(json!({"apiVersion": "ex.dev/v1", "kind": "Widget", "metadata": {"name": "a"}, "spec": {"size": 4}})),
+            &Patch::Apply(
+                json!({"apiVersion": "ex.dev/v1", "kind": "Widget", "metadata": {"name": "a"}, "spec": {"size": 4}}),
+            ),
         )
         .await
         .unwrap();
@@ -811,7 +813,8 @@ async fn who_is_nobody_sees_only_the_doorplate() {
     let c = Cluster::new().await;
     let ask = async |path: &str| {
         let request = Request::get(path).body(Full::new(Bytes::new())).unwrap();
-        let response = c.server.answer(request, Caller { user: None, ack: Ack::Visible, managed: Managed::Shown }).await;
+        let response =
+            c.server.answer(request, Caller { user: None, ack: Ack::Visible, managed: Managed::Shown }).await;
         response.status().as_u16()
     };
     for (path, want) in
@@ -854,4 +857,33 @@ async fn a_kube_watcher_follows() {
         assert_eq!(events.try_next().await.unwrap().unwrap().data["spec"]["size"], 2);
         c.patch(&format!("{WIDGETS}/a"), MERGE, json!({"spec": {"size": 1}})).await.code(200);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn watchers_of_one_kind_share_their_lines() {
+    let c = Cluster::new().await;
+    let open = || async {
+        let request =
+            Request::get(format!("{WIDGETS}?watch=1&timeoutSeconds=60")).body(Full::<Bytes>::default()).unwrap();
+        c.server.answer(request, Caller::outside(Some(c.user.clone()))).await.into_body()
+    };
+    let (mut one, mut other) = (open().await, open().await);
+    c.post(WIDGETS, widget("a", 1)).await.code(201);
+    let first = one.frame().await.unwrap().unwrap().into_data().unwrap();
+    let second = other.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(first.as_ptr(), second.as_ptr(), "{first:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rules_that_are_not_enforced_are_told() {
+    let c = Cluster::new().await;
+    let definition = |rules: Value| {
+        json!({"metadata": {"name": "gadgets.my.dev"}, "spec": {"group": "my.dev", "scope": "Namespaced",
+            "names": {"plural": "gadgets", "kind": "Gadget"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema":
+                {"type": "object", "x-kubernetes-validations": rules}}}]}})
+    };
+    let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let told = c.post(crds, definition(json!([{"rule": "true"}]))).await.code(201).warnings;
+    assert!(told.iter().any(|w| w.contains("x-kubernetes-validations")), "{told:?}");
 }

@@ -51,7 +51,10 @@ async fn a_client_with_a_kubeconfig() {
     namespaces.create(&PostParams::default(), &namespace).await.unwrap();
     let kind = kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk("ex.dev", "v1", "Widget"));
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), "default", &kind);
-    let widget = serde_json::from_value(json!({"apiVersion": "ex.dev/v1", "kind": "Widget", "metadata": {"name": "a"}, "spec": {"size": 1}})).unwrap();
+    let widget = serde_json::from_value(
+        json!({"apiVersion": "ex.dev/v1", "kind": "Widget", "metadata": {"name": "a"}, "spec": {"size": 1}}),
+    )
+    .unwrap();
     let made = api.create(&PostParams::default(), &widget).await.unwrap();
     assert_eq!(made.metadata.name.as_deref(), Some("a"));
     assert_eq!(client.apiserver_version().await.unwrap().git_version, neap_apiserver::GIT_VERSION);

@@ -29,19 +29,11 @@ impl Status {
         let pods = Api::<Pod>::all(connection.client.clone()).list(&all).await.map_err(|e| connection.explain(e))?;
         writeln!(out, "platform   {} at {}", version.git_version, connection.address)?;
         for node in &nodes {
-            let info = node.status.as_ref().and_then(|s| s.node_info.as_ref());
-            let ready = node
-                .status
-                .iter()
-                .flat_map(|s| s.conditions.iter().flatten())
-                .any(|c| c.type_ == "Ready" && c.status == "True");
-            let runtime = info.map(|i| i.container_runtime_version.as_str()).unwrap_or_default();
-            writeln!(
-                out,
-                "node       {} {}, {runtime}",
-                node.name_any(),
-                if ready { "is ready" } else { "is not ready" }
-            )?;
+            let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+            let ready = conditions.into_iter().find(|c| c.type_ == "Ready");
+            let is = if ready.is_some_and(|c| c.status == "True") { "is ready" } else { "is not ready" };
+            let message = ready.and_then(|c| c.message.as_deref()).unwrap_or("it has not said anything yet");
+            writeln!(out, "node       {} {is}; {message}", node.name_any())?;
         }
         let awake = pods.iter().filter(|p| p.metadata.deletion_timestamp.is_none()).count();
         let unready: Vec<_> = services.iter().filter_map(why_not).collect();

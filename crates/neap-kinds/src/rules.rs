@@ -1,8 +1,8 @@
 //! What Kubernetes' own API server refuses of its built-in kinds beyond their schema: values that stay as they are, keys
 //! that mean something, numbers below zero. Only rules that somebody can run into here; the words are Kubernetes'.
 
-use neap_apiserver::status::{cause, forbidden, invalid, required};
 use kube_core::response::StatusCause;
+use neap_apiserver::status::{cause, forbidden, invalid, required};
 use serde_json::Value;
 
 type Rule = fn(&Value, Option<&Value>) -> Vec<StatusCause>;
@@ -66,7 +66,8 @@ fn keys(object: &Value, fields: &[&str]) -> Vec<StatusCause> {
                            'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
                 causes.push(invalid(&path, &Value::from(key.as_str()), why));
             } else if key == "." || key.starts_with("..") {
-                let why = if key.len() > 2 { "must not start with '..'".to_owned() } else { format!("must not be '{key}'") };
+                let why =
+                    if key.len() > 2 { "must not start with '..'".to_owned() } else { format!("must not be '{key}'") };
                 causes.push(invalid(&path, &Value::from(key.as_str()), &why));
             }
         }

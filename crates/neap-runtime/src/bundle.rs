@@ -17,6 +17,8 @@ const MIN_CPU_QUOTA_US: u64 = 1000;
 /// Processes and threads of a container at most, where it names no number: more than servers have, few enough that one
 /// that forks without end does not take the machine with it (OpenShift's value per pod).
 const MAX_PIDS: u64 = 4096;
+/// In the middle of what containers may have.
+const OOM_SCORE: u16 = 500;
 /// What Kubernetes' pods see as their host's name server file and the like.
 pub(crate) const ETC_FILES: [&str; 3] = ["resolv.conf", "hosts", "hostname"];
 
@@ -72,11 +74,14 @@ pub(crate) fn launch(
         isolation,
         hostname: pod.hostname.clone(),
         join: places.join,
+        host_ipc: pod.host_ipc,
         root,
         read_only_root: container.read_only_root,
         privileged: container.privileged,
         mounts: mounts(pod, container, places.pod_dir, dir, places.volumes)?,
         group_views: Vec::new(),
+        // Always before neap itself (0) and what stands over containers (-900).
+        oom_score: container.oom_score.unwrap_or(OOM_SCORE).clamp(1, 1000),
         process,
         limits: limits(&container.resources),
         log: LogFiles { path: places.log, max_bytes: logs::MAX_BYTES, keep: logs::MAX_FILES },

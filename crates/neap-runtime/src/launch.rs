@@ -27,6 +27,8 @@ pub(crate) struct Launch {
     pub hostname: String,
     /// Namespaces of the pod to join: `net`, `ipc`, `uts`.
     pub join: Vec<PathBuf>,
+    /// Messages and shared memory are the machine's.
+    pub host_ipc: bool,
     pub root: Root,
     pub read_only_root: bool,
     /// Everything under /proc and /sys visible and writable, all devices.
@@ -35,6 +37,8 @@ pub(crate) struct Launch {
     pub mounts: Vec<Bind>,
     /// The container's own control groups, and where below /sys/fs/cgroup it sees them.
     pub group_views: Vec<(PathBuf, PathBuf)>,
+    /// On the kernel's scale.
+    pub oom_score: u16,
     pub process: Process,
     pub limits: Limits,
     pub log: LogFiles,

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cgroup::{Group, Tree};
-use crate::launch::{Isolation, Launch, Process, Root};
+use crate::launch::{Isolation, Launch};
 use crate::machine::{CommandOutput, Handle, Machine, Sandbox};
 use crate::net::Network;
 use crate::pod::{BoxFuture, CommandOptions, CommandSession, Error, ProbeAction};
@@ -425,14 +425,14 @@ impl Machine for LinuxMachine {
     fn exec<'a>(
         &'a self,
         handle: &'a Handle,
-        process: Process,
+        argv: &'a [String],
         timeout: Duration,
     ) -> BoxFuture<'a, io::Result<CommandOutput>> {
         Box::pin(async move {
             let (reader, writer) = io::pipe()?;
             let null = fs::File::open("/dev/null")?;
             let (stdout, stderr) = (OwnedFd::from(writer.try_clone()?), OwnedFd::from(writer));
-            let exec = command(handle, process, false);
+            let exec = command(handle, argv, false);
             let mut reader = pipe::Receiver::from_owned_fd(reader.into())?;
             let running = self.shared.spawner.exec(exec, [null.into(), stdout, stderr]).await?;
             let mut output = Vec::new();
@@ -466,11 +466,10 @@ impl Machine for LinuxMachine {
     fn talk<'a>(
         &'a self,
         handle: &'a Handle,
-        process: Process,
         options: &'a CommandOptions,
     ) -> BoxFuture<'a, io::Result<CommandSession>> {
         Box::pin(async move {
-            let exec = command(handle, process, options.terminal);
+            let exec = command(handle, &options.argv, options.terminal);
             let failed = |source| Error::Command { source };
             if options.terminal {
                 let (ours, theirs) = sys::socket_pair()?;
@@ -517,21 +516,16 @@ impl Machine for LinuxMachine {
 }
 
 /// What the spawner must know to run a command in a container.
-fn command(handle: &Handle, process: Process, terminal: bool) -> Exec {
+fn command(handle: &Handle, argv: &[String], terminal: bool) -> Exec {
     let run = &handle.run;
-    let merged = match run.isolation {
-        // Its programs lie in the image's directory, which only the record of its launch names.
-        Isolation::None => {
-            let launch: Option<Launch> = record::read_if_whole(&handle.dir.join("launch.json"));
-            launch.and_then(|launch| match launch.root {
-                Root::None(root) => Some(root),
-                Root::Overlay { .. } => None,
-            })
-        }
-        Isolation::Full | Isolation::User => None,
-    };
-    let (pid, isolation, group) = (run.process.pid, run.isolation, run.group.clone());
-    Exec { pid, isolation, group, process, merged, terminal }
+    Exec {
+        pid: run.process.pid,
+        isolation: run.isolation,
+        group: run.group.clone(),
+        dir: handle.dir.clone(),
+        argv: argv.to_vec(),
+        terminal,
+    }
 }
 
 fn kill(process: ProcessId) -> io::Result<()> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::launch::{Launch, Process};
+use crate::launch::Launch;
 use crate::pod::{BoxFuture, CommandOptions, CommandSession, ProbeAction};
 use crate::record::{Exit, Run};
 use crate::spawner::wire::StartError;
@@ -61,20 +61,16 @@ pub(crate) trait Machine: Send + Sync + 'static {
     /// handler for them. Only when nothing else runs in the container; otherwise nothing happens.
     fn end_if_deaf(&self, handle: &Handle, signal: i32) -> io::Result<()>;
     fn freeze<'a>(&'a self, handle: &'a Handle, frozen: bool) -> BoxFuture<'a, io::Result<()>>;
-    /// Runs a command inside a container, bounded in time.
+    /// Runs a command inside a container, as who and with what its first process was started; bounded in time.
     fn exec<'a>(
         &'a self,
         handle: &'a Handle,
-        process: Process,
+        argv: &'a [String],
         timeout: Duration,
     ) -> BoxFuture<'a, io::Result<CommandOutput>>;
     /// Begins a command inside a container, for somebody who talks with it.
-    fn talk<'a>(
-        &'a self,
-        handle: &'a Handle,
-        process: Process,
-        options: &'a CommandOptions,
-    ) -> BoxFuture<'a, io::Result<CommandSession>>;
+    fn talk<'a>(&'a self, handle: &'a Handle, options: &'a CommandOptions)
+    -> BoxFuture<'a, io::Result<CommandSession>>;
     /// One try of a probe that goes over the network. `Err` says why the container is not well.
     fn probe<'a>(
         &'a self,

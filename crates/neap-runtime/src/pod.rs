@@ -44,6 +44,11 @@ pub struct PodSpec {
     pub dns: Dns,
     pub share_process_namespace: bool,
     pub host_network: bool,
+    /// The machine's processes are seen, and the containers' are among them.
+    #[serde(default)]
+    pub host_pid: bool,
+    #[serde(default)]
+    pub host_ipc: bool,
     /// What a container may take to end after SIGTERM before SIGKILL.
     pub grace: Duration,
     /// Labels that the owner wants back from `list` after a restart (never interpreted here).
@@ -83,6 +88,9 @@ pub struct ContainerSpec {
     pub drop_capabilities: Vec<String>,
     pub no_new_privileges: bool,
     pub resources: Resources,
+    /// How soon it goes when the machine is short of memory: the highest first, 1000 at most.
+    #[serde(default)]
+    pub oom_score: Option<u16>,
     pub mounts: Vec<Mount>,
     pub ports: Vec<Port>,
     pub startup: Option<Probe>,

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::image::{self, Images, Layout, StoreError};
-use crate::launch::{Isolation, Launch, Process};
+use crate::launch::Isolation;
 use crate::lifecycle::state::{PodCell, log_name};
 use crate::lifecycle::{World, pod, storage};
 use crate::linux::LinuxMachine;
@@ -348,9 +348,7 @@ impl PodRuntime for Runtime {
             let live = live.ok_or_else(|| Error::NoSuchContainer { pod: id.clone(), container: container.clone() })?;
             let not_running = || Error::NotRunning { pod: id.clone(), container: container.clone() };
             let handle = live.handle.ok_or_else(not_running)?;
-            let launch: Launch = record::read_if_whole(&handle.dir.join("launch.json")).ok_or_else(not_running)?;
-            let process = Process { argv: command.argv.clone(), ..launch.process };
-            self.machine.talk(&handle, process, &command).await.map_err(|source| Error::Machine {
+            self.machine.talk(&handle, &command).await.map_err(|source| Error::Machine {
                 what: "run a command",
                 pod: id,
                 source,

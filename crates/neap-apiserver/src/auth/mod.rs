@@ -115,9 +115,10 @@ pub(crate) fn check(server: &Inner, user: &UserInfo, verb: Verb, at: &Resource) 
 /// Whether the user may ask for a path that is no resource. Discovery is open to everybody who is somebody.
 pub(crate) fn check_path(server: &Inner, user: &UserInfo, method: &Method, path: &str) -> Result<()> {
     // The issuer's documents hold public keys; Kubernetes shows them to every service account.
-    let discovery = ["/api", "/apis", "/openapi", "/version", "/.well-known/openid-configuration", "/openid/v1/jwks", "/"]
-        .iter()
-        .any(|p| path == *p || (p.len() > 1 && path.strip_prefix(p).is_some_and(|rest| rest.starts_with('/'))));
+    let discovery =
+        ["/api", "/apis", "/openapi", "/version", "/.well-known/openid-configuration", "/openid/v1/jwks", "/"]
+            .iter()
+            .any(|p| path == *p || (p.len() > 1 && path.strip_prefix(p).is_some_and(|rest| rest.starts_with('/'))));
     if discovery || is_public(path) || is_master(user) {
         return Ok(());
     }

@@ -110,10 +110,8 @@ fn grants(server: &Inner, user: &UserInfo, namespace: Option<&str>) -> Vec<Grant
             ("ServiceAccount", Some(ns)) => format!("{}/{ns}", subject.name),
             _ => subject.name.clone(),
         };
-        let reason = format!(
-            "RBAC: allowed by {kind} {name:?} of {} {:?} to {} {whom:?}",
-            role.kind, role.name, subject.kind
-        );
+        let reason =
+            format!("RBAC: allowed by {kind} {name:?} of {} {:?} to {} {whom:?}", role.kind, role.name, subject.kind);
         out.push(Grant { rules: rules_of(server, role, at), reason });
     };
     for (name, binding) in read::<Binding>(server, "clusterrolebindings", None) {

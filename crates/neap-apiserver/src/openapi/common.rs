@@ -5,6 +5,7 @@ use k8s_openapi::schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::KindDoc;
+use super::paths::{Answer, Body};
 
 /// Where references point before a document says where its schemas are.
 pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
@@ -22,6 +23,25 @@ pub(super) fn schema_name(doc: &KindDoc<'_>, kind: &str) -> String {
         },
     };
     format!("{package}.{version}.{kind}")
+}
+
+/// The schema of what an operation returns.
+pub(super) fn answer_schema(doc: &KindDoc<'_>, answer: Answer) -> String {
+    match answer {
+        Answer::Object => schema_name(doc, doc.kind),
+        Answer::List => schema_name(doc, &format!("{}List", doc.kind)),
+        Answer::Status => format!("{META}.Status"),
+    }
+}
+
+/// The schema of what an operation takes, if anything.
+pub(super) fn body_schema(doc: &KindDoc<'_>, body: Body) -> Option<String> {
+    match body {
+        Body::None => None,
+        Body::Object => Some(schema_name(doc, doc.kind)),
+        Body::Patch => Some(format!("{META}.Patch")),
+        Body::DeleteOptions => Some(format!("{META}.DeleteOptions")),
+    }
 }
 
 /// `x-kubernetes-group-version-kind` of a schema is a list, of an operation a single one.

@@ -15,12 +15,10 @@ mod v3;
 use serde_json::Value;
 
 pub use v2::{v2, v2_protobuf};
-pub use v3::{v3_group_version, v3_index};
+pub use v3::v3_group_version;
 
-/// What kubectl asks for when it wants the v2 document in protobuf. It is not a well-formed media type.
-pub const V2_PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-
-/// The media type the v2 document in protobuf is answered with: clients refuse the one they ask for.
+/// The media type the v2 document in protobuf is answered with: clients refuse the one they ask for
+/// (`…v2@v1.0+protobuf`), which is not well-formed.
 pub const V2_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// One kind at one version, as the documents need to know it.

@@ -58,20 +58,6 @@ fn names_of_schemas() {
 }
 
 #[test]
-fn the_index_changes_with_what_it_names() {
-    let (one, mut other) = (raw(), raw());
-    other["description"] = "Another.".into();
-    let address = |schema: &Value| {
-        let index = v3_index(&[doc("apps", "Thing", true, schema), doc("", "Thing", true, &one)]);
-        assert!(index["paths"]["api/v1"].is_object());
-        index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().expect("an address").to_owned()
-    };
-    assert!(address(&one).starts_with("/openapi/v3/apis/apps/v1?hash="));
-    assert_eq!(address(&one), address(&one));
-    assert_ne!(address(&one), address(&other));
-}
-
-#[test]
 fn a_patch_announces_field_validation() {
     let schema = raw();
     let document = v3_group_version(&[doc("apps", "Thing", true, &schema)]);

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::KindDoc;
-use super::common::{META, group_version_kind, kind_schemas, schema_name, shared_schemas};
-use super::paths::{Answer, Body, Operation, Path, operation_id, patch_types, paths};
+use super::common::{answer_schema, body_schema, group_version_kind, kind_schemas, shared_schemas};
+use super::paths::{Body, Operation, Path, operation_id, patch_types, paths};
 use super::proto;
 
 /// Where a v2 document keeps its schemas.
@@ -82,17 +82,6 @@ fn path_item(doc: &KindDoc<'_>, path: &Path) -> Value {
 
 fn operation_item(doc: &KindDoc<'_>, path: &Path, operation: &Operation) -> Value {
     let reference = |name: String| json!({"$ref": format!("{SCHEMAS}{name}")});
-    let body = match operation.body {
-        Body::None => None,
-        Body::Object => Some(schema_name(doc, doc.kind)),
-        Body::Patch => Some(format!("{META}.Patch")),
-        Body::DeleteOptions => Some(format!("{META}.DeleteOptions")),
-    };
-    let answer = match operation.answer {
-        Answer::Object => schema_name(doc, doc.kind),
-        Answer::List => schema_name(doc, &format!("{}List", doc.kind)),
-        Answer::Status => format!("{META}.Status"),
-    };
     let mut parameters: Vec<Value> = operation
         .query
         .iter()
@@ -100,7 +89,7 @@ fn operation_item(doc: &KindDoc<'_>, path: &Path, operation: &Operation) -> Valu
             json!({"name": query.name, "in": "query", "description": query.description, "type": query.kind, "uniqueItems": true})
         })
         .collect();
-    if let Some(body) = body {
+    if let Some(body) = body_schema(doc, operation.body) {
         let required = operation.body != Body::DeleteOptions;
         parameters.push(json!({"name": "body", "in": "body", "required": required, "schema": reference(body)}));
     }
@@ -112,7 +101,7 @@ fn operation_item(doc: &KindDoc<'_>, path: &Path, operation: &Operation) -> Valu
         "produces": ["application/json", "application/yaml"],
         "schemes": ["https"],
         "parameters": parameters,
-        "responses": {"200": {"description": "OK", "schema": reference(answer)}},
+        "responses": {"200": {"description": "OK", "schema": reference(answer_schema(doc, operation.answer))}},
         "x-kubernetes-action": operation.action,
         "x-kubernetes-group-version-kind": group_version_kind(doc, doc.kind),
     })

@@ -1,37 +1,13 @@
-//! OpenAPI v3: an index of group versions, and one document for each.
+//! OpenAPI v3: one document for each group version. The index of them is made where they are served.
 
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use super::KindDoc;
-use super::common::{META, group_version_kind, kind_schemas, schema_name, shared_schemas};
-use super::paths::{Answer, Body, Operation, Path, operation_id, patch_types, paths};
+use super::common::{answer_schema, body_schema, group_version_kind, kind_schemas, shared_schemas};
+use super::paths::{Body, Operation, Path, operation_id, patch_types, paths};
 
 /// Where a v3 document keeps its schemas.
 const SCHEMAS: &str = "#/components/schemas/";
-
-/// The index at `/openapi/v3`. The address of a document carries a hash of what it is made of, so clients
-/// may keep it for as long as the index names it.
-pub fn v3_index(docs: &[KindDoc<'_>]) -> Value {
-    let mut hashes: std::collections::BTreeMap<String, Sha256> = std::collections::BTreeMap::new();
-    for doc in docs {
-        let hash = hashes.entry(doc.group_version_path()).or_default();
-        hash.update(format!(
-            "{} {} {} {:?} {:?} {}\n",
-            doc.kind, doc.plural, doc.namespaced, doc.verbs, doc.subresources, doc.schema
-        ));
-    }
-    let paths: Map<String, Value> = hashes
-        .into_iter()
-        .map(|(path, hash)| {
-            let digest = hash.finalize();
-            let hash: String = digest.iter().map(|byte| format!("{byte:02X}")).collect();
-            let address = json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")});
-            (path, address)
-        })
-        .collect();
-    json!({"paths": paths})
-}
 
 /// The document of one group version, which all of `docs` must belong to.
 pub fn v3_group_version(docs: &[KindDoc<'_>]) -> Value {
@@ -79,17 +55,11 @@ fn operation_item(doc: &KindDoc<'_>, path: &Path, operation: &Operation) -> Valu
     let content = |schema: Value, types: &[&str]| -> Value {
         Value::Object(types.iter().map(|media| ((*media).to_owned(), schema.clone())).collect())
     };
-    let answer = match operation.answer {
-        Answer::Object => schema_name(doc, doc.kind),
-        Answer::List => schema_name(doc, &format!("{}List", doc.kind)),
-        Answer::Status => format!("{META}.Status"),
-    };
-    let request = match operation.body {
-        Body::None => None,
-        Body::Object => Some(content(reference(schema_name(doc, doc.kind)), &["*/*"])),
-        Body::Patch => Some(content(reference(format!("{META}.Patch")), patch_types(doc))),
-        Body::DeleteOptions => Some(content(reference(format!("{META}.DeleteOptions")), &["*/*"])),
-    };
+    let answer = answer_schema(doc, operation.answer);
+    let request = body_schema(doc, operation.body).map(|name| {
+        let types = if operation.body == Body::Patch { patch_types(doc) } else { &["*/*"] };
+        content(reference(name), types)
+    });
     let parameters: Vec<Value> = operation
         .query
         .iter()

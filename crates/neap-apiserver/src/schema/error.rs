@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use kube_core::response::{Status, StatusCause, StatusDetails, StatusSummary};
+use kube_core::response::StatusCause;
 use serde_json::Value;
 
 /// What is wrong with a field.
@@ -164,29 +164,6 @@ impl From<&FieldError> for StatusCause {
 impl Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.path, self.body())
-    }
-}
-
-/// The 422 answer for an object with these problems:
-/// `Service.serving.knative.dev "x" is invalid: spec.foo: Required value`.
-pub fn invalid_status(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Status {
-    let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
-    let mut shown = String::new();
-    quote(&mut shown, name);
-    Status {
-        status: Some(StatusSummary::Failure),
-        code: 422,
-        message: format!("{qualified} {shown} is invalid: {}", join(errors)),
-        metadata: None,
-        reason: "Invalid".to_owned(),
-        details: Some(StatusDetails {
-            name: name.to_owned(),
-            group: group.to_owned(),
-            kind: kind.to_owned(),
-            uid: String::new(),
-            causes: errors.iter().map(FieldError::cause).collect(),
-            retry_after_seconds: 0,
-        }),
     }
 }
 

@@ -15,16 +15,16 @@ mod path;
 mod pattern;
 mod prune;
 mod structural;
-mod tidy;
 #[cfg(test)]
 mod tests;
+mod tidy;
 mod validate;
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
-pub use error::{FieldError, FieldErrorKind, invalid_status};
+pub use error::{FieldError, FieldErrorKind};
 pub(crate) use node::{Kind, ListType, Node};
 
 /// A compiled schema; cloning is one reference count.

@@ -359,8 +359,8 @@ fn default_value(map: &Map<String, Value>, path: &str, errors: &mut Vec<FieldErr
     if !unknown.is_empty() {
         errors.push(FieldError::invalid(at.clone(), default.clone(), "must be pruned"));
     }
-    for error in super::validate::validate(&schema, default) {
-        let detail = error.body();
-        errors.push(FieldError::invalid(at.clone(), default.clone(), detail));
+    for mut error in super::validate::validate(&schema, default) {
+        error.path = if error.path == "<nil>" { at.clone() } else { child(&at, &error.path) };
+        errors.push(error);
     }
 }

@@ -21,7 +21,7 @@ fn tidy(schema: &Schema, value: &mut Value) {
     match value {
         Value::Object(map) if !node.int_or_string && matches!(node.kind, Kind::Object | Kind::Any) => {
             map.retain(|name, field| {
-                let Some(below) = node.field(name) else { return !(field.is_null() && !node.preserve) };
+                let Some(below) = node.field(name) else { return !field.is_null() || node.preserve };
                 tidy(below, field);
                 // What stands for an object of known fields says something by being there; an entry of a map too.
                 is_required(node, name) || node.property(name).is_none() || !says_nothing(below.node(), field)
@@ -73,7 +73,10 @@ mod tests {
             assert_eq!(object, json!({"spec": want}));
         };
         check(json!({"list": [], "map": {}, "text": null}), json!({}));
-        check(json!({"list": [{"inner": []}], "must": [], "map": {"a": ""}}), json!({"list": [{}], "must": [], "map": {"a": ""}}));
+        check(
+            json!({"list": [{"inner": []}], "must": [], "map": {"a": ""}}),
+            json!({"list": [{}], "must": [], "map": {"a": ""}}),
+        );
         check(json!({"choice": {}, "text": "", "any": {}}), json!({"choice": {}, "text": "", "any": {}}));
     }
 }

@@ -126,8 +126,8 @@ pub(crate) fn find(
 fn position(x: &Exchange) -> Result<(Option<Vec<u8>>, Option<Revision>)> {
     let q = &x.query;
     if !q.continue_token.is_empty() {
-        let (revision, start) =
-            parse_token(&q.continue_token).ok_or_else(|| ApiError::bad_request("invalid continue token: continue key is not valid"))?;
+        let (revision, start) = parse_token(&q.continue_token)
+            .ok_or_else(|| ApiError::bad_request("invalid continue token: continue key is not valid"))?;
         let mut key = storage::prefix(x.kind(), x.namespace()).into_bytes();
         key.extend_from_slice(&start);
         return Ok((Some(key), Some(revision)));

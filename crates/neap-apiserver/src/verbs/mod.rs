@@ -3,6 +3,7 @@
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod get;
+pub(crate) mod lines;
 pub(crate) mod list;
 pub(crate) mod patch;
 pub(crate) mod update;
@@ -64,7 +65,9 @@ pub(crate) async fn dispatch(x: &mut Exchange, verb: Verb, request: Request<Byte
         (Verb::Update, part) => update::answer(x, part, &request).await,
         (Verb::Patch, part) => patch::answer(x, part, &request).await,
         (Verb::Delete, write::Part::Main) => delete::answer(x, &request).await,
-        (Verb::DeleteCollection, write::Part::Main) if x.kind().delete_collection => delete::collection(x, &request).await,
+        (Verb::DeleteCollection, write::Part::Main) if x.kind().delete_collection => {
+            delete::collection(x, &request).await
+        }
         _ => Err(ApiError::MethodNotAllowed),
     }
 }

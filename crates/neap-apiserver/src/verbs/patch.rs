@@ -156,7 +156,8 @@ fn same_uid(x: &Exchange, wish: &Value, old: &Value) -> Result<()> {
 pub(crate) fn conflict(error: ApplyError, named: bool) -> ApiError {
     match error {
         ApplyError::DoesNotFit { object, problems } => {
-            let object = if named { object } else { object.split_once('/').map_or(String::new(), |(_, o)| format!("/{o}")) };
+            let object =
+                if named { object } else { object.split_once('/').map_or(String::new(), |(_, o)| format!("/{o}")) };
             ApiError::Unnamed(ApplyError::DoesNotFit { object, problems }.to_string())
         }
         other => ApiError::Denied(Box::new(other.to_status())),

@@ -3,6 +3,7 @@
 //! The stream holds a cursor into the store's history and at most one batch of lines. It ends with its timeout, with the
 //! server, or with an ERROR event when the client was too slow.
 
+use super::lines::{Batch, Line};
 use super::list::{self, Filter};
 use crate::codec::{Body, BoxError, Format, View};
 use crate::request;
@@ -124,14 +125,14 @@ impl Stream {
                 biased;
                 () = self.shutdown.cancelled() => return None,
                 event = watch.next() => {
-                    let mut out = Vec::new();
+                    let mut out = Batch::default();
                     let mut next = event;
                     loop {
                         match next {
                             Some(Ok(event)) => self.event(&mut out, &event),
                             Some(Err(lagged)) => {
                                 let why = format!("too old resource version: {} (the client reads too slowly)", lagged.seen);
-                                out.extend_from_slice(&line("ERROR", &to_value(&ApiError::Expired(why).status())));
+                                out.push(line("ERROR", &to_value(&ApiError::Expired(why).status())));
                                 self.done = true;
                             }
                             None => self.done = true,
@@ -144,8 +145,8 @@ impl Stream {
                             _ => break,
                         }
                     }
-                    if !out.is_empty() {
-                        return Some(out.into());
+                    if let Some(bytes) = out.finish() {
+                        return Some(bytes);
                     }
                 }
                 () = self.bookmark.as_mut() => {
@@ -178,7 +179,7 @@ impl Stream {
         (!out.is_empty()).then(|| out.into())
     }
 
-    fn event(&mut self, out: &mut Vec<u8>, event: &Event) {
+    fn event(&mut self, out: &mut Batch, event: &Event) {
         let holds = |v: &Option<Bytes>| v.as_ref().is_some_and(|v| self.filter.matches(&self.x, &event.key, v));
         let (before, after) = (holds(&event.previous), holds(&event.value));
         let (kind, stored) = match (before, after) {
@@ -188,9 +189,24 @@ impl Stream {
             (true, false) => ("DELETED", &event.previous),
             (false, false) => return,
         };
-        if let Some(stored) = stored {
-            self.put(out, kind, stored, event.revision);
+        let Some(stored) = stored else { return };
+        let make = |this: &mut Self| {
+            let mut line = Vec::new();
+            this.put(&mut line, kind, stored, event.revision);
+            Bytes::from(line)
+        };
+        if self.x.wanted.view != View::Whole || !super::same_version(&self.x) {
+            return out.push(make(self));
         }
+        let line = Line {
+            revision: event.revision,
+            key: event.key.clone(),
+            kind,
+            head: self.x.served.version().head.clone(),
+            managed: self.x.managed,
+        };
+        let server = self.x.server.clone();
+        out.push(server.lines.get(line, || make(self)));
     }
 
     fn put(&mut self, out: &mut Vec<u8>, kind: &str, stored: &[u8], revision: Revision) {

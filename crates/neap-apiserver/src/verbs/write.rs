@@ -371,10 +371,13 @@ fn defaulted(x: &Exchange, object: &mut Value, old: Option<&Value>) {
 }
 
 /// What the server itself decides about the kinds that the contract speaks of.
-fn special(x: &Exchange, object: &mut Value, old: Option<&Value>) {
+fn special(x: &mut Exchange, object: &mut Value, old: Option<&Value>) {
     match x.working.kind.role() {
         Role::Namespaces if old.is_none() => namespace::prepare(object),
-        Role::Definitions => crd::prepare(&x.server, object, old, &time::rfc3339(x.now)),
+        Role::Definitions => {
+            crd::prepare(&x.server, object, old, &time::rfc3339(x.now));
+            x.warnings.extend(crd::warning(object));
+        }
         _ => {}
     }
 }

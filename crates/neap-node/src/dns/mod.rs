@@ -31,8 +31,11 @@ const UPSTREAM: Duration = Duration::from_secs(2);
 /// Longest message over UDP without an agreement on more (RFC 1035, 4.2.1) and the most we take.
 const PLAIN_UDP: usize = 512;
 const LARGEST_UDP: usize = 4096;
-/// Questions answered at the same time; more are dropped, and the client asks again.
-const AT_ONCE: usize = 256;
+/// Questions handed on at the same time; more are dropped, and the client asks again.
+const FORWARDS: usize = 256;
+/// TCP connections at the same time, and how long each may last.
+const CONVERSATIONS: usize = 64;
+const CONVERSATION: Duration = Duration::from_secs(30);
 /// A TCP client that says nothing is let go.
 const TCP_IDLE: Duration = Duration::from_secs(10);
 
@@ -82,34 +85,53 @@ impl Server {
             changes::<EndpointSlice>(Api::all(client), watcher::Config::default()).map(Event::Slice).boxed(),
         ]);
         let udp = Arc::new(self.udp);
-        let mut tasks = JoinSet::new();
+        // Kept apart: whoever holds all connections, or asks for names that nobody outside answers for, must not keep
+        // the cluster's own names from the others.
+        let (mut forwards, mut conversations) = (JoinSet::new(), JoinSet::new());
         let mut buffer = vec![0; LARGEST_UDP];
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+                Some(_) = forwards.join_next(), if !forwards.is_empty() => {}
+                Some(_) = conversations.join_next(), if !conversations.is_empty() => {}
                 Some(event) = events.next() => self.shared.zone().take(event),
-                received = udp.recv_from(&mut buffer), if tasks.len() < AT_ONCE => {
+                received = udp.recv_from(&mut buffer) => {
                     let Ok((length, from)) = received else { continue };
-                    let (shared, udp, asked) = (self.shared.clone(), udp.clone(), buffer[..length].to_vec());
-                    tasks.spawn(async move {
-                        if let Some(answer) = shared.answer(&asked, true).await {
-                            // A client that went away needs no answer.
-                            drop(udp.send_to(&answer, from).await);
+                    match self.shared.own(&buffer[..length], true) {
+                        // A client that went away needs no answer, nor does one whose queue is full get it.
+                        Own::Answer(answer) => drop(udp.try_send_to(&answer, from)),
+                        Own::Foreign(request) if forwards.len() < FORWARDS => {
+                            let (shared, udp, asked) = (self.shared.clone(), udp.clone(), buffer[..length].to_vec());
+                            forwards.spawn(async move {
+                                if let Some(answer) = shared.forward(&asked, &request, true).await {
+                                    drop(udp.send_to(&answer, from).await);
+                                }
+                            });
                         }
-                    });
+                        // It will be asked again.
+                        Own::Foreign(_) | Own::Nothing => {}
+                    }
                 }
-                accepted = self.tcp.accept(), if tasks.len() < AT_ONCE => {
+                accepted = self.tcp.accept(), if conversations.len() < CONVERSATIONS => {
                     let Ok((stream, _)) = accepted else { continue };
                     let shared = self.shared.clone();
-                    tasks.spawn(async move {
-                        // The peer broke off or fell silent; either ends the conversation.
-                        drop(shared.converse(stream).await);
+                    conversations.spawn(async move {
+                        // The peer broke off, fell silent, or took its time; each ends the conversation.
+                        drop(tokio::time::timeout(CONVERSATION, shared.converse(stream)).await);
                     });
                 }
             }
         }
     }
+}
+
+/// What can be said of a question without asking anybody.
+enum Own {
+    Answer(Vec<u8>),
+    /// It is about a name outside.
+    Foreign(Box<Message>),
+    /// It is no question, or its answer cannot be written.
+    Nothing,
 }
 
 impl Shared {
@@ -131,15 +153,24 @@ impl Shared {
 
     /// The answer's bytes; `None` where there was no question.
     async fn answer(&self, asked: &[u8], udp: bool) -> Option<Vec<u8>> {
-        let request = Message::from_vec(asked).ok()?;
-        let query = request.queries.first()?.clone();
+        match self.own(asked, udp) {
+            Own::Answer(answer) => Some(answer),
+            Own::Foreign(request) => self.forward(asked, &request, udp).await,
+            Own::Nothing => None,
+        }
+    }
+
+    fn own(&self, asked: &[u8], udp: bool) -> Own {
+        let Ok(request) = Message::from_vec(asked) else { return Own::Nothing };
+        let Some(query) = request.queries.first().cloned() else { return Own::Nothing };
         let name = query.name().to_lowercase().to_ascii();
-        let found = self.zone().lookup(name.trim_end_matches('.'));
-        let Some(found) = found else { return self.forward(asked, &request, udp).await };
+        let Some(found) = self.zone().lookup(name.trim_end_matches('.')) else {
+            return Own::Foreign(Box::new(request));
+        };
         let mut response = reply(&request);
         response.metadata.authoritative = true;
         fill(&mut response, query.name(), query.query_type(), found);
-        encode(&response, &request, udp)
+        encode(&response, &request, udp).map_or(Own::Nothing, Own::Answer)
     }
 
     async fn forward(&self, asked: &[u8], request: &Message, udp: bool) -> Option<Vec<u8>> {
@@ -266,6 +297,32 @@ mod tests {
         assert_eq!((other.metadata.response_code, other.answers.len()), (ResponseCode::NoError, 0));
         let outside = ask(&shared, "example.org.", RecordType::A).await;
         assert_eq!(outside.metadata.response_code, ResponseCode::ServFail, "there is nobody to ask");
+    }
+
+    #[tokio::test]
+    async fn who_holds_every_connection_keeps_nobody_from_an_answer() {
+        let config = Config {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            domain: "cluster.local".into(),
+            upstreams: Vec::new(),
+        };
+        let server = Server::bind(config).await.unwrap();
+        zone::tests::fill(&mut server.shared.zone());
+        let address = server.address().unwrap();
+        let api = neap_testkit::Api::start().await;
+        let shutdown = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(server.run(api.client(), shutdown.clone()));
+        let mut held = Vec::new();
+        for _ in 0..CONVERSATIONS + 10 {
+            held.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut request = Message::query();
+        request.add_query(Query::query(Name::from_ascii("none.n.svc.cluster.local.").unwrap(), RecordType::A));
+        let answer = ask_udp(&request.to_vec().unwrap(), address).await.expect("an answer all the same");
+        assert_eq!(Message::from_vec(&answer).unwrap().metadata.response_code, ResponseCode::NXDomain);
+        drop(held);
+        shutdown.cancel();
     }
 
     #[test]

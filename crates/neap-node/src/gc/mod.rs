@@ -161,3 +161,51 @@ async fn carry_out(client: &Client, resource: &ApiResource, act: &Act) -> kube::
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::api::PostParams;
+    use neap_testkit::{Api as TestApi, eventually};
+    use serde_json::json;
+
+    /// DomainMapping exists only in another version than the one its group recommends.
+    #[tokio::test(start_paused = true)]
+    async fn owners_count_whatever_version_their_kind_has() {
+        let api = TestApi::start().await;
+        let client = api.client();
+        let mut tasks = tokio::task::JoinSet::new();
+        let shutdown = CancellationToken::new();
+        tasks.spawn(run(client.clone(), shutdown.clone()));
+        let kind = ApiResource {
+            group: "serving.knative.dev".into(),
+            version: "v1beta1".into(),
+            api_version: "serving.knative.dev/v1beta1".into(),
+            kind: "DomainMapping".into(),
+            plural: "domainmappings".into(),
+        };
+        let mappings: Api<DynamicObject> = Api::namespaced_with(client.clone(), "default", &kind);
+        let mapping = json!({"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": "a.example.test"},
+            "spec": {"ref": {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": "s"}}});
+        let mapping: DynamicObject = serde_json::from_value(mapping).unwrap();
+        let mapping = mappings.create(&PostParams::default(), &mapping).await.unwrap();
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
+        let owned = |name: &str, uid: &str| -> ConfigMap {
+            let owner = json!({"apiVersion": "serving.knative.dev/v1beta1", "kind": "DomainMapping", "name": "a.example.test", "uid": uid});
+            serde_json::from_value(json!({"metadata": {"name": name, "ownerReferences": [owner]}})).unwrap()
+        };
+        let uid = mapping.metadata.uid.unwrap();
+        maps.create(&PostParams::default(), &owned("kept", &uid)).await.unwrap();
+        maps.create(&PostParams::default(), &owned("orphan", "nobody")).await.unwrap();
+        let gone = |name: &'static str| {
+            let maps = maps.clone();
+            async move { maps.get_opt(name).await.unwrap().is_none().then_some(()) }
+        };
+        eventually("what nobody owns goes", || gone("orphan")).await;
+        assert!(maps.get_opt("kept").await.unwrap().is_some(), "its owner is there");
+        mappings.delete("a.example.test", &DeleteParams::default()).await.unwrap();
+        eventually("it goes with its owner", || gone("kept")).await;
+        shutdown.cancel();
+    }
+}

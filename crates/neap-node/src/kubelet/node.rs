@@ -40,7 +40,7 @@ pub struct Machine {
     pub os_image: String,
     pub kernel: String,
     pub machine_id: String,
-    /// One sentence of the runtime about itself.
+    /// One sentence of the runtime about itself; what the node says while it is ready.
     pub runtime: String,
 }
 
@@ -117,7 +117,7 @@ impl Machine {
                 ),
                 condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
                 condition("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-                condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+                condition("Ready", true, "KubeletReady", &self.runtime),
             ]),
             daemon_endpoints: Some(NodeDaemonEndpoints::default()),
             node_info: Some(NodeSystemInfo {
@@ -128,7 +128,7 @@ impl Machine {
                 machine_id: self.machine_id.clone(),
                 system_uuid: self.machine_id.clone(),
                 boot_id: String::new(),
-                container_runtime_version: format!("neap://{}", self.runtime),
+                container_runtime_version: concat!("neap://", env!("CARGO_PKG_VERSION")).to_owned(),
                 kubelet_version: format!("v1.36.0-neap.{}", env!("CARGO_PKG_VERSION")),
                 kube_proxy_version: String::new(),
                 swap: None,

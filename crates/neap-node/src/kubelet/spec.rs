@@ -18,6 +18,7 @@ use neap_runtime::pod::{
 use super::env::{NodeFacts, environment, expand_with};
 use super::needs::{DEFAULT_ACCOUNT, Found, TOKEN_DIR, TOKEN_SECONDS, account, wants_token};
 use super::secrets::credentials;
+use super::status::qos_class;
 use super::volumes::{TOKEN_VOLUME, token_volume, volume};
 use crate::quantity;
 
@@ -105,6 +106,8 @@ pub(super) fn pod_spec(pod: &Pod, found: &Found, around: &Surroundings) -> Resul
         dns: dns(spec, &namespace, around),
         share_process_namespace: spec.share_process_namespace.unwrap_or(false),
         host_network: spec.host_network.unwrap_or(false),
+        host_pid: spec.host_pid.unwrap_or(false),
+        host_ipc: spec.host_ipc.unwrap_or(false),
         grace: seconds(i32::try_from(grace.unwrap_or(GRACE_SECONDS)).unwrap_or(i32::MAX)),
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         host_aliases: aliases
@@ -153,6 +156,7 @@ impl Context<'_> {
             drop_capabilities: capabilities.drop.unwrap_or_default(),
             no_new_privileges: no_new_privileges(&own),
             resources: resources(c.resources.as_ref()),
+            oom_score: Some(oom_score(self.spec, c, self.around.node.memory_bytes)),
             mounts: self.mounts(c, &env),
             ports: c.ports.iter().flatten().filter_map(port).collect(),
             startup: c.startup_probe.as_ref().and_then(|p| probe(p, c)),
@@ -219,6 +223,23 @@ fn pull_policy(c: &Container) -> PullPolicy {
 
 fn no_new_privileges(context: &SecurityContext) -> bool {
     context.allow_privilege_escalation == Some(false) && context.privileged != Some(true)
+}
+
+/// Kubernetes' arithmetic: who asked for nothing goes first, who asked for much late, and who was promised what it has
+/// last.
+fn oom_score(spec: &ApiSpec, c: &Container, machine: u64) -> u16 {
+    const FIRST: u16 = 1000;
+    const LAST: u16 = 2;
+    match qos_class(spec) {
+        "Guaranteed" => LAST,
+        "BestEffort" => FIRST,
+        _ => {
+            let asked = c.resources.as_ref().and_then(|r| r.requests.as_ref()?.get("memory"));
+            let asked = asked.and_then(|q| quantity::parse(&q.0)).map_or(0, |a| a.units().max(0));
+            let part = 1000 * asked / i128::from(machine.max(1));
+            u16::try_from(1000 - part.min(1000)).unwrap_or(FIRST).clamp(LAST + 1, FIRST - 1)
+        }
+    }
 }
 
 /// Without a word of its own a container gets the runtime's profile, as a kubelet with `seccompDefault` has it.

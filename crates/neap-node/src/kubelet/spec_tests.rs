@@ -177,6 +177,7 @@ fn what_is_missing_names_its_container_or_volume() {
 fn hooks_sidecars_profiles_groups_and_names_arrive() {
     let spec = made(json!({
         "securityContext": {"fsGroup": 7, "supplementalGroups": [8, 9], "seccompProfile": {"type": "Unconfined"}},
+        "hostPID": true,
         "hostAliases": [{"ip": "192.0.2.1", "hostnames": ["a", "b"]}],
         "initContainers": [{"name": "i", "image": "x:1"}, {"name": "s", "image": "x:1", "restartPolicy": "Always"}],
         "containers": [
@@ -186,6 +187,7 @@ fn hooks_sidecars_profiles_groups_and_names_arrive() {
             {"name": "c", "image": "x:1", "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}},
         ],
     }));
+    assert_eq!((spec.host_pid, spec.host_ipc), (true, false));
     assert_eq!((spec.fs_group, &spec.supplemental_groups[..]), (Some(7), &[8, 9][..]));
     assert_eq!(spec.host_aliases, [("192.0.2.1".parse().unwrap(), vec!["a".to_owned(), "b".to_owned()])]);
     assert_eq!(spec.init_containers.iter().map(|c| c.sidecar).collect::<Vec<_>>(), [false, true]);
@@ -196,4 +198,16 @@ fn hooks_sidecars_profiles_groups_and_names_arrive() {
     assert_eq!(profiles, [&Seccomp::Unconfined, &Seccomp::Local("p/x.json".into()), &Seccomp::Default]);
     assert_eq!(b.liveness.as_ref().unwrap().grace, Some(Duration::from_secs(4)));
     assert_eq!(container(json!({})).seccomp, Seccomp::Default);
+}
+
+#[test]
+fn who_was_promised_more_goes_later() {
+    // The machine has 1 GiB.
+    let check =
+        |resources: Value, want: u16| assert_eq!(container(json!({"resources": resources})).oom_score, Some(want));
+    check(json!({}), 1000);
+    check(json!({"requests": {"cpu": "1m"}}), 999);
+    check(json!({"requests": {"memory": "512Mi"}}), 500);
+    check(json!({"requests": {"memory": "9Gi"}}), 3);
+    check(json!({"limits": {"cpu": "1", "memory": "1Mi"}}), 2);
 }

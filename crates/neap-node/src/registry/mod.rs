@@ -117,6 +117,11 @@ impl Registry {
     }
 
     async fn dispatch(&self, request: Request<Incoming>) -> Result<Reply, Refusal> {
+        // Nobody here has a password, so a page of somebody else's, open in a browser on this machine, could push as
+        // well as its owner. Browsers say on whose behalf they ask; tools do not.
+        if request.headers().contains_key(http::header::ORIGIN) {
+            return Err(Refusal::new(Code::Denied, "this registry is for tools, not for pages in a browser"));
+        }
         let (images, uploads) = (&self.images, &self.uploads);
         let route = parse(request.uri().path())?;
         let query = Query::parse(request.uri().query().unwrap_or_default());

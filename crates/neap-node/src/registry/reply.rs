@@ -31,6 +31,7 @@ pub(super) enum Code {
     BlobUnknown,
     BlobUploadInvalid,
     BlobUploadUnknown,
+    Denied,
     DigestInvalid,
     ManifestBlobUnknown,
     ManifestInvalid,
@@ -53,6 +54,7 @@ impl Code {
             Self::BlobUnknown => "BLOB_UNKNOWN",
             Self::BlobUploadInvalid | Self::RangeInvalid => "BLOB_UPLOAD_INVALID",
             Self::BlobUploadUnknown => "BLOB_UPLOAD_UNKNOWN",
+            Self::Denied => "DENIED",
             Self::DigestInvalid => "DIGEST_INVALID",
             Self::ManifestBlobUnknown => "MANIFEST_BLOB_UNKNOWN",
             Self::ManifestInvalid => "MANIFEST_INVALID",
@@ -81,6 +83,7 @@ impl Code {
             | Self::ManifestInvalid
             | Self::NameInvalid
             | Self::TagInvalid => StatusCode::BAD_REQUEST,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::SizeInvalid => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RangeInvalid => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::TooManyUploads => StatusCode::TOO_MANY_REQUESTS,

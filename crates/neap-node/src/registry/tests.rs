@@ -83,6 +83,15 @@ fn code(reply: &Response<Bytes>) -> String {
 }
 
 #[tokio::test]
+async fn pages_in_a_browser_are_refused() {
+    let served = served().await;
+    let origin = [("origin", "http://evil.test"), ("content-type", "text/plain")];
+    for path in ["/neap/load?name=x:1", "/v2/x/blobs/uploads/"] {
+        assert_eq!(code(&served.send("POST", path, &origin, b"").await), "403 DENIED", "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_blob_arrives_in_chunks_and_is_read_in_parts() {
     let served = served().await;
     let begun = served.send("POST", "/v2/a/b/blobs/uploads/", &[], b"").await;

@@ -17,11 +17,12 @@ use super::state::PodCell;
 use super::{PullFault, World, status};
 use crate::bundle::{self, Places};
 use crate::image::Image;
-use crate::launch::{Isolation, Launch, Process, Root};
+use crate::launch::{Isolation, Launch, Root};
 use crate::logs::read::LogReader;
 use crate::machine::Handle;
 use crate::pod::{ContainerSpec, ContainerState, Hook, LogOptions, RestartPolicy, Seccomp, Terminated, Trouble};
 use crate::record::{self, Exit, Run};
+use crate::spawner::sandbox::NAMESPACES;
 use crate::spawner::wire::StartError;
 use crate::{clock, trees, volumes};
 
@@ -84,7 +85,7 @@ struct Life<'a> {
 
 /// A run that has begun, or has ended before it could.
 enum Begun {
-    Running { handle: Box<Handle>, process: Box<Process> },
+    Running(Box<Handle>),
     Ended { dir: PathBuf, exit: Exit },
 }
 
@@ -150,12 +151,13 @@ impl Life<'_> {
         loop {
             let run: Option<Run> = record::read_if_whole(&dir.join("run.json"));
             let exit: Option<Exit> = record::read_if_whole(&dir.join("exit.json"));
-            let launch: Option<Launch> = record::read_if_whole(&dir.join("launch.json"));
-            match (run, exit, launch) {
+            // Whoever joins the container later needs it.
+            let readable = record::read_if_whole::<Launch>(&dir.join("launch.json")).is_some();
+            match (run, exit, readable) {
                 (_, Some(exit), _) => return Some(Begun::Ended { dir, exit }),
-                (Some(run), None, Some(launch)) if run.boot == record::boot_id() => {
+                (Some(run), None, true) if run.boot == record::boot_id() => {
                     let handle = Box::new(Handle { run, dir });
-                    return Some(Begun::Running { handle, process: Box::new(launch.process) });
+                    return Some(Begun::Running(handle));
                 }
                 (Some(run), None, _) => {
                     // The machine was started anew since; or another version began this run, and we cannot read how.
@@ -233,10 +235,10 @@ impl Life<'_> {
             record.runs - 1
         });
         let dir = self.run_dir(number);
-        let join = sandbox
-            .as_ref()
-            .and_then(|s| s.dir.as_ref())
-            .map_or_else(Vec::new, |dir| crate::spawner::sandbox::NAMESPACES.iter().map(|n| dir.join(n)).collect());
+        let join = sandbox.as_ref().and_then(|s| s.dir.as_ref()).map_or_else(Vec::new, |dir| {
+            let joined = NAMESPACES.iter().filter(|n| !(pod.host_ipc && **n == "ipc"));
+            joined.map(|n| dir.join(n)).collect()
+        });
         let places = Places {
             dir: &dir,
             pod_dir: &self.cell.dir,
@@ -253,10 +255,13 @@ impl Life<'_> {
         };
         let launch = bundle::launch(&pod, spec, image, isolation, port, places).map_err(config)?;
         self.make_dirs(&dir, &launch, number).map_err(|e| ("CreateContainerError", e.to_string()))?;
-        let process = Box::new(launch.process.clone());
-        let share = if pod.share_process_namespace { self.first_process().await } else { None };
+        let share = match (pod.host_pid, pod.share_process_namespace) {
+            (true, _) => i32::try_from(std::process::id()).ok(),
+            (false, true) => self.first_process().await,
+            (false, false) => None,
+        };
         match self.world.machine.start(&dir, launch, share).await {
-            Ok(Ok(handle)) => Ok(Begun::Running { handle: Box::new(handle), process }),
+            Ok(Ok(handle)) => Ok(Begun::Running(Box::new(handle))),
             Ok(Err(StartError { config: true, message })) => Err(config(message)),
             Ok(Err(error)) => Ok(Begun::Ended { dir, exit: Exit::not_started(error, clock::now()) }),
             Err(error) => Err(("CreateContainerError", error.to_string())),
@@ -299,8 +304,8 @@ impl Life<'_> {
 
     /// From the start of a run to its end.
     async fn watch(&mut self, begun: Begun) -> Ended {
-        let (handle, process) = match begun {
-            Begun::Running { handle, process } => (*handle, *process),
+        let handle = match begun {
+            Begun::Running(handle) => *handle,
             Begun::Ended { dir, exit } => return Ended { dir, exit, cause: None },
         };
         let spec = self.spec();
@@ -313,7 +318,7 @@ impl Life<'_> {
             live.handle = Some(handle.clone());
             hooked
         });
-        let target = Target { world: self.world, cell: self.cell, spec: &spec, handle: &handle, process: &process };
+        let target = Target { world: self.world, cell: self.cell, spec: &spec, handle: &handle };
         let mut stop = self.stop().subscribe();
         let mut ended = std::pin::pin!(self.world.machine.ended(&handle));
         let unwell = tokio::select! {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -228,7 +229,8 @@ async fn close(world: &World, cell: &PodCell) {
         // The record goes first: what is left of a directory without one is removed at the next start.
         let _ = fs::remove_file(dir.join("spec.json"));
         let removed = trees::remove(&dir);
-        crate::logs::prune(&logs);
+        let pods = dir.parent().unwrap_or(Path::new("/"));
+        crate::logs::prune(&logs, |uid| pods.join(uid).is_dir());
         removed
     });
     if let Ok(Err(error)) = removed.await {

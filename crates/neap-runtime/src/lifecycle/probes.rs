@@ -10,7 +10,6 @@ use tokio::time::{Instant, sleep};
 
 use super::World;
 use super::state::PodCell;
-use crate::launch::Process;
 use crate::machine::Handle;
 use crate::pod::{ContainerSpec, Hook, Probe, ProbeAction, Trouble};
 use crate::probe::{Cadence, Verdicts};
@@ -21,8 +20,6 @@ pub(super) struct Target<'a> {
     pub cell: &'a Arc<PodCell>,
     pub spec: &'a ContainerSpec,
     pub handle: &'a Handle,
-    /// The ground for commands: environment, user, directory.
-    pub process: &'a Process,
 }
 
 /// Why a container is to be ended, and how long it may take, where that is not the pod's own grace.
@@ -180,14 +177,12 @@ impl Target<'_> {
     /// Does what a probe says. `Err` says why that did not go well.
     async fn act(&self, action: &ProbeAction, timeout: Duration) -> Result<(), String> {
         match action {
-            ProbeAction::Exec(argv) => {
-                let process = Process { argv: argv.clone(), ..self.process.clone() };
-                match self.world.machine.exec(self.handle, process, timeout).await {
-                    Ok(done) if done.code == 0 => Ok(()),
-                    Ok(done) => Err(format!("the command ended with {}: {}", done.code, done.output.trim())),
-                    Err(error) => Err(error.to_string()),
-                }
-            }
+            ProbeAction::Exec(argv) => match self.world.machine.exec(self.handle, argv, timeout).await {
+                Ok(done) if done.code == 0 => Ok(()),
+                Ok(done) if done.output.trim().is_empty() => Err(format!("the command ended with {}", done.code)),
+                Ok(done) => Err(format!("the command ended with {}: {}", done.code, done.output.trim())),
+                Err(error) => Err(error.to_string()),
+            },
             network => {
                 let address = self.cell.read(|s| s.record.sandbox.as_ref().map(|s| s.address));
                 let Some(address) = address else { return Err("the pod has no address".to_owned()) };

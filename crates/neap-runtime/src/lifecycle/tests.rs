@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::state::PodCell;
 use super::*;
 use crate::image::ImageConfig;
-use crate::launch::{Launch, Process};
+use crate::launch::Launch;
 use crate::machine::{CommandOutput, Handle, Sandbox};
 use crate::pod::*;
 use crate::record::{Exit, ProcessId, Run, VERSION};
@@ -120,12 +120,7 @@ impl Machine for Fake {
 
     fn abandon(&self, _: &Run) {}
 
-    fn talk<'a>(
-        &'a self,
-        _: &'a Handle,
-        _: Process,
-        _: &'a CommandOptions,
-    ) -> BoxFuture<'a, io::Result<CommandSession>> {
+    fn talk<'a>(&'a self, _: &'a Handle, _: &'a CommandOptions) -> BoxFuture<'a, io::Result<CommandSession>> {
         Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
     }
 
@@ -174,10 +169,10 @@ impl Machine for Fake {
         Box::pin(async { Ok(()) })
     }
 
-    fn exec<'a>(&'a self, _: &'a Handle, process: Process, _: Duration) -> BoxFuture<'a, io::Result<CommandOutput>> {
-        self.note(format!("exec {}", process.argv.join(" ")));
+    fn exec<'a>(&'a self, _: &'a Handle, argv: &'a [String], _: Duration) -> BoxFuture<'a, io::Result<CommandOutput>> {
+        self.note(format!("exec {}", argv.join(" ")));
         Box::pin(async move {
-            let code = process.argv.last().and_then(|a| a.parse().ok()).unwrap_or(0);
+            let code = argv.last().and_then(|a| a.parse().ok()).unwrap_or(0);
             Ok(CommandOutput { code, output: String::new() })
         })
     }

@@ -32,20 +32,21 @@ const MAX_PODS: usize = 500;
 /// Bytes that all logs together may take before the oldest dead pods' are removed.
 const MAX_TOTAL_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// Removes the logs of the longest unwritten pods until the rest is within bounds.
-pub(crate) fn prune(logs: &Path) {
-    prune_to(logs, MAX_PODS, MAX_TOTAL_BYTES);
+/// Removes the logs of the longest unwritten dead pods until the rest is within bounds. `lives` is told a pod's UID.
+pub(crate) fn prune(logs: &Path, lives: impl Fn(&str) -> bool) {
+    prune_to(logs, MAX_PODS, MAX_TOTAL_BYTES, lives);
 }
 
-fn prune_to(logs: &Path, max_pods: usize, max_bytes: u64) {
+fn prune_to(logs: &Path, max_pods: usize, max_bytes: u64, lives: impl Fn(&str) -> bool) {
     let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
     let mut pods: Vec<_> = entries.map(|entry| (weigh(&entry.path()), entry.path())).collect();
     pods.sort_by_key(|((_, written), _)| std::cmp::Reverse(*written));
     let mut total = 0;
     for (at, ((bytes, _), path)) in pods.into_iter().enumerate() {
         total += bytes;
-        if (at >= max_pods || total > max_bytes) && at > 0 {
-            // A pod that still writes would only begin a new file; its directory is among the newest anyway.
+        // A quiet pod's keeper has its file open, and would write on where nobody looks.
+        let uid = path.file_name().and_then(|n| n.to_str()?.rsplit('_').next());
+        if (at >= max_pods || total > max_bytes) && at > 0 && !uid.is_some_and(&lives) {
             let _ = std::fs::remove_dir_all(path);
         }
     }
@@ -68,7 +69,7 @@ mod tests {
 
     #[test]
     fn the_oldest_logs_go_first() {
-        let check = |max_pods, max_bytes, expected: &[&str]| {
+        let check = |max_pods, max_bytes, alive: &str, expected: &[&str]| {
             let dir = tempfile::tempdir().expect("a temporary directory");
             for (at, name) in ["a", "b", "c"].iter().enumerate() {
                 let pod = dir.path().join(name).join("user");
@@ -79,7 +80,7 @@ mod tests {
                     std::fs::File::open(path).and_then(|f| f.set_modified(time)).expect("dated");
                 }
             }
-            prune_to(dir.path(), max_pods, max_bytes);
+            prune_to(dir.path(), max_pods, max_bytes, |uid| uid == alive);
             let mut left: Vec<_> = std::fs::read_dir(dir.path())
                 .expect("there")
                 .flatten()
@@ -88,9 +89,10 @@ mod tests {
             left.sort();
             assert_eq!(left, expected);
         };
-        check(9, 1000, &["a", "b", "c"]);
-        check(2, 1000, &["b", "c"]);
-        check(9, 25, &["b", "c"]);
-        check(9, 5, &["c"]);
+        check(9, 1000, "", &["a", "b", "c"]);
+        check(2, 1000, "", &["b", "c"]);
+        check(9, 25, "", &["b", "c"]);
+        check(9, 5, "", &["c"]);
+        check(9, 5, "a", &["a", "c"]);
     }
 }

@@ -22,13 +22,15 @@ pub(crate) struct LogWriter {
     /// Begun lines, one per stream.
     open: [Vec<u8>; 2],
     out: Vec<u8>,
+    /// A write failed: half a record may be at the end of the file.
+    torn: bool,
 }
 
 impl LogWriter {
     pub(crate) fn open(files: LogFiles) -> io::Result<Self> {
         let file = append(&files.path)?;
         let size = file.metadata()?.len();
-        Ok(Self { files, file, size, open: [Vec::new(), Vec::new()], out: Vec::new() })
+        Ok(Self { files, file, size, open: [Vec::new(), Vec::new()], out: Vec::new(), torn: false })
     }
 
     /// Takes bytes as they came. Whole lines are in the file afterwards; a begun line waits for its end.
@@ -90,7 +92,13 @@ impl LogWriter {
         if self.size > 0 && self.size + self.out.len() as u64 > self.files.max_bytes {
             self.turn_over()?;
         }
+        if self.torn {
+            // Its end, so that the next record is not taken for a part of it.
+            self.out.insert(0, b'\n');
+        }
+        self.torn = true;
         self.file.write_all(&self.out)?;
+        self.torn = false;
         self.size += self.out.len() as u64;
         Ok(())
     }
@@ -130,6 +138,30 @@ mod tests {
             .map(|text| text.replace("2026-01-02T03:04:05.000000006Z ", ""))
             .collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn after_a_full_disk_lines_are_whole_again() {
+        use nix::mount::{MntFlags, MsFlags, mount, umount2};
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let options = Some("size=64k");
+        if mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), options).is_err() {
+            println!("skipped: needs a small disk, which only root can make");
+            return;
+        }
+        let path = dir.path().join("0.log");
+        let files = LogFiles { path: path.clone(), max_bytes: 1 << 20, keep: 3 };
+        let mut log = LogWriter::open(files).expect("opens");
+        let now: Timestamp = "2026-01-02T03:04:05Z".parse().expect("a time");
+        let long = format!("{}\n", "x".repeat(10_000));
+        while log.write(Stream::Stdout, long.as_bytes(), now).is_ok() {}
+        // Room again: the beginning of the log is not needed for this.
+        OpenOptions::new().write(true).open(&path).expect("there").set_len(20_000).expect("cut");
+        log.write(Stream::Stdout, b"whole\n", now).expect("there is room");
+        let text = std::fs::read_to_string(&path).expect("reads");
+        drop(log);
+        umount2(dir.path(), MntFlags::MNT_DETACH).expect("unmounted");
+        assert!(text.ends_with("x\n2026-01-02T03:04:05.000000000Z stdout F whole\n"), "{:?}", &text[text.len() - 80..]);
     }
 
     #[test]

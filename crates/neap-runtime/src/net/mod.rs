@@ -155,7 +155,14 @@ fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block)
             continue;
         }
         if let Some(stale) = claims.iter().find(|c| c.block.is_some() && !Path::new(&c.owner).exists()) {
-            links::delete(socket, &name_of(stale.number)).map_err(kernel("remove a dead neap's interface"))?;
+            let name = name_of(stale.number);
+            if let (Some(block), Err(error)) = (stale.block, nft::remove(&name)) {
+                tracing::debug!(%block, %error, "a dead neap's packet filter cannot be removed");
+            }
+            if let Some(block) = stale.block {
+                links::forget_rest(socket, block.parts()).map_err(kernel("remove a dead neap's route"))?;
+            }
+            links::delete(socket, &name).map_err(kernel("remove a dead neap's interface"))?;
             continue;
         }
         let taken: Vec<Block> = claims.iter().filter_map(|c| c.block).collect();

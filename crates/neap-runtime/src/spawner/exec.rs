@@ -18,7 +18,8 @@ use nix::unistd::Pid;
 use super::init::{Started, step};
 use super::wire::{self, Exec, Terminal};
 use super::{direct, process};
-use crate::launch::Isolation;
+use crate::launch::{Isolation, Launch, Process, Root};
+use crate::record;
 use crate::sys::{self, Fork};
 
 /// Exit code for a command that could not be run at all (as shells have it).
@@ -41,6 +42,15 @@ pub(super) fn run(exec: &Exec, stdio: [OwnedFd; 3]) -> ! {
 fn join_and_run(exec: &Exec, stdio: [OwnedFd; 3]) -> Started<i32> {
     // Until exec, errors go to the command's standard error.
     sys::dup_onto(stdio[2].as_fd(), 2).or_else(step("connect the standard streams"))?;
+    // Read while the machine's files are in sight.
+    let launch: Launch = record::read(&exec.dir.join("launch.json")).or_else(step("read the launch record"))?;
+    // While this process's own /proc is in sight, too. Nobody is kept from running for it.
+    let _ = fs::write("/proc/self/oom_score_adj", launch.oom_score.to_string());
+    let process = Process { argv: exec.argv.clone(), ..launch.process };
+    let process = match &launch.root {
+        Root::None(root) => direct::resolve(root, &process)?,
+        Root::Overlay { .. } => process,
+    };
     let target = sys::pidfd_open(Pid::from_raw(exec.pid)).or_else(step("find the container's process"))?;
     if let Some(group) = &exec.group {
         group.add(nix::unistd::getpid().as_raw()).or_else(step("join the container's control group"))?;
@@ -59,7 +69,6 @@ fn join_and_run(exec: &Exec, stdio: [OwnedFd; 3]) -> Started<i32> {
         };
         setns(target, namespaces).map_err(io::Error::from).or_else(step("join the container's namespaces"))?;
     }
-    let _ = fs::write("/proc/self/oom_score_adj", "500");
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     let asked = || -> io::Result<SignalFd> {
@@ -71,7 +80,7 @@ fn join_and_run(exec: &Exec, stdio: [OwnedFd; 3]) -> Started<i32> {
     let (stdio, terminal) = if exec.terminal { with_terminal(stdio)? } else { (stdio, None) };
     match sys::fork().or_else(step("fork"))? {
         Fork::Child => {
-            let Err(error) = become_command(exec, stdio, terminal);
+            let Err(error) = become_command(&process, exec.isolation, stdio, terminal);
             let _ = nix::unistd::write(io::stderr(), format!("{}\n", error.message).as_bytes());
             sys::exit_now(NOT_RUN)
         }
@@ -82,17 +91,18 @@ fn join_and_run(exec: &Exec, stdio: [OwnedFd; 3]) -> Started<i32> {
     }
 }
 
-fn become_command(exec: &Exec, stdio: [OwnedFd; 3], terminal: Option<OwnedFd>) -> Started<std::convert::Infallible> {
+fn become_command(
+    process: &Process,
+    isolation: Isolation,
+    stdio: [OwnedFd; 3],
+    terminal: Option<OwnedFd>,
+) -> Started<std::convert::Infallible> {
     // A group of its own, so that what it begins can be ended with it.
     let _ = nix::unistd::setsid();
     if let Some(terminal) = &terminal {
         sys::take_terminal(terminal.as_fd()).or_else(step("take the terminal"))?;
     }
-    let process = match &exec.merged {
-        Some(root) => direct::resolve(root, &exec.process)?,
-        None => exec.process.clone(),
-    };
-    process::prepare(&process, exec.isolation)?.execute(stdio)
+    process::prepare(process, isolation)?.execute(stdio)
 }
 
 /// A terminal of the container's own. Its master goes to the asker, over the socket that came as standard input.

@@ -66,7 +66,7 @@ fn start(keeper: &OwnedFd, isolation: Isolation, dir: &Path, fds: Vec<OwnedFd>) 
     let [stdout, stderr] = <[OwnedFd; 2]>::try_from(fds)
         .map_err(|_| StartError { config: false, message: "the keeper sent no output pipes".into() })?;
     // A container that runs the machine short goes before neap and its keepers do.
-    let _ = fs::write("/proc/self/oom_score_adj", CONTAINER_OOM_SCORE);
+    let _ = fs::write("/proc/self/oom_score_adj", launch.oom_score.to_string());
     let process = match &launch.root {
         Root::None(root) => direct::resolve(root, &launch.process)?,
         _ => {
@@ -87,9 +87,6 @@ fn start(keeper: &OwnedFd, isolation: Isolation, dir: &Path, fds: Vec<OwnedFd>) 
     ready.execute([stdin, stdout, stderr])
 }
 
-/// In the middle of the scale from -1000 to 1000.
-const CONTAINER_OOM_SCORE: &str = "500";
-
 fn enter_namespaces(launch: &Launch) -> Started<()> {
     for path in &launch.join {
         let file = fs::File::open(path).or_else(step(format_args!("open the pod's namespace {}", path.display())))?;
@@ -100,7 +97,10 @@ fn enter_namespaces(launch: &Launch) -> Started<()> {
     let mut new = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP;
     if launch.join.is_empty() {
         // On the machine's network; the rest is the container's own.
-        new |= CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+        new |= CloneFlags::CLONE_NEWUTS;
+        if !launch.host_ipc {
+            new |= CloneFlags::CLONE_NEWIPC;
+        }
     }
     unshare(new).map_err(io::Error::from).or_else(step("make new namespaces"))?;
     nix::unistd::sethostname(&launch.hostname).map_err(io::Error::from).or_else(step("set the host name"))?;

@@ -12,11 +12,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Group;
-use crate::launch::{Isolation, Process};
+use crate::launch::Isolation;
 use crate::record::Run;
 
 /// Changes whenever the words below do: runtime and spawner are the same binary, so a difference is a mistake.
-pub(crate) const PROTOCOL: u32 = 2;
+pub(crate) const PROTOCOL: u32 = 3;
 /// Longest message. A socket takes about 200 KiB in one piece by default.
 pub(crate) const MAX_MESSAGE: usize = 128 * 1024;
 const MAX_FDS: usize = 4;
@@ -94,9 +94,9 @@ pub(crate) struct Exec {
     pub pid: i32,
     pub isolation: Isolation,
     pub group: Option<Group>,
-    pub process: Process,
-    /// The image's directory, where there is no isolation and programs are looked up in it.
-    pub merged: Option<PathBuf>,
+    /// Of the container's run: its `launch.json` says who the command is and in what environment, which may be large.
+    pub dir: PathBuf,
+    pub argv: Vec<String>,
     /// In place of the standard streams a terminal; standard input is then a socket that its master is sent over.
     pub terminal: bool,
 }

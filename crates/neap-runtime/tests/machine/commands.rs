@@ -44,7 +44,7 @@ pub(crate) async fn talks_with_a_command() {
     assert_eq!(all(session.stderr.expect("apart")).await, "oops\n");
     assert_eq!(session.exit.await.expect("known"), 7);
 
-    let script = "/bin/busybox tty; /bin/busybox stty size; read line; echo got $line; exit 3";
+    let script = "/bin/busybox tty; read line; /bin/busybox stty size; echo got $line; exit 3";
     let command = CommandOptions { argv: shell(script), stdin: true, terminal: true };
     let mut session = begin(&world, &id, command).await;
     session.resize.as_ref().expect("a terminal")(33, 101).expect("sized");
@@ -52,6 +52,15 @@ pub(crate) async fn talks_with_a_command() {
     let shown = all(session.stdout).await;
     assert!(shown.contains("/dev/pts/") && shown.contains("33 101") && shown.contains("got me"), "{shown:?}");
     assert_eq!(session.exit.await.expect("known"), 3);
+
+    // What the container was given may be more than one message to the spawner holds.
+    let mut spec = pod("large", &["/bin/busybox", "sleep", "1000"]);
+    spec.containers[0].env.extend((0..40).map(|n| (format!("LARGE_{n}"), "x".repeat(8 << 10))));
+    let large = world.run(spec).await;
+    world.wait(&large, "a run", |s| s.ready).await;
+    let argv = shell("echo ${#LARGE_0} ${#LARGE_39}");
+    let session = begin(&world, &large, CommandOptions { argv, ..CommandOptions::default() }).await;
+    assert_eq!(all(session.stdout).await, "8192 8192\n");
 
     let missing =
         begin(&world, &id, CommandOptions { argv: vec!["/no/such".into()], ..CommandOptions::default() }).await;

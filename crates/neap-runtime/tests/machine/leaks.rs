@@ -55,7 +55,7 @@ pub(crate) async fn churn(dir: &Path, round: u32, count: u32) {
 }
 
 /// What is on the machine of the neap in this directory.
-fn traces(dir: &Path) -> Vec<String> {
+pub(crate) fn traces(dir: &Path) -> Vec<String> {
     let dir = dir.canonicalize().expect("there");
     let digest = Sha256::digest(dir.as_os_str().as_bytes());
     let base = format!("neap-{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]);

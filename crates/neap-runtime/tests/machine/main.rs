@@ -63,6 +63,8 @@ const CASES: &[Case] = cases![
     escapes::greed_stays_inside,
     pods::hooks_and_sidecars_have_their_turn,
     pods::asks_for_its_own_address,
+    pods::sees_the_machine_where_it_may,
+    pods::names_a_profile_of_its_own,
     escapes::who_fills_the_disk_is_evicted,
     leaks::nothing_is_left_after_crashes,
 ];
@@ -284,7 +286,7 @@ async fn looks_right_inside() {
         $P stat -c "resolv %a" /etc/resolv.conf
         $P cat /etc/resolv.conf
         $P grep -c . /etc/hosts >/dev/null && $P grep host /etc/hosts
-        echo "pid $$"; echo "files $(ulimit -n)"
+        echo "pid $$"; echo "files $(ulimit -n)"; echo "oom $($P cat /proc/self/oom_score_adj)"
         $P touch /tmp/a && echo "tmp works"
         $P ls /proc/acpi /sys/firmware 2>/dev/null | $P wc -l
         echo oops >&2
@@ -292,6 +294,7 @@ async fn looks_right_inside() {
         exit 7"#;
     let (said, end) = world
         .script("inside", script, |spec| {
+            spec.containers[0].oom_score = Some(321);
             spec.containers[0].resources = Resources {
                 cpu_request_milli: Some(125),
                 cpu_limit_milli: Some(1000),
@@ -313,6 +316,7 @@ async fn looks_right_inside() {
         "search svc",
         "inside-host",
         "pid 1\n",
+        "oom 321\n",
         "tmp works",
         "oops",
     ] {

@@ -76,3 +76,58 @@ pub(crate) async fn asks_for_its_own_address() {
     world.says(&id, &format!("{ip} {ip}\n1001 77 78\n192.0.2.9\telsewhere\n78\n")).await;
     world.end().await;
 }
+
+pub(crate) async fn sees_the_machine_where_it_may() {
+    let world = world(Mode::Container).await;
+    let look = "[ -d /proc/$1 ] && echo sees; /bin/busybox readlink /proc/self/ns/ipc";
+    let own = std::process::id().to_string();
+    let machine = std::fs::read_link("/proc/self/ns/ipc").expect("a namespace").display().to_string();
+    let argv = ["/bin/busybox", "sh", "-c", look, "sh", &own];
+    let mut spec = pod("host", &argv);
+    (spec.host_pid, spec.host_ipc, spec.restart) = (true, true, RestartPolicy::Never);
+    let id = world.run(spec).await;
+    world.wait(&id, "the end", |s| s.phase == PodPhase::Succeeded).await;
+    world.says(&id, &format!("sees\n{machine}\n")).await;
+    let mut spec = pod("apart", &argv);
+    spec.restart = RestartPolicy::Never;
+    let id = world.run(spec).await;
+    world.wait(&id, "the end", |s| s.phase == PodPhase::Succeeded).await;
+    let said = world.log(&id, LogOptions::default()).await;
+    assert!(!said.contains("sees") && !said.contains(&machine), "{said}");
+    // What it leaves behind among the machine's processes goes with it.
+    let mut spec =
+        pod("straggler", &["/bin/busybox", "sh", "-c", "/bin/busybox sleep 4321 & exec /bin/busybox sleep 1000"]);
+    spec.host_pid = true;
+    let id = world.run(spec).await;
+    world.wait(&id, "a run", |s| s.ready).await;
+    world.runtime.remove(&id, Duration::ZERO).await.expect("removed");
+    let begun = tokio::time::Instant::now();
+    let straggler = |dir: &std::path::Path| crate::leaks::traces(dir).into_iter().find(|t| t.contains("busybox"));
+    while let Some(left) = straggler(world.dir.path()) {
+        assert!(begun.elapsed() < crate::PATIENCE, "{left}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.end().await;
+}
+
+pub(crate) async fn names_a_profile_of_its_own() {
+    let world = world(Mode::Container).await;
+    let profiles = world.dir.path().join("seccomp/team");
+    std::fs::create_dir_all(&profiles).expect("made");
+    let profile = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}"#;
+    std::fs::write(profiles.join("no-mkdir.json"), profile).expect("written");
+    let script = "/bin/busybox mkdir /tmp/x 2>/dev/null && echo made; /bin/busybox touch /tmp/y && echo touched";
+    let (said, _) =
+        world.script("own", script, |s| s.containers[0].seccomp = Seccomp::Local("team/no-mkdir.json".into())).await;
+    assert_eq!(said, "touched\n");
+    let (said, _) = world.script("usual", script, |_| {}).await;
+    assert_eq!(said, "made\ntouched\n");
+    for (name, profile) in [("none", "none.json"), ("outside", "../seccomp/team/no-mkdir.json")] {
+        let mut spec = pod(name, &["/bin/busybox", "true"]);
+        spec.containers[0].seccomp = Seccomp::Local(profile.into());
+        let id = world.run(spec).await;
+        let waits = |s: &PodStatus| matches!(&s.containers[0].state, ContainerState::Waiting { reason, .. } if reason == "CreateContainerConfigError");
+        world.wait(&id, "the refusal", waits).await;
+    }
+    world.end().await;
+}

@@ -1,5 +1,16 @@
-# For the suites that bring programs of their own: an image of a program, as ko makes it, without a registry or a daemon.
-# To be sourced.
+# What the scripts of this folder share. To be sourced.
+
+# until_true SECONDS COMMAND...: waits for a fact, with a deadline
+until_true() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        [ "$SECONDS" -lt "$deadline" ] || return 1
+        read -rt 0.05 <> <(:) || true
+    done
+}
+
+# For suites that bring programs of their own: an image of a program, as ko makes it, without a registry or a daemon.
 
 blob() { # blob DIR FILE: moves a file to where a layout keeps it, prints its digest
     local digest
