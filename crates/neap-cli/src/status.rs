@@ -39,9 +39,10 @@ impl Status {
         let unready: Vec<_> = services.iter().filter_map(why_not).collect();
         writeln!(
             out,
-            "services   {} of {} ready, {awake} pods awake",
+            "services   {} of {} ready, {awake} {} awake",
             services.items.len() - unready.len(),
-            services.items.len()
+            services.items.len(),
+            if awake == 1 { "pod" } else { "pods" }
         )?;
         for (name, why) in &unready {
             writeln!(out, "           {name}: {why}")?;

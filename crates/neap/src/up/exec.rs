@@ -13,12 +13,8 @@ pub(super) fn attach(registry: &Registry, kubelet: Kubelet) {
     let exec: Connect = Arc::new(move |call| {
         let kubelet = kubelet.clone();
         Box::pin(async move {
-            let asked = ExecRequest {
-                namespace: &call.namespace,
-                pod: &call.name,
-                query: &call.query,
-                request: call.request,
-            };
+            let asked =
+                ExecRequest { namespace: &call.namespace, pod: &call.name, query: &call.query, request: call.request };
             match kubelet.answer_exec(asked).await {
                 Ok(switching) => switching.map(|()| full(Bytes::new())),
                 Err(refusal) => refused(&refusal),
