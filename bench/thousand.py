@@ -184,6 +184,8 @@ if memory is not None:
     grown = resident(options.pid) - memory
     print(f"memory: {memory:.0f} MiB before, {memory + grown:.0f} MiB after, {grown * 1024 / options.services:.0f} KiB per Service")
 
+# What has been idle for so long may have been closed.
+main = server.connect()
 since = ask(main, "GET", PATH)[1]["metadata"]["resourceVersion"]
 
 
