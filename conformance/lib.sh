@@ -10,6 +10,53 @@ until_true() {
     done
 }
 
+# Where suites keep what they build from other people's modules, and what they and the platform said.
+cache=${NEAP_CONFORMANCE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/neap-conformance}
+logs=${LOGS:-$cache/logs}
+
+# built_once NAME COUNT: calls `build DIR` unless it was done for this go.sum, suites.go and Go; COUNT counts changes of
+# `build` itself. Says in `built` where it is. The suite says what `skip` and `die` mean.
+built_once() {
+    built=$cache/$1-$(cat go.sum suites.go <(go version) <(echo "$2") | sha256sum | head -c 16)
+    [ ! -d "$built" ] || return 0
+    local start=$SECONDS fresh output
+    output=$(go mod download 2>&1) || skip "Go cannot fetch the modules: $output"
+    mkdir -p "$cache"
+    find "$cache" -mindepth 1 -maxdepth 1 -type d -name "$1-*" -exec rm -rf {} +
+    fresh=$(mktemp -d "$cache/$1-new.XXXXXX")
+    build "$fresh" || { rm -rf "$fresh"; die "what the suite consists of builds"; }
+    mv "$fresh" "$built"
+    echo "      built in $((SECONDS - start)) s: $built"
+}
+
+# platform: a `neap up` of the suite's own on free ports, with its registry in `registry` and a folder in `work`, until
+# the suite ends. NEAP names a binary that is built already.
+platform() {
+    NEAP=${NEAP:-}
+    if [ -z "$NEAP" ]; then
+        (cd ../.. && cargo build -q -p neap --locked) || die "neap builds"
+        NEAP=${CARGO_TARGET_DIR:-../../target}/debug/neap
+    fi
+    work=$(mktemp -d)
+    neap_pid=
+    trap platform_ends EXIT
+    mkdir -p "$logs"
+    "$NEAP" up --data-dir "$work/data" --api-port 0 --http-port 0 --https-port 0 --registry-port 0 >"$logs/up.out" 2>"$logs/up.log" &
+    neap_pid=$!
+    until_true 90 grep -q '^ready' "$logs/up.out" || { tail -n 20 "$logs/up.log"; die "neap up is ready"; }
+    registry=$(sed -n 's/.*"registry": "\([^"]*\)".*/\1/p' "$work/data/endpoints.json")
+    export KUBECONFIG=$work/data/kubeconfig SYSTEM_NAMESPACE=knative-serving
+}
+platform_ends() {
+    [ -z "$neap_pid" ] || { kill -INT "$neap_pid" 2>/dev/null; wait "$neap_pid" 2>/dev/null; }
+    rm -rf "$work"
+}
+
+# pushed LAYOUT NAME: an image that `image` made, into the platform's registry
+pushed() {
+    skopeo copy -q --preserve-digests --dest-tls-verify=false "oci:$1:$TAG" "docker://$registry/$2:$TAG"
+}
+
 # For suites that bring programs of their own: an image of a program, as ko makes it, without a registry or a daemon.
 
 blob() { # blob DIR FILE: moves a file to where a layout keeps it, prints its digest
