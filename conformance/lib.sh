@@ -29,7 +29,7 @@ built_once() {
     echo "      built in $((SECONDS - start)) s: $built"
 }
 
-# platform: a `neap up` of the suite's own on free ports, with its registry in `registry` and a folder in `work`, until
+# platform [FLAG...]: a `neap up` of the suite's own on free ports, with its registry in `registry` and a folder in `work`, until
 # the suite ends. NEAP names a binary that is built already.
 platform() {
     NEAP=${NEAP:-}
@@ -41,7 +41,9 @@ platform() {
     neap_pid=
     trap platform_ends EXIT
     mkdir -p "$logs"
-    "$NEAP" up --data-dir "$work/data" --api-port 0 --http-port 0 --https-port 0 --registry-port 0 >"$logs/up.out" 2>"$logs/up.log" &
+    # What an earlier run said must not be taken for this one's.
+    rm -f "$logs/up.out"
+    "$NEAP" up --data-dir "$work/data" --api-port 0 --http-port 0 --https-port 0 --registry-port 0 "$@" >"$logs/up.out" 2>"$logs/up.log" &
     neap_pid=$!
     until_true 90 grep -q '^ready' "$logs/up.out" || { tail -n 20 "$logs/up.log"; die "neap up is ready"; }
     registry=$(sed -n 's/.*"registry": "\([^"]*\)".*/\1/p' "$work/data/endpoints.json")

@@ -12,12 +12,12 @@ use serde_json::Value;
 use crate::schema;
 use crate::{autoscaling, caching, networking, serving};
 
-/// Knative's kinds, then the built-in ones. Each description is made when it is asked for, since a pod's schema is large.
+/// Knative's kinds with their old versions, then the built-in ones. Each description is made when it is asked for, since a pod's schema is large.
 pub fn crds() -> impl Iterator<Item = CustomResourceDefinition> {
-    knative().chain(crate::builtin::crds())
+    knative().map(crate::old::with_old_versions).chain(crate::builtin::crds())
 }
 
-/// Knative's kinds alone: what an installation on Kubernetes needs.
+/// Knative's kinds alone, each in the one version that is stored: what an installation on Kubernetes needs.
 pub fn knative() -> impl Iterator<Item = CustomResourceDefinition> {
     KNATIVE.iter().map(Description::crd)
 }
@@ -159,7 +159,7 @@ mod tests {
 
     /// Facts A0: names, short names, categories, scope and columns as users and tools see them.
     #[test]
-    fn knative_kinds_are_named_as_knative_names_them() {
+    fn a0_1_to_a0_12_knative_kinds_are_named_as_knative_names_them() {
         let mut rows = Vec::new();
         for crd in knative() {
             let names = &crd.spec.names;
@@ -180,6 +180,26 @@ mod tests {
         }
         let want = include_str!("../tests/kinds.txt");
         assert_eq!(rows.join("\n") + "\n", want);
+    }
+
+    /// What an API server stores is what was sent and what admission adds; one default is Kubernetes' own.
+    #[test]
+    fn schemas_of_knative_kinds_fill_in_protocols_only() {
+        fn defaults(schema: &Value, path: &str, found: &mut Vec<String>) {
+            for (key, held) in schema.as_object().into_iter().flatten() {
+                if key == "default" && held.is_string() {
+                    found.push(path.rsplit('/').next().unwrap_or_default().to_owned());
+                }
+                defaults(held, &format!("{path}/{key}"), found);
+            }
+        }
+        let mut found = Vec::new();
+        for crd in knative() {
+            let schema = serde_json::to_value(&crd.spec.versions[0].schema).expect("JSON");
+            assert!(!schema.to_string().contains("\"default\":{") && !schema.to_string().contains("\"default\":["));
+            defaults(&schema, "", &mut found);
+        }
+        assert!(found.iter().all(|field| field == "protocol") && !found.is_empty(), "{found:?}");
     }
 
     #[test]

@@ -190,6 +190,12 @@ pub mod neap {
     pub const GATEWAY: &str = "neap.dev/gateway";
     /// Annotation of a Pod without a network of its own: JSON, port name to real port.
     pub const PORTS: &str = "neap.dev/ports";
+    /// Annotation: the words an object of an old API version was written in, where v1 has none for them; JSON.
+    pub const WRITTEN_AS: &str = "neap.dev/written-as";
+    /// Annotation of a Service: `manual` when it owns nothing, and says nothing of what to run.
+    pub const SERVICE_MODE: &str = "neap.dev/service-mode";
+    /// The value of the annotation.
+    pub const SERVICE_MODE_MANUAL: &str = "manual";
 }
 
 /// The namespace and config-maps.

@@ -8,8 +8,10 @@ pub mod condition;
 pub mod crd;
 pub mod keys;
 pub mod networking;
+mod old;
 mod schema;
 pub mod serving;
+pub mod statistics;
 mod status;
 
 pub use condition::{Condition, ConditionStatus};

@@ -79,8 +79,43 @@ pub(crate) fn for_builtin(schema: &mut Value) {
 /// For Knative kinds: a container may come without a name (A4.22 gives it one), so containers are no map for
 /// server-side apply, and strategic merge does not exist for custom kinds at all.
 pub(crate) fn for_knative(schema: &mut Value) {
+    drop_defaults(schema);
     annotate(schema, "", false);
     open_traffic_defaults(schema);
+    open_probe_ports(schema);
+}
+
+/// A probe by HTTP or TCP without a port means the port that serves.
+fn open_probe_ports(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
+    if let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut) {
+        for (name, child) in properties {
+            if ["httpGet", "tcpSocket"].contains(&name.as_str())
+                && let Some(required) = child.get_mut("required").and_then(Value::as_array_mut)
+            {
+                required.retain(|field| field != "port");
+            }
+            open_probe_ports(child);
+        }
+    }
+    object.get_mut("items").into_iter().for_each(open_probe_ports);
+}
+
+/// The generator writes down what a field is decoded as when it is absent. To an API server that would be a value to store,
+/// and the user's to own.
+fn drop_defaults(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
+    object.remove("default");
+    if let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.values_mut().for_each(drop_defaults);
+    }
+    for inner in ["items", "additionalProperties"] {
+        object.get_mut(inner).into_iter().for_each(drop_defaults);
+    }
 }
 
 fn annotate(schema: &mut Value, property: &str, builtin: bool) {

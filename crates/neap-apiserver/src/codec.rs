@@ -205,7 +205,7 @@ fn decode(
     let parsed = match content_type(headers) {
         "application/json" => json(body, faults),
         "application/yaml" | "application/x-yaml" | "text/yaml" => {
-            serde_yaml::from_slice(body).map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))
+            read_yaml(body, faults).map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))
         }
         PROTOBUF => match protobuf::decode(body) {
             Err(ProtobufError::Unknown { .. }) => {
@@ -242,9 +242,23 @@ fn summary(body: &[u8]) -> String {
     }
 }
 
+/// YAML; JSON, which is what programs send as YAML, is read as such.
+fn read_yaml(body: &[u8], faults: &mut Vec<String>) -> std::result::Result<Value, serde_yaml::Error> {
+    let known = match body.first() {
+        Some(b'{') => strict::decode(body).ok(),
+        _ => None,
+    };
+    let (value, repeated) = match known {
+        Some(read) => read,
+        None => strict::decode_yaml(body)?,
+    };
+    faults.extend(repeated.iter().map(|path| format!("duplicate field {path:?}")));
+    Ok(value)
+}
+
 /// An applied configuration.
 pub fn yaml(body: &[u8]) -> Result<Value> {
-    serde_yaml::from_slice(body)
+    read_yaml(body, &mut Vec::new())
         .map_err(|e| ApiError::bad_request(format!("error decoding YAML: error converting YAML to JSON: yaml: {e}")))
 }
 

@@ -35,6 +35,13 @@ pub(crate) fn register(server: &Arc<Inner>) {
             Ok(object) => serve(&server.registry, &object),
             Err(error) => tracing::error!(key = %entry.key.escape_ascii(), %error, "a stored definition is damaged"),
         }
+        if storage::is_deleting(&entry.value) {
+            // Its deletion was interrupted by the end of the process.
+            let name = entry.key.strip_prefix(storage::root(GROUP, PLURAL).as_bytes()).unwrap_or_default();
+            let name = String::from_utf8_lossy(name).into_owned();
+            empty(server, &name);
+            finish(server, &name);
+        }
     }
 }
 
@@ -159,7 +166,7 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>) -> Vec<StatusCause> 
     let text = |v: &Value, path: &str| v.pointer(path).and_then(Value::as_str).unwrap_or("").to_owned();
     let (group, plural) = (text(object, "/spec/group"), text(object, "/spec/names/plural"));
     let name = metadata::text(object, "name");
-    if old.is_none() && name != format!("{plural}.{group}") {
+    if name != format!("{plural}.{group}") {
         causes.push(invalid("metadata.name", &json!(name), "must be spec.names.plural+\".\"+spec.group"));
     }
     if group.is_empty() {
@@ -225,7 +232,12 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>) -> Vec<StatusCause> 
     }
     if let Some(old) = old {
         for (field, path) in
-            [("spec.group", "/spec/group"), ("spec.scope", "/spec/scope"), ("spec.names.kind", "/spec/names/kind")]
+            [
+                ("spec.group", "/spec/group"),
+                ("spec.scope", "/spec/scope"),
+                ("spec.names.kind", "/spec/names/kind"),
+                ("spec.names.plural", "/spec/names/plural"),
+            ]
         {
             if old.pointer(path) != object.pointer(path) {
                 causes.push(invalid(field, object.pointer(path).unwrap_or(&Value::Null), "field is immutable"));
@@ -312,8 +324,9 @@ pub(crate) fn instance_gone(server: &Arc<Inner>, definition: &str) {
 /// New objects of a kind that is about to go are refused.
 pub(crate) fn check_accepting(x: &Exchange) -> Result<()> {
     let Origin::Stored(definition) = &x.kind().origin else { return Ok(()) };
-    match load(&x.server, definition) {
-        Some((object, _)) if metadata::is_deleting(&object) => {
+    let key = format!("{}{definition}", storage::root(GROUP, PLURAL));
+    match x.server.store.get(key.as_bytes()) {
+        Some(entry) if storage::is_deleting(&entry.value) => {
             Err(ApiError::NotSupported { resource: x.kind().id(), verb: "create" })
         }
         _ => Ok(()),
@@ -349,10 +362,11 @@ fn empty(server: &Arc<Inner>, definition: &str) {
 
 /// Lets a dying definition go when no object of it is left.
 fn finish(server: &Arc<Inner>, definition: &str) {
-    let Some((mut object, entry)) = load(server, definition) else { return };
-    if !metadata::is_deleting(&object) {
+    let key = format!("{}{definition}", storage::root(GROUP, PLURAL));
+    if !server.store.get(key.as_bytes()).is_some_and(|entry| storage::is_deleting(&entry.value)) {
         return;
     }
+    let Some((mut object, entry)) = load(server, definition) else { return };
     let kinds = server.registry.kinds();
     if let Some(kind) = served(&kinds, definition) {
         let left = server.store.range(storage::prefix(kind, None).as_bytes(), None, 1, None);

@@ -9,6 +9,7 @@
 //! This crate knows no concrete kind beyond the few that the contract itself speaks of (namespaces, definitions, the
 //! subresources of pods and service accounts, roles), and nothing of Knative.
 
+pub mod audit;
 pub mod auth;
 pub mod codec;
 pub mod crd;
@@ -17,6 +18,7 @@ mod documents;
 mod history;
 pub mod jsonpath;
 pub mod kind;
+mod limits;
 pub mod metadata;
 mod namespace;
 pub mod openapi;

@@ -1,6 +1,7 @@
 //! The rules of ObjectMeta: what a client may set, what the server sets, what may never change. Pure: time, identity and
 //! chance come in as arguments.
 
+use crate::limits::{FAULTS, NAME, cut};
 use crate::status::{ApiError, ResourceId, Result, forbidden, invalid, required};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube_core::response::StatusCause;
@@ -217,15 +218,14 @@ fn place(object: &mut Value, shape: &Shape<'_>, namespace: Option<&str>) -> Resu
     Ok(())
 }
 
-/// Agreement with URL and old object; carries over what only the server may set. Returns whether the caller named a
-/// resource version (then a lost race is the caller's conflict, not ours to retry).
+/// Agreement with URL and old object; carries over what only the server may set.
 pub fn prepare_update(
     new: &mut Value,
     old: &Value,
     shape: &Shape<'_>,
     namespace: Option<&str>,
     name: &str,
-) -> Result<bool> {
+) -> Result<()> {
     place(new, shape, namespace)?;
     let told = text(new, "name").to_owned();
     if told.is_empty() {
@@ -257,7 +257,7 @@ pub fn prepare_update(
         return Err(ApiError::Invalid { group, kind, name: name.to_owned(), causes });
     }
     carry(new, old);
-    Ok(named)
+    Ok(())
 }
 
 /// An object that is sent to a place of a name has that name in it.
@@ -332,6 +332,9 @@ pub fn validate(object: &Value, old: Option<&Value>, shape: &Shape<'_>) -> Vec<S
     }
     if let Some(labels) = meta.get("labels").and_then(Value::as_object) {
         for (key, value) in labels {
+            if causes.len() >= FAULTS {
+                break;
+            }
             if let Some(why) = label_key_fault(key) {
                 causes.push(invalid("metadata.labels", &json!(key), &why));
             }
@@ -343,7 +346,9 @@ pub fn validate(object: &Value, old: Option<&Value>, shape: &Shape<'_>) -> Vec<S
     if let Some(notes) = meta.get("annotations").and_then(Value::as_object) {
         let mut size = 0;
         for (key, value) in notes {
-            if let Some(why) = label_key_fault(&key.to_ascii_lowercase()) {
+            if let Some(why) =
+                label_key_fault(&key.to_ascii_lowercase()).filter(|_| causes.len() < FAULTS)
+            {
                 causes.push(invalid("metadata.annotations", &json!(key), &why));
             }
             size += key.len() + value.as_str().map_or(0, str::len);
@@ -360,6 +365,9 @@ pub fn validate(object: &Value, old: Option<&Value>, shape: &Shape<'_>) -> Vec<S
     // Not for custom resources, and not for what defines them.
     let qualified = !shape.conditional_updates && shape.group != crate::crd::GROUP;
     for (i, finalizer) in finalizers(object).into_iter().enumerate() {
+        if causes.len() >= FAULTS {
+            break;
+        }
         if let Some(why) = label_key_fault(finalizer) {
             causes.push(invalid("metadata.finalizers", &json!(finalizer), &why));
         } else if let Some(why) = finalizer_fault(finalizer).filter(|_| qualified) {
@@ -367,7 +375,7 @@ pub fn validate(object: &Value, old: Option<&Value>, shape: &Shape<'_>) -> Vec<S
         }
     }
     if let Some(old) = old.filter(|o| is_deleting(o)) {
-        let before = finalizers(old);
+        let before: std::collections::HashSet<&str> = finalizers(old).into_iter().collect();
         let added: Vec<&str> = finalizers(object).into_iter().filter(|f| !before.contains(f)).collect();
         if !added.is_empty() {
             causes.push(forbidden(
@@ -390,8 +398,11 @@ pub fn finalizer_fault(finalizer: &str) -> Option<&'static str> {
 
 fn owners(meta: &Map<String, Value>, causes: &mut Vec<StatusCause>) {
     let list = meta.get("ownerReferences").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let mut controller: Option<String> = None;
+    let mut controllers: Vec<String> = Vec::new();
     for owner in list {
+        if causes.len() >= FAULTS {
+            return;
+        }
         let text = |key: &str| owner.get(key).and_then(Value::as_str).unwrap_or("");
         for key in ["apiVersion", "kind", "name", "uid"] {
             if text(key).is_empty() {
@@ -403,17 +414,14 @@ fn owners(meta: &Map<String, Value>, causes: &mut Vec<StatusCause>) {
             let why = "/v1, Kind=Event is disallowed from being an owner";
             causes.push(invalid("metadata.ownerReferences", owner, why));
         }
-        if owner.get("controller") == Some(&json!(true)) {
-            let this = format!("{}/{}", text("kind"), text("name"));
-            match &controller {
-                None => controller = Some(this),
-                Some(first) => causes.push(invalid(
-                    "metadata.ownerReferences",
-                    &json!(list),
-                    &format!(
-                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
-                    ),
-                )),
+        // Two are one too many; how many more there are says nothing new, and each complaint shows the whole list.
+        if owner.get("controller") == Some(&json!(true)) && controllers.len() < 2 {
+            controllers.push(format!("{}/{}", cut(text("kind"), NAME), cut(text("name"), NAME)));
+            if let [first, second] = controllers.as_slice() {
+                let why = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {second}"
+                );
+                causes.push(invalid("metadata.ownerReferences", &json!(list), &why));
             }
         }
     }

@@ -85,9 +85,20 @@ impl Authority {
             std::fs::read_to_string(path).map_err(|source| PkiError::Read { path: path.to_owned(), source })
         };
         let (pem, key) = (read(&cert_path)?, read(&key_path)?);
-        let fail = |source| PkiError::Authority { path: key_path.clone(), source };
-        let issuer = Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(&key).map_err(fail)?).map_err(fail)?;
+        Self::from_pem(pem, &key, now).map_err(|source| PkiError::Authority { path: key_path, source })
+    }
+
+    /// An authority that is kept elsewhere than in files.
+    pub fn from_pem(pem: String, key: &str, now: Timestamp) -> std::result::Result<Self, rcgen::Error> {
+        let issuer = Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(key)?)?;
         Ok(Self { pem, issuer, now })
+    }
+
+    /// A new authority, and its key in PEM, for those who keep it elsewhere than in files.
+    pub fn create(now: Timestamp) -> Result<(Self, String)> {
+        let fail = |source| PkiError::Issue { name: AUTHORITY_NAME.to_owned(), source };
+        let (pem, key) = create(now).map_err(fail)?;
+        Ok((Self::from_pem(pem, &key, now).map_err(fail)?, key))
     }
 
     pub fn pem(&self) -> &str {

@@ -6,7 +6,7 @@ use kube_core::response::StatusCause;
 use serde_json::json;
 
 /// Longest field manager, in bytes (Kubernetes: `FieldManagerMaxLength`).
-const MANAGER_LIMIT: usize = 128;
+pub(crate) const MANAGER_LIMIT: usize = 128;
 
 /// What a URL names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -267,7 +267,9 @@ pub fn check_write(q: &Query, write: Write) -> Result<()> {
         let why = format!("Too long: may not be more than {MANAGER_LIMIT} bytes");
         causes.push(cause("FieldValueTooLong", "fieldManager", why));
     }
-    for (at, c) in manager.char_indices().filter(|(_, c)| c.is_control()) {
+    // Each of these shows the whole name, so not of one that is refused for its length already.
+    let judged = if manager.len() > MANAGER_LIMIT { "" } else { manager };
+    for (at, c) in judged.char_indices().filter(|(_, c)| c.is_control()) {
         let why = format!("invalid character U+{:04X} (at position {at})", c as u32);
         causes.push(invalid("fieldManager", &json!(manager), &why));
     }

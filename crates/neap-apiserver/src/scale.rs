@@ -9,7 +9,7 @@ use crate::server::Exchange;
 use crate::status::{ApiError, Result, invalid};
 use crate::verbs;
 use crate::verbs::patch::Patch;
-use crate::verbs::write::{self, Ownership, Part};
+use crate::verbs::write::{self, Meant, Ownership, Part};
 use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Map, Value, json};
@@ -31,7 +31,19 @@ pub(crate) async fn answer(x: &mut Exchange, verb: Verb, sent: &Request<Bytes>) 
         Verb::Update => {
             request::check_write(&x.query, Write::Update)?;
             let wanted = codec::parse(sent.headers(), sent.body())?;
-            update(x, &paths, |_, _| Ok(wanted.clone()))?
+            if !wanted.is_object() {
+                return Err(ApiError::bad_request("the body of the request is no Scale"));
+            }
+            match metadata::text(&wanted, "name") {
+                "" => return Err(metadata::nameless(x.name())),
+                told if told != x.name() => {
+                    let name = x.name();
+                    let why = format!("the name of the object ({told}) does not match the name on the URL ({name})");
+                    return Err(ApiError::bad_request(why));
+                }
+                _ => {}
+            }
+            update(x, &paths, Meant::by(&wanted), |_, _| Ok(wanted.clone()))?
         }
         Verb::Patch => match verbs::patch::parse(x, sent)? {
             Patch::Apply(applied) => apply(x, &paths, &applied)?,
@@ -46,12 +58,12 @@ pub(crate) async fn answer(x: &mut Exchange, verb: Verb, sent: &Request<Bytes>) 
                     }
                     Ok(wanted)
                 };
-                update(x, &paths, wish).map_err(|error| verbs::patch::unfit(sent.body(), error))?
+                update(x, &paths, patch.meant(), wish).map_err(|error| verbs::patch::unfit(sent.body(), error))?
             }
         },
         _ => return Err(ApiError::MethodNotAllowed),
     };
-    x.server.acknowledge(x.ack, written.committed).await?;
+    write::settle(x, written.committed, x.query.is_dry_run()).await?;
     let object = verbs::to_served(x, written.object)?;
     Ok(codec::respond(200, &scale(&object, &paths), x.wanted))
 }
@@ -60,9 +72,10 @@ pub(crate) async fn answer(x: &mut Exchange, verb: Verb, sent: &Request<Bytes>) 
 fn update(
     x: &mut Exchange,
     paths: &ScalePaths,
+    meant: Meant,
     mut wish: impl FnMut(&Exchange, &Value) -> Result<Value>,
 ) -> Result<write::Written> {
-    write::update(x, Part::Scale, Ownership::Tracked, |x, old| {
+    write::update(x, Part::Scale, Ownership::Tracked, meant, |x, old| {
         let mut object = verbs::to_served(x, old.clone())?;
         let wanted = wish(x, &scale(&object, paths))?;
         let replicas = check(x, &wanted, paths)?;
@@ -96,7 +109,7 @@ fn apply(x: &mut Exchange, paths: &ScalePaths, wish: &Value) -> Result<write::Wr
     let schema = x.working.version().schema.clone();
     let by = write::manager(x, Operation::Apply, Part::Scale.subresource());
     let force = x.query.force.unwrap_or(false);
-    write::update(x, Part::Scale, Ownership::Applied, |_, old| {
+    write::update(x, Part::Scale, Ownership::Applied, Meant::Whatever, |_, old| {
         patch::apply(Some(old), &applied, &by, &schema, force).map_err(|e| verbs::patch::conflict(e, false))
     })
 }
@@ -114,8 +127,8 @@ fn check(x: &Exchange, wanted: &Value, paths: &ScalePaths) -> Result<i64> {
     match replicas {
         Value::Null => Ok(0),
         _ => match replicas.as_i64() {
-            Some(n) if n >= 0 => Ok(n),
-            Some(_) => {
+            Some(n) if (0..=i64::from(i32::MAX)).contains(&n) => Ok(n),
+            Some(n) if n < 0 => {
                 // Of a custom resource it is told as a fault of the resource.
                 let (group, kind, cause) = match x.kind().semantics {
                     Semantics::Native => {
@@ -130,7 +143,7 @@ fn check(x: &Exchange, wanted: &Value, paths: &ScalePaths) -> Result<i64> {
                 };
                 Err(ApiError::Invalid { group, kind, name: x.name().to_owned(), causes: vec![cause] })
             }
-            None => Err(ApiError::Undecodable {
+            _ => Err(ApiError::Undecodable {
                 told: "Scale".into(),
                 version: "v1".into(),
                 kind: "Scale".into(),

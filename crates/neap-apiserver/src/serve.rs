@@ -1,14 +1,15 @@
 //! The listener: TLS or plain, HTTP/1.1 or h2 as negotiated, each connection a task that ends with the server.
 
 use crate::auth::identity;
-use crate::codec::{self, Body};
-use crate::server::{ApiServer, Caller};
+use crate::codec::Body;
+use crate::server::ApiServer;
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use k8s_openapi::api::authentication::v1::UserInfo;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,8 +21,14 @@ use tokio_util::task::TaskTracker;
 
 /// Connections at a time. Clients multiplex; a machine's worth of controllers, kubectls and pods stays far below.
 const CONNECTIONS: usize = 4096;
-/// A handshake or the head of a request that takes longer is no client's.
+/// A handshake that takes longer is no client's.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a connection may take to its first request: until then nobody has said who they are, and pings do not run.
+const FIRST: Duration = Duration::from_secs(30);
+/// How long a connection may be idle between two requests, and the head of one may take. Clients keep connections for
+/// 90 s (Go's `IdleConnTimeout`, and kube-apiserver's own limit); who closes first must not be the server, or a request
+/// that is just on its way fails.
+const IDLE: Duration = Duration::from_secs(180);
 /// How long requests in flight may go on when the server stops. Watches are told and end at once.
 const DRAIN: Duration = Duration::from_secs(5);
 /// A pause after accept failed (out of file descriptors), so that the loop does not spin.
@@ -47,18 +54,19 @@ pub async fn serve(
                 let permit = permit.expect("the semaphore is never closed");
                 tokio::select! {
                     () = shutdown.cancelled() => break,
-                    accepted = listener.accept() => accepted.map(|(stream, _)| (stream, permit)),
+                    accepted = listener.accept() => accepted.map(|(stream, from)| (stream, from.ip(), permit)),
                 }
             }
         };
         match accepted {
-            Ok((stream, permit)) => {
-                let (server, tls, shutdown, abort) = (server.clone(), tls.clone(), shutdown.clone(), abort.clone());
+            Ok((stream, source, permit)) => {
+                let peer = Peer { server: server.clone(), user: None, source, begun: CancellationToken::new() };
+                let (tls, shutdown, abort) = (tls.clone(), shutdown.clone(), abort.clone());
                 tasks.spawn(async move {
                     let _permit = permit;
                     tokio::select! {
                         () = abort.cancelled() => {}
-                        () = connection(server, stream, tls, shutdown) => {}
+                        () = connection(peer, stream, tls, shutdown) => {}
                     }
                 });
             }
@@ -75,11 +83,11 @@ pub async fn serve(
     }
 }
 
-async fn connection(server: ApiServer, stream: TcpStream, tls: Option<TlsAcceptor>, shutdown: CancellationToken) {
+async fn connection(peer: Peer, stream: TcpStream, tls: Option<TlsAcceptor>, shutdown: CancellationToken) {
     // Small answers must not wait for the acknowledgement of the ones before.
     let _ = stream.set_nodelay(true);
     let Some(tls) = tls else {
-        return http(Peer { server, user: None }, stream, false, shutdown).await;
+        return http(peer, stream, false, shutdown).await;
     };
     let stream = match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -90,7 +98,7 @@ async fn connection(server: ApiServer, stream: TcpStream, tls: Option<TlsAccepto
     let (_, session) = stream.get_ref();
     let user = session.peer_certificates().and_then(|c| c.first()).and_then(|c| identity::of_certificate(c));
     let h2 = session.alpn_protocol() == Some(b"h2");
-    http(Peer { server, user }, stream, h2, shutdown).await;
+    http(Peer { user, ..peer }, stream, h2, shutdown).await;
 }
 
 async fn http<S>(peer: Peer, stream: S, h2: bool, shutdown: CancellationToken)
@@ -98,6 +106,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = TokioIo::new(stream);
+    let begun = peer.begun.clone();
+    let silent = async {
+        if tokio::time::timeout(FIRST, begun.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let mut silent = std::pin::pin!(silent);
     let result = if h2 {
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -106,6 +121,7 @@ where
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             result = connection.as_mut() => result,
+            () = silent.as_mut() => return tracing::debug!("a connection came to no request"),
             () = shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -114,12 +130,13 @@ where
     } else {
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HANDSHAKE)
+            .header_read_timeout(IDLE)
             .serve_connection(io, peer)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             result = connection.as_mut() => result,
+            () = silent.as_mut() => return tracing::debug!("a connection came to no request"),
             () = shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -136,6 +153,9 @@ where
 struct Peer {
     server: ApiServer,
     user: Option<UserInfo>,
+    source: IpAddr,
+    /// Cancelled by the first request.
+    begun: CancellationToken,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Peer {
@@ -144,13 +164,42 @@ impl hyper::service::Service<Request<Incoming>> for Peer {
     type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.begun.cancel();
         let peer = self.clone();
-        Box::pin(async move {
-            let user = match identity::of_request(&peer.server.0, request.headers(), peer.user.as_ref()) {
-                Ok(user) => user,
-                Err(error) => return Ok(codec::error(&error)),
-            };
-            Ok(peer.server.answer(request, Caller::outside(user)).await)
-        })
+        Box::pin(async move { Ok(peer.server.ask(request, peer.user.as_ref(), Some(peer.source)).await) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Registry};
+    use jiff::Timestamp;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    async fn version(client: &mut DuplexStream) -> Option<String> {
+        client.write_all(b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n").await.ok()?;
+        let mut head = [0; 12];
+        client.read_exact(&mut head).await.ok()?;
+        // The rest of the answer is short and comes at once.
+        let mut rest = [0; 4096];
+        client.read(&mut rest).await.ok()?;
+        Some(String::from_utf8_lossy(&head).into_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_kept_for_minutes_and_not_for_ever() {
+        let now: crate::Now = Arc::new(|| Timestamp::UNIX_EPOCH);
+        let server = ApiServer::new(neap_store::Store::memory(), Registry::new(), Config::new(now, 1));
+        let (mut client, ours) = tokio::io::duplex(64 * 1024);
+        let peer = Peer { server, user: None, source: IpAddr::from([127, 0, 0, 1]), begun: CancellationToken::new() };
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(http(peer, ours, false, CancellationToken::new()));
+        for idle in [0, 27, 90, 170] {
+            tokio::time::sleep(Duration::from_secs(idle)).await;
+            assert_eq!(version(&mut client).await.as_deref(), Some("HTTP/1.1 200"), "after {idle} s");
+        }
+        tokio::time::sleep(IDLE + Duration::from_secs(1)).await;
+        assert_eq!(version(&mut client).await, None);
     }
 }

@@ -3,6 +3,7 @@
 //! All decisions about one object happen between two reads of the store without an await, on the calling task; only
 //! waiting for the disk, for a watch event or for a streaming subresource is asynchronous.
 
+use crate::audit::{self, Audit};
 use crate::auth;
 use crate::auth::token::Signer;
 use crate::codec::{self, Body, BoxError, Wanted};
@@ -15,12 +16,14 @@ use crate::{crd, discovery, verbs};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use neap_store::{Committed, Durable, Store};
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -43,6 +46,8 @@ pub struct Config {
     pub address: String,
     /// Ends open watches when the server stops.
     pub shutdown: tokio_util::sync::CancellationToken,
+    /// Where requests are noted, if they are.
+    pub audit: Option<Audit>,
 }
 
 impl Config {
@@ -55,6 +60,7 @@ impl Config {
             signer: None,
             address: String::new(),
             shutdown: tokio_util::sync::CancellationToken::new(),
+            audit: None,
         }
     }
 }
@@ -65,6 +71,10 @@ pub const GIT_VERSION: &str = "v1.36.0+neap";
 /// A client that takes longer to send its body holds a connection for nothing (Kubernetes: `--request-timeout`).
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Requests from outside that are read or answered at a time, watches and conversations not counted once they began
+/// (kube-apiserver: `--max-requests-inflight` and `--max-mutating-requests-inflight` together).
+const IN_FLIGHT: usize = 600;
+
 #[derive(Clone)]
 pub struct ApiServer(pub(crate) Arc<Inner>);
 
@@ -73,6 +83,8 @@ pub(crate) struct Inner {
     pub(crate) registry: Registry,
     pub(crate) config: Config,
     pub(crate) rng: Mutex<fastrand::Rng>,
+    /// Places for requests from outside.
+    room: tokio::sync::Semaphore,
     pub(crate) documents: crate::documents::Cache,
     pub(crate) history: crate::history::History,
     pub(crate) lines: verbs::lines::Lines,
@@ -96,17 +108,23 @@ pub struct Caller {
     pub user: Option<UserInfo>,
     pub ack: Ack,
     pub managed: Managed,
+    /// The address at the other end of the socket.
+    pub source: Option<IpAddr>,
 }
 
 impl Caller {
     /// Somebody at the other end of a socket: told of a write once it is on disk.
     pub fn outside(user: Option<UserInfo>) -> Self {
-        Self { user, ack: Ack::Durable, managed: Managed::Shown }
+        Self { user, ack: Ack::Durable, managed: Managed::Shown, source: None }
     }
 
     /// A part of this process: told of a write at once, and not interested in who set which field.
     pub fn inside(user: UserInfo) -> Self {
-        Self { user: Some(user), ack: Ack::Visible, managed: Managed::LeftOut }
+        Self { user: Some(user), ack: Ack::Visible, managed: Managed::LeftOut, source: None }
+    }
+
+    pub(crate) fn is_inside(&self) -> bool {
+        self.ack == Ack::Visible
     }
 }
 
@@ -153,6 +171,7 @@ impl Exchange {
     pub(crate) fn manager(&self) -> String {
         self.query.field_manager.clone().unwrap_or_else(|| {
             let agent = self.user_agent.split('/').next().unwrap_or("");
+            let agent = &agent[..agent.floor_char_boundary(request::MANAGER_LIMIT)];
             if agent.is_empty() { "unknown".to_owned() } else { agent.to_owned() }
         })
     }
@@ -165,6 +184,7 @@ impl ApiServer {
             store,
             registry,
             rng: Mutex::new(fastrand::Rng::with_seed(config.seed)),
+            room: tokio::sync::Semaphore::new(IN_FLIGHT),
             config,
             documents: crate::documents::Cache::default(),
             history: crate::history::History::default(),
@@ -193,18 +213,63 @@ impl ApiServer {
     /// Answers one request whose body was read. Never fails: failures are answers too.
     pub async fn handle(&self, request: Request<Bytes>, caller: Caller) -> Response<Body> {
         self.0.history.pass(self.0.now(), &self.0.store);
+        let record = self.record(&request, &caller);
         let mut warnings = Vec::new();
         let mut response = match self.0.clone().route(request, caller, &mut warnings).await {
-            Ok(response) => response,
+            Ok(response) => self.answered(record, response),
             Err(error) => {
                 if let ApiError::Internal(why) = &error {
                     tracing::error!(why, "a request failed inside the server");
                 }
-                codec::error(&error)
+                self.refused(record, &error)
             }
         };
         codec::warn(&mut response, &warnings);
         response
+    }
+
+    fn record(&self, request: &Request<Bytes>, caller: &Caller) -> Option<audit::Record> {
+        let audit = self.0.config.audit.as_ref()?;
+        audit::Record::begin(audit, request, caller, || self.0.chance(audit::id), &self.0.config.now)
+    }
+
+    fn answered(&self, record: Option<audit::Record>, response: Response<Body>) -> Response<Body> {
+        let Some(record) = record else { return response };
+        if response.body().size_hint().exact().is_none() {
+            return record.streams(response).map(BodyExt::boxed_unsync);
+        }
+        record.answered(response.status().as_u16());
+        response
+    }
+
+    fn refused(&self, record: Option<audit::Record>, error: &ApiError) -> Response<Body> {
+        if let Some(record) = record {
+            record.failed(error);
+        }
+        codec::error(error)
+    }
+
+    /// Answers somebody outside, who is the user of their bearer token, or else the one of their `certificate`. Writes are
+    /// acknowledged when durable.
+    pub async fn ask<B>(
+        &self,
+        request: Request<B>,
+        certificate: Option<&UserInfo>,
+        source: Option<IpAddr>,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        let user = auth::identity::of_request(&self.0, request.headers(), certificate);
+        let caller = |user| Caller { source, ..Caller::outside(user) };
+        match user {
+            Ok(user) => self.answer(request, caller(user)).await,
+            Err(error) => {
+                let record = self.record(&request.map(|_| Bytes::new()), &caller(None));
+                self.refused(record, &error)
+            }
+        }
     }
 
     /// Reads the body, bounded, then answers.
@@ -213,7 +278,26 @@ impl ApiServer {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Into<BoxError>,
     {
+        let outside = !caller.is_inside();
+        let public = auth::is_public(request.uri().path());
+        if caller.user.is_none() && !public {
+            // Before anything is read: a stranger's body is nothing to keep.
+            let record = self.record(&request.map(|_| Bytes::new()), &caller);
+            return self.refused(record, &ApiError::Unauthorized);
+        }
         let (parts, body) = request.into_parts();
+        if public {
+            return self.handle(Request::from_parts(parts, Bytes::new()), caller).await;
+        }
+        let _place = match outside.then(|| self.0.room.try_acquire()).transpose() {
+            Ok(place) => place,
+            Err(_) => {
+                let record = self.record(&Request::from_parts(parts, Bytes::new()), &caller);
+                let message = "too many requests are being answered; try again".to_owned();
+                let busy = ApiError::TooManyRequests { message, retry_after_seconds: 1, causes: Vec::new() };
+                return self.refused(record, &busy);
+            }
+        };
         let read = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, codec::BODY_LIMIT).collect());
         let error = match read.await {
             Ok(Ok(body)) => return self.handle(Request::from_parts(parts, body.to_bytes()), caller).await,
@@ -223,7 +307,8 @@ impl ApiServer {
             Ok(Err(error)) => ApiError::bad_request(format!("the request body broke off: {error}")),
             Err(_) => ApiError::bad_request("the request body did not arrive in time"),
         };
-        codec::error(&error)
+        let record = self.record(&Request::from_parts(parts, Bytes::new()), &caller);
+        self.refused(record, &error)
     }
 }
 
@@ -259,14 +344,13 @@ impl Inner {
         if !path.starts_with('/') {
             return Err(ApiError::NoSuchPage);
         }
-        let target = request::target(path);
-        let query = request::query(request.uri().query().unwrap_or(""));
         let user = match (caller.user, auth::is_public(path)) {
             (Some(user), _) => auth::impersonate(&self, user, request.headers())?,
             (None, true) => auth::anonymous(),
             (None, false) => return Err(ApiError::Unauthorized),
         };
-        let at = match target {
+        let query = request::query(request.uri().query().unwrap_or(""));
+        let at = match request::target(path) {
             Target::Resource(at) => at,
             Target::Other(segments) => {
                 auth::check_path(&self, &user, request.method(), path)?;
@@ -362,31 +446,5 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (server, caller) = (self.server.clone(), self.caller.clone());
         Box::pin(async move { Ok(server.answer(request, caller).await) })
-    }
-}
-
-/// The API server for callers that authenticate themselves by a bearer token; writes are acknowledged when durable.
-impl<B> tower::Service<Request<B>> for ApiServer
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, std::result::Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let server = self.clone();
-        Box::pin(async move {
-            let user = match auth::identity::of_request(&server.0, request.headers(), None) {
-                Ok(user) => user,
-                Err(error) => return Ok(codec::error(&error)),
-            };
-            Ok(server.answer(request, Caller::outside(user)).await)
-        })
     }
 }

@@ -3,6 +3,7 @@
 //! Clients branch on `reason` and `code`, and people read `message`, so the words are Kubernetes' own. This module
 //! never looks at a request and never logs.
 
+use crate::limits::{self, cut};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube_core::response::{Status, StatusCause, StatusDetails, StatusSummary};
 use serde_json::{Value, json};
@@ -101,8 +102,10 @@ pub enum ApiError {
 
 pub type Result<T> = std::result::Result<T, ApiError>;
 
+/// Every cause is made here: what it shows of the request is bounded.
 pub fn cause(reason: &str, field: &str, message: String) -> StatusCause {
-    StatusCause { reason: reason.to_owned(), message, field: field.to_owned() }
+    let message = if message.len() > limits::FAULT { cut(&message, limits::FAULT).into_owned() } else { message };
+    StatusCause { reason: reason.to_owned(), message, field: cut(field, limits::FAULT).into_owned() }
 }
 
 pub fn required(field: &str, detail: &str) -> StatusCause {
@@ -268,17 +271,21 @@ fn line(cause: &StatusCause) -> String {
 }
 
 fn aggregate(causes: &[StatusCause]) -> String {
-    let mut lines: Vec<String> = Vec::with_capacity(causes.len());
-    for line in causes.iter().map(line) {
-        if !lines.contains(&line) {
-            lines.push(line);
-        }
+    let mut seen = std::collections::HashSet::new();
+    let mut lines: Vec<String> = causes.iter().map(line).filter(|line| seen.insert(line.clone())).collect();
+    if lines.len() > TOLD {
+        let more = lines.len() - TOLD;
+        lines.truncate(TOLD);
+        lines.push(format!("and {more} more"));
     }
     match lines.as_slice() {
         [one] => one.clone(),
         many => format!("[{}]", many.join(", ")),
     }
 }
+
+/// Faults that one message tells.
+const TOLD: usize = 100;
 
 #[cfg(test)]
 mod tests {

@@ -60,7 +60,7 @@ impl Cluster {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body.into())).unwrap();
-        let caller = Caller { user: Some(self.user.clone()), ack: Ack::Visible, managed: Managed::Shown };
+        let caller = Caller { user: Some(self.user.clone()), ack: Ack::Visible, managed: Managed::Shown, source: None };
         let response = self.server.answer(request, caller).await;
         let code = response.status().as_u16();
         let warnings = response.headers().get_all("warning").iter().map(|w| w.to_str().unwrap().to_owned()).collect();
@@ -784,12 +784,11 @@ async fn service_accounts_have_tokens() {
         made.body["status"]["token"].as_str().unwrap().to_owned()
     };
     let whoami = async |token: &str| {
-        use tower::ServiceExt;
         let request = Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews")
             .header("authorization", format!("Bearer {token}"))
             .body(Full::new(Bytes::from("{}")))
             .unwrap();
-        let response = c.server.clone().oneshot(request).await.unwrap();
+        let response = c.server.ask(request, None, None).await;
         let code = response.status().as_u16();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         let body: Value = serde_json::from_slice(&bytes).unwrap();
@@ -814,7 +813,7 @@ async fn who_is_nobody_sees_only_the_doorplate() {
     let ask = async |path: &str| {
         let request = Request::get(path).body(Full::new(Bytes::new())).unwrap();
         let response =
-            c.server.answer(request, Caller { user: None, ack: Ack::Visible, managed: Managed::Shown }).await;
+            c.server.answer(request, Caller { user: None, ack: Ack::Visible, managed: Managed::Shown, source: None }).await;
         response.status().as_u16()
     };
     for (path, want) in

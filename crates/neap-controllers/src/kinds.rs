@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Endpoints, Pod, Service as CoreService};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Pod, Service as CoreService};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::WatchStreamExt;
@@ -51,6 +51,7 @@ pub(crate) struct Queues {
     pub(crate) domain_mapping: Arc<Queue>,
     pub(crate) garbage: Arc<Queue>,
     pub(crate) ingress: Arc<Queue>,
+    pub(crate) wildcard: Arc<Queue>,
 }
 
 impl Queues {
@@ -68,6 +69,7 @@ impl Queues {
         all(&[&self.serverless_service], caches.keys::<ServerlessService>());
         all(&[&self.domain_mapping], caches.keys::<DomainMapping>());
         all(&[&self.ingress], caches.keys::<Ingress>());
+        all(&[&self.wildcard], caches.keys::<Namespace>());
     }
 
     fn routes_to(&self, caches: &Caches, namespace: &str, kind: &str, name: &str) {
@@ -256,15 +258,23 @@ pub(crate) fn register(caches: &mut Caches, queues: &Arc<Queues>) -> Vec<Start> 
         Certificate,
         all(),
         |c| label_term(&c.metadata, serving::ROUTE).into_iter().collect(),
-        |_caches, queues, step, _key| {
+        |caches, queues, step, key| {
             for owner in owners(step, "Route", |o| &o.metadata) {
                 queues.route.add(owner);
             }
             for owner in owners(step, "DomainMapping", |o| &o.metadata) {
                 queues.domain_mapping.add(owner);
             }
+            // One of the whole namespace concerns every Route in it.
+            for owner in owners(step, "Namespace", |o| &o.metadata) {
+                queues.wildcard.add(Key::new("", owner.name));
+                for route in caches.keys::<Route>().into_iter().filter(|route| route.namespace == key.namespace) {
+                    queues.route.add(route);
+                }
+            }
         }
     );
+    kind!(Namespace, all(), no_terms, |_caches, queues, _step, key| queues.wildcard.add(key));
     kind!(ClusterDomainClaim, all(), no_terms, |caches, queues, _step, key| {
         // Mappings of that host, whatever namespace they are in.
         for mapping in caches.keys::<DomainMapping>().into_iter().filter(|mapping| mapping.name == key.name) {

@@ -6,7 +6,7 @@ use neap_api::serving::Revision;
 use neap_logic::plan::cache::Cache;
 use neap_logic::plan::{
     Context, Object, Plan, configuration, domainmapping, garbage, ingress, labeler, revision, route, serverlessservice,
-    service,
+    service, wildcard,
 };
 
 use crate::caches::Caches;
@@ -63,6 +63,11 @@ plain!(
 plain!(
     /// Configuration → Revisions nobody will miss.
     Garbage, garbage, "gc-controller", configuration
+);
+
+plain!(
+    /// Namespace → wildcard Certificates.
+    Wildcards, wildcard, "nscert-controller", namespace
 );
 
 /// Revision → Deployment, PodAutoscaler, Images.

@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::ports::{DigestResolver, GatewayStatus};
 use crate::reconcilers::{
     Configurations, DomainMappings, Garbage, Ingresses, Labeler, Revisions, Routes, ServerlessServices, Services,
+    Wildcards,
 };
 use crate::shell::{self, Shared};
 
@@ -118,6 +119,7 @@ impl Controllers {
         start!(DomainMappings, domain_mapping);
         start!(Garbage, garbage);
         start!(Ingresses { gateway }, ingress);
+        start!(Wildcards, wildcard);
         if let Some(autoscaler) = autoscaler {
             loops.spawn(autoscaler.run(stop.clone()));
         }

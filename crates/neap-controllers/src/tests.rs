@@ -14,7 +14,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt as _};
 use neap_api::autoscaling::PodAutoscaler;
 use neap_api::condition::{READY, find};
-use neap_api::networking::{ClusterDomainClaim, Ingress};
+use neap_api::networking::{Certificate, ClusterDomainClaim, Ingress};
 use neap_api::serving::{Configuration, DomainMapping, Revision, Route, Service};
 use neap_logic::plan::ingress::Served;
 use neap_logic::routing::network_hash;
@@ -319,4 +319,45 @@ async fn a_name_taken_by_somebody_else_is_explained() {
             s.status.as_ref().is_some_and(|s| message(&s.conditions, READY).contains("There is an existing Deployment"))
         })
         .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_has_a_wildcard_certificate_that_its_routes_use() {
+    let stage = Stage::set().await;
+    stage.deploy().await;
+    let maps: kube::Api<ConfigMap> = kube::Api::namespaced(stage.api.client(), "knative-serving");
+    let selector = "matchLabels: {kubernetes.io/metadata.name: default}";
+    let patch = json!({"data": {"external-domain-tls": "Enabled", "namespace-wildcard-cert-selector": selector}});
+    maps.patch("config-network", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("admitted");
+    let name = "default.example.com";
+    let wildcard = stage.wait::<Certificate>(name, "a certificate is asked for", |_| true).await;
+    assert_eq!(wildcard.spec.dns_names, ["*.default.example.com"]);
+    let ready = json!({"observedGeneration": 1,
+        "conditions": [{"type": READY, "status": "True", "lastTransitionTime": "2023-01-01T00:00:00Z"}]});
+    stage.status::<Certificate>(name, ready).await;
+    stage
+        .wait::<Route>("hello", "the route is called by https", |r| {
+            r.status.as_ref().and_then(|s| s.url.as_deref()) == Some("https://hello.default.example.com")
+        })
+        .await;
+    let all = kube::Api::<Certificate>::all(stage.api.client()).list(&Default::default()).await.expect("a list");
+    let names: Vec<String> = all.items.iter().map(kube::ResourceExt::name_any).collect();
+    assert_eq!(names, [name], "no route needs one of its own, and no other namespace has one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manual_service_owns_nothing() {
+    let stage = Stage::set().await;
+    let service = json!({"apiVersion": "serving.knative.dev/v1", "kind": "Service", "spec": {},
+        "metadata": {"name": "by-hand", "annotations": {"neap.dev/service-mode": "manual"}}});
+    stage.create(service).await;
+    stage
+        .wait::<Service>("by-hand", "its conditions say so", |s| {
+            let conditions = s.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+            find(conditions, READY).is_some_and(|c| c.reason == "Manual")
+        })
+        .await;
+    stage.rest().await;
+    assert!(stage.of::<Configuration>().get_opt("by-hand").await.expect("the API answers").is_none());
+    assert!(stage.of::<Route>().get_opt("by-hand").await.expect("the API answers").is_none());
 }

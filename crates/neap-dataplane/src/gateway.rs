@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::activator::Activator;
+use crate::visit::Activator;
 use crate::admin::GateCollector;
 use crate::certificates::Resolver;
 use crate::config::{Config, GatewayListener, SETTLE};

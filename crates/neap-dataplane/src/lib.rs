@@ -10,7 +10,7 @@
 
 #![forbid(unsafe_code)]
 
-mod activator;
+pub mod activator;
 mod admin;
 mod certificates;
 mod config;
@@ -20,10 +20,12 @@ mod gateway;
 mod index;
 mod plane;
 mod probe;
+pub mod queue;
 mod request;
 mod snapshot;
 mod stats;
 mod status;
+mod visit;
 pub mod watch;
 
 pub use admin::Overview;

@@ -12,6 +12,7 @@ use neap_logic::routing::{IngressKey, RevisionKey, SecretRef};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::activator::backends::Backends;
 use crate::gate::Gate;
 use crate::index::{Dirty, Indexes, key_of};
 use crate::snapshot::{ServiceKey, Snapshot};
@@ -72,13 +73,23 @@ impl DataPlane {
     /// An empty data plane for Ingresses of one class, and the wake-ups it sends.
     pub fn new(ingress_class: &str) -> (Arc<Self>, mpsc::Receiver<RevisionKey>) {
         let (wakes, woken) = Wakes::new();
+        (Self::of(Indexes::new(ingress_class, wakes)), woken)
+    }
+
+    /// One without routes, whose instances have to prove themselves first.
+    pub(crate) fn with_backends(backends: Arc<Backends>) -> (Arc<Self>, mpsc::Receiver<RevisionKey>) {
+        let (wakes, woken) = Wakes::new();
+        (Self::of(Indexes::new("", wakes).with_backends(backends)), woken)
+    }
+
+    fn of(indexes: Indexes) -> Arc<Self> {
         let plane = Self {
-            indexes: Mutex::new(Indexes::new(ingress_class, wakes)),
+            indexes: Mutex::new(indexes),
             snapshots: Arc::default(),
             published: watch::Sender::new(0),
             status: watch::Sender::default(),
         };
-        (Arc::new(plane), woken)
+        Arc::new(plane)
     }
 
     /// Which version of each Ingress is live.

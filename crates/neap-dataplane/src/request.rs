@@ -76,6 +76,35 @@ pub(crate) fn finish_for_revision(headers: &mut HeaderMap) {
     }
     headers.remove(TAG);
     headers.remove(DEFAULT_ROUTE);
+    finish_tracks(headers);
+}
+
+/// The same in a sidecar behind an ingress, which has said all but one thing: who connected to us.
+pub(crate) fn finish_behind_ingress(headers: &mut HeaderMap, peer: &HeaderValue) {
+    headers.remove(REVISION);
+    headers.remove(NAMESPACE);
+    if let Some(host) = headers.remove(ORIGINAL_HOST) {
+        headers.insert(header::HOST, host);
+    }
+    finish_tracks(headers);
+    neap_proxy::headers::add_forwarded_for(headers, peer);
+}
+
+/// What an activator does before the sidecar of an instance (E1.10): the Host goes where nothing routes by it, and the
+/// sidecar is told who counts this request.
+pub(crate) fn finish_for_sidecar(headers: &mut HeaderMap, peer: &HeaderValue) {
+    headers.remove(REVISION);
+    headers.remove(NAMESPACE);
+    if let Some(host) = headers.get(header::HOST).cloned()
+        && !headers.contains_key(&ORIGINAL_HOST)
+    {
+        headers.insert(ORIGINAL_HOST, host);
+    }
+    headers.insert(PROXY_REQUEST, HeaderValue::from_static("activator"));
+    neap_proxy::headers::add_forwarded_for(headers, peer);
+}
+
+fn finish_tracks(headers: &mut HeaderMap) {
     if !headers.contains_key(header::FORWARDED)
         && let Some(forwarded) = forwarded(headers)
     {

@@ -1,20 +1,24 @@
 //! What a request sees of the world, from its start to its end.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use neap_logic::routing::{Backend, Port, RevisionKey, SecretRef, Table};
 use neap_proxy::tls::CertifiedKey;
+use rpds::HashTrieMapSync;
 
 use crate::gate::Gate;
+
+/// A map that costs nothing to copy: a copy and its original share all but what has changed since, so that one change
+/// costs the same beside ten others or ten thousand.
+pub(crate) type Shared<K, V> = HashTrieMapSync<K, V>;
 
 /// Immutable; cheap to publish, for its parts are shared with the index until they change.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Snapshot {
     pub(crate) routes: Table,
-    pub(crate) revisions: Arc<HashMap<RevisionKey, Arc<Gate>>>,
-    pub(crate) services: Arc<HashMap<ServiceKey, Arc<ServiceEntry>>>,
-    pub(crate) certificates: Arc<HashMap<SecretRef, Arc<CertifiedKey>>>,
+    pub(crate) revisions: Shared<RevisionKey, Arc<Gate>>,
+    pub(crate) services: Shared<ServiceKey, Arc<ServiceEntry>>,
+    pub(crate) certificates: Shared<SecretRef, Arc<CertifiedKey>>,
 }
 
 /// Names a Kubernetes Service.

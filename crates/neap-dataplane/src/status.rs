@@ -1,15 +1,16 @@
 //! What the gateway says about Ingresses: which version of each is live.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use neap_logic::routing::{Conflict, IngressKey};
+
+use crate::snapshot::Shared;
 
 /// All Ingresses the gateway serves. A value is published only after the snapshot it speaks of: what is in here is
 /// what the next request gets.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct IngressStatus {
-    pub(crate) live: Arc<HashMap<IngressKey, IngressState>>,
+    pub(crate) live: Shared<IngressKey, IngressState>,
 }
 
 /// One Ingress.

@@ -39,6 +39,16 @@ pub async fn run(client: Client, plane: Arc<DataPlane>, shutdown: CancellationTo
     }
 }
 
+/// The same for an activator, which has no routes.
+pub async fn activator(client: Client, plane: Arc<DataPlane>, shutdown: CancellationToken) {
+    let all = async { tokio::join!(watch::<Revision>(&client, &plane), watch::<EndpointSlice>(&client, &plane)) };
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => {}
+        _ = all => {}
+    }
+}
+
 async fn watch<K>(client: &Client, plane: &DataPlane)
 where
     K: Resource<DynamicType = ()> + Indexed + DeserializeOwned + Clone + Debug + Send + 'static,

@@ -7,6 +7,8 @@ use serde_json::{Map, Value, json};
 const GRACE_SECONDS: i64 = 30;
 /// Mode of files in secret, config-map, projected and downward-API volumes: 0644.
 const FILE_MODE: i64 = 0o644;
+/// Seconds for which a projected token is good.
+const TOKEN_SECONDS: i64 = 3600;
 
 type Defaults = fn(&mut Value, Option<&Value>);
 
@@ -59,6 +61,12 @@ fn pod_spec(spec: &mut Map<String, Value>) {
             self::container(container);
         }
     }
+    // The older name of the same field: Kubernetes shows both.
+    for (from, to) in [("serviceAccount", "serviceAccountName"), ("serviceAccountName", "serviceAccount")] {
+        if let Some(account) = spec.get(from).cloned().filter(|account| *account != json!("")) {
+            fill(spec, to, account);
+        }
+    }
     for volume in items(spec, "volumes") {
         if volume.len() < 2 {
             volume.insert("emptyDir".into(), json!({}));
@@ -66,6 +74,12 @@ fn pod_spec(spec: &mut Map<String, Value>) {
         for source in ["secret", "configMap", "projected", "downwardAPI"] {
             if let Some(source) = volume.get_mut(source).and_then(Value::as_object_mut) {
                 fill(source, "defaultMode", json!(FILE_MODE));
+            }
+        }
+        let Some(projected) = volume.get_mut("projected").and_then(Value::as_object_mut) else { continue };
+        for source in items(projected, "sources") {
+            if let Some(token) = source.get_mut("serviceAccountToken").and_then(Value::as_object_mut) {
+                fill(token, "expirationSeconds", json!(TOKEN_SECONDS));
             }
         }
     }
@@ -147,7 +161,7 @@ fn service(service: &mut Value, _: Option<&Value>) {
     }
     for port in items(spec, "ports") {
         fill(port, "protocol", json!("TCP"));
-        if let Some(number) = port.get("port").cloned().filter(|_| !external) {
+        if let Some(number) = port.get("port").cloned() {
             fill(port, "targetPort", number);
         }
     }
@@ -172,8 +186,6 @@ fn secret(secret: &mut Value, _: Option<&Value>) {
 fn claim(claim: &mut Value, old: Option<&Value>) {
     let Some(object) = claim.as_object_mut() else { return };
     fill(child(object, "spec"), "volumeMode", json!("Filesystem"));
-    // Of a pod, not of a template: there it would be a difference between what was written and what is.
-    fill(child(object, "spec"), "enableServiceLinks", json!(true));
     if old.is_none() {
         fill(child(object, "status"), "phase", json!("Pending"));
     }

@@ -36,6 +36,9 @@ const ADMITTED: &[(&str, &str)] = &[
     ("", "ConfigMap"),
 ];
 
+/// Kinds of the serving group that have old versions, by plural.
+const CONVERTED: [&str; 5] = ["services", "configurations", "revisions", "routes", "domainmappings"];
+
 /// Built-in kinds whose specification is not counted by a generation, by group and plural.
 const WITHOUT_GENERATION: &[(&str, &str)] = &[
     ("", "namespaces"),
@@ -101,6 +104,12 @@ fn describe() -> Result<Registry, KindError> {
     }
     for (group, plural, rule) in rules::all() {
         registry.configure(group, plural, |kind| kind.check = Some(Arc::new(rule) as Check));
+    }
+    for plural in CONVERTED {
+        let convert = |object, from: &str, to: &str| {
+            neap_logic::convert::convert(object, from, to).map_err(|errors| errors.refusals())
+        };
+        registry.convert(serving::GROUP, plural, Arc::new(convert));
     }
     for (group, plural) in WITHOUT_GENERATION {
         registry.configure(group, plural, |kind| kind.has_generation = Some(false));

@@ -11,6 +11,7 @@ pub mod admit;
 pub mod check;
 pub mod conditions;
 pub mod config;
+pub mod convert;
 pub mod gc;
 pub mod names;
 pub mod plan;

@@ -4,6 +4,7 @@
 
 mod feed;
 mod quantity;
+mod report;
 
 pub mod claims;
 pub mod deployments;

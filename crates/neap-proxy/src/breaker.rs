@@ -16,6 +16,7 @@ use crate::error::ProxyError;
 pub struct Breaker {
     room: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
+    concurrency: usize,
     depth: usize,
 }
 
@@ -40,7 +41,8 @@ pub enum Rejected {
 impl Breaker {
     /// `concurrency` requests inside, `depth` more in the queue.
     pub fn new(concurrency: usize, depth: usize) -> Self {
-        Self { room: Arc::new(Semaphore::new(concurrency)), waiting: Arc::default(), depth }
+        let concurrency = concurrency.min(Semaphore::MAX_PERMITS);
+        Self { room: Arc::new(Semaphore::new(concurrency)), waiting: Arc::default(), concurrency, depth }
     }
 
     /// Takes a place, waiting for it until `deadline`.
@@ -60,6 +62,11 @@ impl Breaker {
     /// How many wait.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How many are inside or wait.
+    pub fn in_flight(&self) -> usize {
+        self.concurrency - self.room.available_permits() + self.waiting()
     }
 }
 
@@ -103,7 +110,7 @@ mod tests {
         let inside = breaker.enter(soon()).await.expect("there is room");
         let (second, third, ()) = tokio::join!(breaker.enter(soon()), breaker.enter(soon()), async {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            assert_eq!(breaker.waiting(), 1);
+            assert_eq!((breaker.waiting(), breaker.in_flight()), (1, 2));
             drop(inside);
         });
         assert_eq!(third.expect_err("the queue is full"), Rejected::Full { depth: 1 });

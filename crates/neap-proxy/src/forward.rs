@@ -62,7 +62,8 @@ pub async fn forward<P: Picker>(
                 return match (answered.switched, upgrade) {
                     (Some(switched), Some(client)) => {
                         headers::strip_switching(response.headers_mut());
-                        tunnel::spawn(upstream, client, switched, limits.idle, picked.hold);
+                        let websocket = headers::is_websocket(response.headers());
+                        tunnel::spawn(upstream, client, switched, websocket, limits.idle, picked.hold);
                         Ok(response)
                     }
                     (Some(_unasked), None) => Err(ProxyError::Internal {

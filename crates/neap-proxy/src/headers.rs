@@ -69,6 +69,11 @@ pub(crate) fn strip_switching(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a 101 switched to a WebSocket.
+pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
 /// Brings a request into the form the engine sends: HTTP/1.1, origin-form target, exactly one Host.
 pub fn canonical(request: &mut Request) -> Result<(), ProxyError> {
     if request.method() == Method::CONNECT {
@@ -79,7 +84,9 @@ pub fn canonical(request: &mut Request) -> Result<(), ProxyError> {
     }
     let mut hosts = request.headers().get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (Some(_), None) => {}
+        // Somebody further on may route by it, and must read the same name in it as we do.
+        (Some(host), None) if is_host(host.as_bytes()) => {}
+        (Some(_), None) => return Err(ProxyError::BadRequest { why: "the host is none" }),
         // 9112, 3.2: a missing Host is an error; HTTP/1.0 need not send one, but then there is nothing to route by.
         (None, _) => return Err(ProxyError::BadRequest { why: "no host" }),
         (Some(_), Some(_)) => return Err(ProxyError::BadRequest { why: "more than one host" }),
@@ -91,6 +98,26 @@ pub fn canonical(request: &mut Request) -> Result<(), ProxyError> {
     *request.version_mut() = Version::HTTP_11;
     Ok(())
 }
+
+/// Whether a text is made of what hosts and ports are made of (RFC 3986, section 3.2): no user, no path, no space.
+fn is_host(host: &[u8]) -> bool {
+    !host.is_empty() && host.iter().all(|byte| HOST[usize::from(*byte)])
+}
+
+const HOST: [bool; 256] = {
+    let mut table = [false; 256];
+    let (allowed, mut at) = (b"-._~!$&'()*+,;=%:[]", 0);
+    while at < allowed.len() {
+        table[allowed[at] as usize] = true;
+        at += 1;
+    }
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] = table[byte] || (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    table
+};
 
 /// Moves an authority from the target into Host, where it wins (9112, 3.2.2; 9113, 8.3.1).
 pub(crate) fn canonical_uri(request: &mut Request) {
@@ -168,22 +195,7 @@ pub struct Origin<'a> {
 /// Sets `X-Forwarded-For`, `-Proto` and `-Host`. What an untrusted peer said of scheme and host is replaced; its
 /// address is always added at the end of the list, where it can be relied on.
 pub fn set_forwarded(headers: &mut HeaderMap, origin: Origin<'_>) {
-    let addresses = match headers.get(X_FORWARDED_FOR) {
-        None => origin.peer.clone(),
-        Some(_) => {
-            let mut all = Vec::with_capacity(64);
-            for value in headers.get_all(X_FORWARDED_FOR) {
-                let value = value.as_bytes().trim_ascii();
-                if !value.is_empty() {
-                    all.extend_from_slice(value);
-                    all.extend_from_slice(b", ");
-                }
-            }
-            all.extend_from_slice(origin.peer.as_bytes());
-            HeaderValue::from_maybe_shared(bytes::Bytes::from(all)).expect("made of header values")
-        }
-    };
-    headers.insert(X_FORWARDED_FOR, addresses);
+    add_forwarded_for(headers, origin.peer);
     if !(origin.trusted && headers.contains_key(X_FORWARDED_PROTO)) {
         let scheme = if origin.tls { "https" } else { "http" };
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
@@ -193,6 +205,26 @@ pub fn set_forwarded(headers: &mut HeaderMap, origin: Origin<'_>) {
     {
         headers.insert(X_FORWARDED_HOST, host);
     }
+}
+
+/// Adds an address at the end of `X-Forwarded-For`.
+pub fn add_forwarded_for(headers: &mut HeaderMap, peer: &HeaderValue) {
+    let addresses = match headers.get(X_FORWARDED_FOR) {
+        None => peer.clone(),
+        Some(_) => {
+            let mut all = Vec::with_capacity(64);
+            for value in headers.get_all(X_FORWARDED_FOR) {
+                let value = value.as_bytes().trim_ascii();
+                if !value.is_empty() {
+                    all.extend_from_slice(value);
+                    all.extend_from_slice(b", ");
+                }
+            }
+            all.extend_from_slice(peer.as_bytes());
+            HeaderValue::from_maybe_shared(bytes::Bytes::from(all)).expect("made of header values")
+        }
+    };
+    headers.insert(X_FORWARDED_FOR, addresses);
 }
 
 #[cfg(test)]

@@ -5,9 +5,11 @@
 
 use std::sync::Arc;
 
-use rustls::ServerConfig;
+use rustls::crypto::SupportedKxGroup;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
 pub use rustls::server::{ClientHello, ResolvesServerCert};
 pub use rustls::sign::CertifiedKey;
@@ -41,19 +43,130 @@ pub fn certified_key(chain: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, TlsE
 
 /// TLS 1.2 and 1.3, h2 before HTTP/1.1, certificates by server name from `resolver`.
 pub fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> Arc<ServerConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider speaks the default versions")
-        .with_no_client_auth()
-        .with_cert_resolver(resolver);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Arc::new(config)
+    let policy = TlsPolicy { versions: vec![&TLS13, &TLS12], ..TlsPolicy::default() };
+    policy.server_config(resolver)
+}
+
+/// Which TLS is spoken, where somebody decides about it: versions, suites and groups.
+#[derive(Debug, Clone)]
+pub struct TlsPolicy {
+    versions: Vec<&'static SupportedProtocolVersion>,
+    /// Of TLS 1.2; empty is all. Those of 1.3 are not for choosing.
+    suites: Vec<SupportedCipherSuite>,
+    /// Empty is all.
+    groups: Vec<&'static dyn SupportedKxGroup>,
+}
+
+/// Why a policy makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// Not a version of TLS, or none that is still spoken.
+    #[error("TLS version {0:?} is not spoken: use 1.2 or 1.3")]
+    Version(String),
+    /// The least is above the most.
+    #[error("the least TLS version is above the most")]
+    NoVersion,
+    /// Nothing of this list can be spoken.
+    #[error("none of {0:?} is spoken here")]
+    Nothing(String),
+}
+
+impl Default for TlsPolicy {
+    /// TLS 1.3 only: both ends are the platform's own.
+    fn default() -> Self {
+        Self { versions: vec![&TLS13], suites: Vec::new(), groups: Vec::new() }
+    }
+}
+
+impl TlsPolicy {
+    /// From texts as people write them; empty is the default. Suites and groups go by their Go or standard names,
+    /// with commas between; what the provider does not have is passed over while something is left.
+    ///
+    /// # Errors
+    /// What cannot be spoken.
+    pub fn parse(min: &str, max: &str, suites: &str, groups: &str) -> Result<Self, PolicyError> {
+        let version = |text: &str, default: u8| match text {
+            "" => Ok(default),
+            "1.2" => Ok(2),
+            "1.3" => Ok(3),
+            other => Err(PolicyError::Version(other.to_owned())),
+        };
+        let (min, max) = (version(min, 3)?, version(max, 3)?);
+        let versions: Vec<_> = [(3, &TLS13), (2, &TLS12)]
+            .into_iter()
+            .filter(|(minor, _)| (min..=max).contains(minor))
+            .map(|(_, version)| version)
+            .collect();
+        if versions.is_empty() {
+            return Err(PolicyError::NoVersion);
+        }
+        let provider = rustls::crypto::ring::default_provider();
+        let suites = chosen(suites, |name| {
+            provider.cipher_suites.iter().copied().find(|suite| suite.suite().as_str() == Some(name))
+        })?;
+        let groups = chosen(groups, |name| {
+            let wanted = match name {
+                "X25519" => rustls::NamedGroup::X25519,
+                "CurveP256" | "P-256" => rustls::NamedGroup::secp256r1,
+                "CurveP384" | "P-384" => rustls::NamedGroup::secp384r1,
+                _ => return None,
+            };
+            provider.kx_groups.iter().copied().find(|group| group.name() == wanted)
+        })?;
+        Ok(Self { versions, suites, groups })
+    }
+
+    /// A listener's side: h2 before HTTP/1.1, certificates by server name from `resolver`.
+    pub fn server_config(&self, resolver: Arc<dyn ResolvesServerCert>) -> Arc<ServerConfig> {
+        let mut provider = rustls::crypto::ring::default_provider();
+        if !self.suites.is_empty() {
+            provider.cipher_suites.retain(|suite| suite.tls13().is_some() || self.suites.contains(suite));
+        }
+        if !self.groups.is_empty() {
+            provider.kx_groups.clone_from(&self.groups);
+        }
+        let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&self.versions)
+            .expect("the provider keeps suites for each version")
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+}
+
+/// The known ones of a list with commas.
+fn chosen<T>(list: &str, known: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, PolicyError> {
+    let mut names = list.split(',').map(str::trim).filter(|name| !name.is_empty()).peekable();
+    if names.peek().is_none() {
+        return Ok(Vec::new());
+    }
+    let known: Vec<T> = names.filter_map(known).collect();
+    if known.is_empty() { Err(PolicyError::Nothing(list.to_owned())) } else { Ok(known) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn policies_are_parsed() {
+        let check = |texts: [&str; 4], versions: usize, suites: usize, groups: usize| {
+            let [min, max, some, curves] = texts;
+            let policy = TlsPolicy::parse(min, max, some, curves).expect("is a policy");
+            assert_eq!((policy.versions.len(), policy.suites.len(), policy.groups.len()), (versions, suites, groups));
+        };
+        check(["", "", "", ""], 1, 0, 0);
+        check(["1.2", "", "", ""], 2, 0, 0);
+        check(["1.2", "1.2", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, unknown", "X25519MLKEM768,P-256"], 1, 1, 1);
+        let refused = |texts: [&str; 4]| {
+            let [min, max, some, curves] = texts;
+            TlsPolicy::parse(min, max, some, curves).expect_err("makes no sense")
+        };
+        assert_eq!(refused(["1.1", "", "", ""]), PolicyError::Version("1.1".into()));
+        assert_eq!(refused(["1.3", "1.2", "", ""]), PolicyError::NoVersion);
+        assert_eq!(refused(["", "", "", "P-521"]), PolicyError::Nothing("P-521".into()));
+    }
 
     #[test]
     fn pairs_are_checked() {

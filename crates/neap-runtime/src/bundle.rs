@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::capabilities;
 use crate::cgroup::{CPU_PERIOD_US, MIN_CPU_SHARES};
 use crate::image::{Image, ImageConfig};
-use crate::launch::{Bind, Isolation, LAUNCH_VERSION, Launch, Limits, LogFiles, Process, Root};
+use crate::launch::{Bind, Isolation, LAUNCH_VERSION, Launch, Limits, LogFiles, Process, Root, Streams};
 use crate::logs;
 use crate::pod::{ContainerSpec, POD_IP, PodSpec, Resources, Seccomp, Volume};
 use crate::seccomp;
@@ -83,9 +83,19 @@ pub(crate) fn launch(
         // Always before neap itself (0) and what stands over containers (-900).
         oom_score: container.oom_score.unwrap_or(OOM_SCORE).clamp(1, 1000),
         process,
+        streams: streams(container),
         limits: limits(&container.resources),
         log: LogFiles { path: places.log, max_bytes: logs::MAX_BYTES, keep: logs::MAX_FILES },
     })
+}
+
+fn streams(container: &ContainerSpec) -> Streams {
+    let once = container.stdin_once;
+    match (container.terminal, container.stdin) {
+        (true, input) => Streams::Terminal { input, once },
+        (false, true) => Streams::Input { once },
+        (false, false) => Streams::Output,
+    }
 }
 
 /// What the container's program is and who runs it; also the ground for commands that join it.
@@ -109,6 +119,9 @@ fn process(
     let mut env = image.env.clone();
     if isolation != Isolation::None {
         env.push(("HOSTNAME".to_owned(), pod.hostname.clone()));
+    }
+    if container.terminal {
+        env.push(("TERM".to_owned(), "xterm".to_owned()));
     }
     env.extend(container.env.iter().cloned());
     // Where pods share the machine's network, each gets a port of its own, whatever the specification wished.

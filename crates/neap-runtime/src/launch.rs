@@ -40,6 +40,8 @@ pub(crate) struct Launch {
     /// On the kernel's scale.
     pub oom_score: u16,
     pub process: Process,
+    #[serde(default)]
+    pub streams: Streams,
     pub limits: Limits,
     pub log: LogFiles,
 }
@@ -81,6 +83,18 @@ pub(crate) struct Process {
     pub no_new_privileges: bool,
     /// The system calls it may make; empty for all.
     pub seccomp: Program,
+}
+
+/// What the first process's standard streams are, beside the pipes to its log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Streams {
+    /// The input is at its end.
+    #[default]
+    Output,
+    /// `once`: until the first who attached leaves.
+    Input { once: bool },
+    /// One for all three. `input`: it takes what is typed, `once` as above.
+    Terminal { input: bool, once: bool },
 }
 
 /// `None` means unlimited.

@@ -3,6 +3,7 @@
 //! [`Runtime`] is the way in, [`pod`] are its words, [`spawner::main_if_requested`] must be the first call of the
 //! program that uses it.
 
+mod attach;
 mod bundle;
 mod capabilities;
 mod cgroup;

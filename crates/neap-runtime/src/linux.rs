@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,10 +16,12 @@ use nix::mount::{MntFlags, umount2};
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::attach::attach;
 use crate::cgroup::{Group, Tree};
 use crate::launch::{Isolation, Launch};
 use crate::machine::{CommandOutput, Handle, Machine, Sandbox};
@@ -502,6 +504,24 @@ impl Machine for LinuxMachine {
                 resize: None,
                 exit: Box::pin(async move { running.wait().await.map_err(failed) }),
             })
+        })
+    }
+
+    fn attach<'a>(&'a self, handle: &'a Handle, stdin: bool) -> BoxFuture<'a, io::Result<CommandSession>> {
+        Box::pin(async move {
+            let launch: Launch = record::read(&handle.dir.join("launch.json"))?;
+            attach(&handle.dir, launch.streams, stdin).await
+        })
+    }
+
+    fn connect<'a>(&'a self, sandbox: &'a Sandbox, port: u16) -> BoxFuture<'a, io::Result<TcpStream>> {
+        Box::pin(async move {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let Some(dir) = &sandbox.dir else { return TcpStream::connect(address).await };
+            let namespace = dir.join("net");
+            let socket = tokio::task::spawn_blocking(move || sys::socket_in(&namespace));
+            let socket = socket.await.map_err(io::Error::other)??;
+            TcpSocket::from_std_stream(socket.into()).connect(address).await
         })
     }
 

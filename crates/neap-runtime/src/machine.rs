@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
 
 use crate::launch::Launch;
 use crate::pod::{BoxFuture, CommandOptions, CommandSession, ProbeAction};
@@ -71,6 +72,10 @@ pub(crate) trait Machine: Send + Sync + 'static {
     /// Begins a command inside a container, for somebody who talks with it.
     fn talk<'a>(&'a self, handle: &'a Handle, options: &'a CommandOptions)
     -> BoxFuture<'a, io::Result<CommandSession>>;
+    /// The streams of a container's own process, for somebody who attaches to them.
+    fn attach<'a>(&'a self, handle: &'a Handle, stdin: bool) -> BoxFuture<'a, io::Result<CommandSession>>;
+    /// A connection to a port on the loopback interface of a pod.
+    fn connect<'a>(&'a self, sandbox: &'a Sandbox, port: u16) -> BoxFuture<'a, io::Result<TcpStream>>;
     /// One try of a probe that goes over the network. `Err` says why the container is not well.
     fn probe<'a>(
         &'a self,

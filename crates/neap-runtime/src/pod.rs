@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 /// Stands for the pod's own address in commands, arguments, environment variables and sub-paths. Who writes the
 /// specification cannot know the address: the runtime makes the network, and puts the address in at the start.
@@ -101,6 +102,15 @@ pub struct ContainerSpec {
     pub sidecar: bool,
     #[serde(default)]
     pub seccomp: Seccomp,
+    /// Its standard input is open for whoever attaches; otherwise it is at its end from the beginning.
+    #[serde(default)]
+    pub stdin: bool,
+    /// The input ends when the first who attached to it leaves.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// A terminal in place of the streams.
+    #[serde(default)]
+    pub terminal: bool,
     /// Run right after the start; the container counts as started only then, and is ended when it fails.
     #[serde(default)]
     pub post_start: Option<Hook>,
@@ -338,7 +348,8 @@ pub struct CommandOptions {
     pub stdin: bool,
 }
 
-/// A command running in a container, and the ends of its streams. Dropping `exit` ends the command.
+/// A command running in a container, and the ends of its streams. Dropping `exit` ends the command; of a container that
+/// somebody attached to it ends only the attachment.
 pub struct CommandSession {
     pub stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
     /// With a terminal: all that it shows.
@@ -378,6 +389,11 @@ pub trait PodRuntime: Send + Sync + 'static {
         container: &str,
         command: CommandOptions,
     ) -> BoxFuture<'_, Result<CommandSession, Error>>;
+    /// The streams of a running container's own process, from now on. Streams that the container does not have open are
+    /// missing. A reader that is too slow for a container without a terminal is cut off: nothing holds that up.
+    fn attach(&self, id: &PodId, container: &str, stdin: bool) -> BoxFuture<'_, Result<CommandSession, Error>>;
+    /// A connection to a port of the pod as its own processes would make it, over its loopback interface.
+    fn connect(&self, id: &PodId, port: u16) -> BoxFuture<'_, Result<TcpStream, Error>>;
     /// One sentence: which runtime, which isolation.
     fn describe(&self) -> String;
 }
@@ -399,6 +415,8 @@ pub enum Error {
     Disk { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("cannot {what} for pod {pod}")]
     Machine { what: &'static str, pod: PodId, source: std::io::Error },
+    #[error("cannot connect to port {port} of pod {pod}")]
+    Connect { port: u16, pod: PodId, source: std::io::Error },
     #[error("how the command ended is not known")]
     Command { source: std::io::Error },
     #[error("the runtime is shutting down")]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,7 +20,7 @@ use crate::lifecycle::state::{PodCell, log_name};
 use crate::lifecycle::{World, pod, storage};
 use crate::linux::LinuxMachine;
 use crate::logs::read::LogReader;
-use crate::machine::Machine;
+use crate::machine::{Handle, Machine};
 use crate::net::{Network, NetworkError};
 use crate::pod::{
     BoxFuture, CommandOptions, CommandSession, ContainerState, Error, LogOptions, LogStream, PodId, PodRuntime,
@@ -343,16 +344,36 @@ impl PodRuntime for Runtime {
     ) -> BoxFuture<'_, Result<CommandSession, Error>> {
         let (id, container) = (id.clone(), container.to_owned());
         Box::pin(async move {
-            let cell = self.find(&id)?;
-            let live = cell.read(|s| s.containers.get(&container).cloned());
-            let live = live.ok_or_else(|| Error::NoSuchContainer { pod: id.clone(), container: container.clone() })?;
-            let not_running = || Error::NotRunning { pod: id.clone(), container: container.clone() };
-            let handle = live.handle.ok_or_else(not_running)?;
+            let handle = self.running(&id, &container)?;
             self.machine.talk(&handle, &command).await.map_err(|source| Error::Machine {
                 what: "run a command",
                 pod: id,
                 source,
             })
+        })
+    }
+
+    fn attach(&self, id: &PodId, container: &str, stdin: bool) -> BoxFuture<'_, Result<CommandSession, Error>> {
+        let (id, container) = (id.clone(), container.to_owned());
+        Box::pin(async move {
+            let handle = self.running(&id, &container)?;
+            let failed = |source| Error::Machine { what: "attach to a container", pod: id.clone(), source };
+            self.machine.attach(&handle, stdin).await.map_err(failed)
+        })
+    }
+
+    fn connect(&self, id: &PodId, port: u16) -> BoxFuture<'_, Result<TcpStream, Error>> {
+        let id = id.clone();
+        Box::pin(async move {
+            let cell = self.find(&id)?;
+            let spec = cell.spec();
+            let (sandbox, ports) = cell.read(|s| (s.record.sandbox.clone(), s.record.ports.clone()));
+            let failed = |source| Error::Connect { port, pod: id.clone(), source };
+            let sandbox = sandbox.ok_or_else(|| failed(io::Error::other("the pod has no network yet")))?;
+            // Where pods share the machine's network, the port is called otherwise there.
+            let declared = spec.containers.iter().flat_map(|c| &c.ports).find(|p| p.container_port == port);
+            let real = declared.and_then(|p| ports.get(&p.name)).copied().unwrap_or(port);
+            self.machine.connect(&sandbox, real).await.map_err(failed)
         })
     }
 
@@ -362,6 +383,14 @@ impl PodRuntime for Runtime {
 }
 
 impl Runtime {
+    fn running(&self, id: &PodId, container: &str) -> Result<Handle, Error> {
+        let (pod, container) = (id.clone(), container.to_owned());
+        match self.find(id)?.read(|s| s.containers.get(&container).cloned()) {
+            None => Err(Error::NoSuchContainer { pod, container }),
+            Some(live) => live.handle.ok_or(Error::NotRunning { pod, container }),
+        }
+    }
+
     fn set_frozen(&self, id: PodId, frozen: bool) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             let cell = self.find(&id)?;

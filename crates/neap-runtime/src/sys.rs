@@ -85,6 +85,22 @@ pub(crate) fn move_mount(mount: BorrowedFd<'_>, target: &Path) -> io::Result<()>
     .map(drop)
 }
 
+/// Like [`move_mount`], at what the open descriptor `target` names: nobody can put a link in between.
+pub(crate) fn move_mount_onto(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both strings are static and NUL-terminated.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            target.as_raw_fd(),
+            c"".as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH,
+        )
+    })
+    .map(drop)
+}
+
 /// Sets mount attributes (`MOUNT_ATTR_*`) on a mount that hangs nowhere yet.
 pub(crate) fn mount_set(mount: BorrowedFd<'_>, attributes: u64, recursive: bool) -> io::Result<()> {
     let attr = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
@@ -349,6 +365,18 @@ fn new_fd(result: libc::c_long) -> io::Result<OwnedFd> {
 pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// A TCP socket that lives in another network namespace. Blocks; the thread that went there for it ends there.
+pub(crate) fn socket_in(namespace: &Path) -> io::Result<OwnedFd> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let namespace = std::fs::File::open(namespace)?;
+    let there = || -> io::Result<OwnedFd> {
+        nix::sched::setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        Ok(socket(AddressFamily::Inet, SockType::Stream, flags, None)?)
+    };
+    std::thread::scope(|scope| scope.spawn(there).join()).map_err(|_| io::Error::other("the thread ended early"))?
 }
 
 /// Standard streams to /dev/null.

@@ -2,6 +2,9 @@
 //!
 //! Pure: the caller reads the files (inside the container's root, where links are harmless).
 
+/// The kernel takes 4294967295 for "leave it as it is", and others have had their troubles with what looks negative.
+const MAX_ID: u32 = i32::MAX as u32;
+
 /// Who a process runs as.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -53,6 +56,12 @@ pub(crate) fn resolve(wanted: &str, passwd: &str, group: &str) -> Result<Identit
     if !groups.contains(&gid) {
         groups.insert(0, gid);
     }
+    for (id, of) in [(uid, "user"), (gid, "group")] {
+        if id > MAX_ID {
+            return Err(format!("{of} numbers go to {MAX_ID}, and {id} is greater"));
+        }
+    }
+    groups.retain(|group| *group <= MAX_ID);
     let home = entry.map(|fields| fields[5].to_owned()).filter(|h| !h.is_empty());
     Ok(Identity { uid, gid, groups, home })
 }
@@ -68,8 +77,8 @@ fn group_number(name: &str, group: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/var/www:/bin/false\nbad line\n";
-    const GROUP: &str = "root:x:0:\nwww:x:34:\nlogs:x:40:other,web\n";
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/var/www:/bin/false\nbad line\nsly:x:4294967295:7::/:/bin/sh\n";
+    const GROUP: &str = "root:x:0:\nwww:x:34:\nlogs:x:40:other,web\nodd:x:4294967295:web\n";
 
     type Expected<'a> = (u32, u32, &'a [u32], Option<&'a str>);
 
@@ -98,6 +107,12 @@ mod tests {
         check("2020:2021", Ok((2020, 2021, &[2021], None)));
         check(":34", Ok((0, 34, &[34], Some("/root"))));
         check("nobody", Err("the image's /etc/passwd has no user nobody"));
+        // To setresuid this number means "stay root".
+        check("4294967295", Err("user numbers go to 2147483647, and 4294967295 is greater"));
+        check("sly", Err("user numbers go to 2147483647, and 4294967295 is greater"));
+        check("web:4294967295", Err("group numbers go to 2147483647, and 4294967295 is greater"));
+        check("2147483647", Ok((2_147_483_647, 0, &[0], None)));
+        check("4294967296", Err("the image's /etc/passwd has no user 4294967296"));
         check("web:none", Err("the image's /etc/group has no group none"));
     }
 }

@@ -1,5 +1,6 @@
 //! The keys, their versions and the recent history, as plain data: no lock, no task, no disk.
-//! It must never hold more history than its limits say.
+//! It must never hold more history than its limits say: the usual ones, or `burst` times as much while somebody
+//! has yet to read it.
 //!
 //! # Shape
 //!
@@ -69,7 +70,12 @@ pub struct Page {
 pub(crate) struct Limits {
     pub(crate) events: usize,
     pub(crate) bytes: usize,
+    pub(crate) burst: usize,
 }
+
+/// After how many more events it is asked again who has yet to read what, as a part of the usual limit: asking walks over
+/// all watchers.
+const LOOKS_PER_LIMIT: usize = 16;
 
 pub(crate) struct Index {
     keys: BTreeMap<Bytes, Slot>,
@@ -81,6 +87,10 @@ pub(crate) struct Index {
     revision: Revision,
     compacted: Revision,
     limits: Limits,
+    /// What somebody has yet to read begins here, as far as was known when last asked.
+    needed: Seq,
+    /// The end of the log at which it is worth asking again.
+    look_again: Seq,
 }
 
 struct Slot {
@@ -107,6 +117,8 @@ impl Index {
             revision: FIRST_REVISION,
             compacted: 0,
             limits,
+            needed: 0,
+            look_again: 0,
         }
     }
 
@@ -192,7 +204,7 @@ impl Index {
     }
 
     /// Applies a transaction that passed `check` at `revision`, and returns its events' positions.
-    /// They stay in the log at least until the next call.
+    /// `trim` is due afterwards.
     pub(crate) fn apply(&mut self, steps: Vec<(Bytes, Expect, Op)>, revision: Revision) -> Range<Seq> {
         debug_assert!(revision > self.revision, "revisions grow");
         self.revision = revision;
@@ -205,7 +217,6 @@ impl Index {
             };
             self.set(key, value, revision);
         }
-        self.trim();
         start..self.end_seq()
     }
 
@@ -290,14 +301,37 @@ impl Index {
     }
 
     /// Keeps the history within its limits. The newest revision stays whatever it weighs, or its own
-    /// watchers could not see it; a transaction has a limit too.
-    fn trim(&mut self) {
-        while self.log.len() > self.limits.events || self.log_bytes > self.limits.bytes {
-            match self.log.front() {
-                Some(oldest) if oldest.revision < self.revision => self.compact(oldest.revision),
-                _ => return,
+    /// watchers could not see it; a transaction has a limit too. `needed` tells the first position that
+    /// somebody has yet to read, given the first there is; what comes after it stays up to the larger limit.
+    pub(crate) fn trim(&mut self, needed: impl Fn(Seq) -> Seq) {
+        while self.exceeds(1) {
+            let Some(oldest) = self.log.front().map(|event| event.revision) else { return };
+            if oldest == self.revision {
+                return;
             }
+            if !self.exceeds(self.limits.burst) && !self.was_read(oldest) {
+                if self.end_seq() < self.look_again {
+                    return;
+                }
+                self.needed = needed(self.first);
+                self.look_again = self.end_seq() + (self.limits.events / LOOKS_PER_LIMIT) as Seq;
+                if !self.was_read(oldest) {
+                    return;
+                }
+            }
+            self.compact(oldest);
         }
+    }
+
+    fn exceeds(&self, times: usize) -> bool {
+        let more_than = |now: usize, limit: usize| now > limit.saturating_mul(times);
+        more_than(self.log.len(), self.limits.events) || more_than(self.log_bytes, self.limits.bytes)
+    }
+
+    /// Whether nobody has yet to read an event of the oldest revision.
+    fn was_read(&self, oldest: Revision) -> bool {
+        let Some(before) = self.needed.checked_sub(self.first) else { return false };
+        before > 0 && self.log.get(before as usize).is_none_or(|event| event.revision != oldest)
     }
 
     fn forget_oldest(&mut self) {

@@ -72,7 +72,7 @@ pub use disk::{CACHE_BYTES, FORMAT};
 pub use durable::Durable;
 pub use error::Error;
 pub use index::{Entry, Event, Page};
-pub use store::{HISTORY_BYTES, HISTORY_EVENTS, Options, Stats, Store};
+pub use store::{HISTORY_BURST, HISTORY_BYTES, HISTORY_EVENTS, Options, Stats, Store};
 pub use txn::{Committed, Expect, MAX_KEY_BYTES, MAX_TXN_BYTES, MAX_TXN_STEPS, MAX_VALUE_BYTES, Op, Txn};
 pub use watch::{Lagged, Watch};
 pub use writer::{PENDING_BYTES, PENDING_CHANGES, RESERVED_REVISIONS};

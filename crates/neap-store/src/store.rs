@@ -25,6 +25,11 @@ pub const HISTORY_EVENTS: usize = 16 * 1024;
 /// may use in all; events of 2 KiB objects reach it after some three thousand.
 pub const HISTORY_BYTES: usize = 8 * 1024 * 1024;
 
+/// How many times as much history is kept while a watcher has yet to read it. A thousand services at once make
+/// fifty thousand events in half a minute, and a watcher that is told to list again then decodes thousands of objects
+/// for it, which makes the next one late. Not without end: somebody who stopped reading must not hold more than this.
+pub const HISTORY_BURST: usize = 8;
+
 /// The revision of a store in which nothing has happened. Not 0, which Kubernetes reads as "any".
 pub(crate) const FIRST_REVISION: Revision = 1;
 
@@ -35,17 +40,19 @@ pub struct Options {
     pub history_events: usize,
     /// See [`HISTORY_BYTES`].
     pub history_bytes: usize,
+    /// See [`HISTORY_BURST`].
+    pub history_burst: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { history_events: HISTORY_EVENTS, history_bytes: HISTORY_BYTES }
+        Options { history_events: HISTORY_EVENTS, history_bytes: HISTORY_BYTES, history_burst: HISTORY_BURST }
     }
 }
 
 impl Options {
     fn limits(self) -> Limits {
-        Limits { events: self.history_events, bytes: self.history_bytes }
+        Limits { events: self.history_events, bytes: self.history_bytes, burst: self.history_burst }
     }
 }
 
@@ -345,6 +352,7 @@ impl State {
         if let Some(room) = room {
             room.push(revision, events.map(|seq| change(index, seq)));
         }
+        index.trim(|first| topics.needed(first));
         Ok(revision)
     }
 }

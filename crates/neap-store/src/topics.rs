@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -17,6 +19,14 @@ use crate::index::{Index, Seq};
 pub(crate) struct Topics {
     by_prefix: BTreeMap<Bytes, Topic>,
     watchers: usize,
+    /// The name of the next watcher.
+    next: u64,
+}
+
+/// A watcher's place in a topic: its name, and how far it has read. The watcher moves it without the lock.
+pub(crate) struct Place {
+    id: u64,
+    pub(crate) position: Arc<AtomicU64>,
 }
 
 /// One prefix with at least one watcher.
@@ -26,7 +36,8 @@ struct Topic {
     seqs: VecDeque<Seq>,
     /// Matching events before this position were dropped from `seqs`: a cursor below it missed some.
     lost_before: Seq,
-    watchers: usize,
+    /// How far each watcher has read.
+    positions: BTreeMap<u64, Arc<AtomicU64>>,
     wake: watch::Sender<()>,
 }
 
@@ -42,32 +53,44 @@ pub(crate) enum Next {
 }
 
 impl Topics {
-    /// Adds a watcher; it is woken through the receiver until `leave`.
-    pub(crate) fn join(&mut self, prefix: &Bytes, index: &Index) -> watch::Receiver<()> {
+    /// Adds a watcher that reads from `cursor` on; it is woken through the receiver until `leave`.
+    pub(crate) fn join(&mut self, prefix: &Bytes, cursor: Seq, index: &Index) -> (watch::Receiver<()>, Place) {
         self.watchers += 1;
+        self.next += 1;
         let topic = self.by_prefix.entry(prefix.clone()).or_insert_with(|| {
             let seqs = index.log().filter(|(_, event)| event.key.starts_with(prefix));
             Topic {
                 seqs: seqs.map(|(seq, _)| seq).collect(),
                 lost_before: 0,
-                watchers: 0,
+                positions: BTreeMap::new(),
                 wake: watch::Sender::new(()),
             }
         });
-        topic.watchers += 1;
-        topic.wake.subscribe()
+        let place = Place { id: self.next, position: Arc::new(AtomicU64::new(cursor)) };
+        topic.positions.insert(place.id, place.position.clone());
+        (topic.wake.subscribe(), place)
     }
 
     /// Removes a watcher, and the topic with its last one.
-    pub(crate) fn leave(&mut self, prefix: &Bytes) {
+    pub(crate) fn leave(&mut self, prefix: &Bytes, place: &Place) {
         let Some(topic) = self.by_prefix.get_mut(prefix) else {
             return;
         };
-        self.watchers -= 1;
-        topic.watchers -= 1;
-        if topic.watchers == 0 {
+        if topic.positions.remove(&place.id).is_some() {
+            self.watchers -= 1;
+        }
+        if topic.positions.is_empty() {
             self.by_prefix.remove(prefix);
         }
+    }
+
+    /// The first position from `first` on that a watcher has yet to read; the greatest there is when all have read all.
+    pub(crate) fn needed(&self, first: Seq) -> Seq {
+        let unread = |topic: &Topic| {
+            let slowest = topic.positions.values().map(|at| at.load(Ordering::Relaxed)).min()?.max(first);
+            topic.seqs.get(topic.seqs.partition_point(|&seq| seq < slowest)).copied()
+        };
+        self.by_prefix.values().filter_map(unread).min().unwrap_or(Seq::MAX)
     }
 
     /// Watchers there are.

@@ -2,6 +2,7 @@
 //! nothing but the chance to be told that it lagged.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::index::{Event, Seq};
 use crate::store::Shared;
-use crate::topics::Next;
+use crate::topics::{Next, Place};
 use crate::{Error, Revision};
 
 /// The watcher was too slow: events it had not read are no longer kept. List again, watch from there.
@@ -26,6 +27,7 @@ pub struct Watch {
     prefix: Bytes,
     wake: watch::Receiver<()>,
     cursor: Cursor,
+    place: Place,
 }
 
 enum Cursor {
@@ -41,9 +43,9 @@ impl Watch {
         let mut state = shared.write();
         let next = state.index.seq_after(from)?;
         let state = &mut *state;
-        let wake = state.topics.join(&prefix, &state.index);
+        let (wake, place) = state.topics.join(&prefix, next, &state.index);
         let cursor = Cursor::Reading { next, seen: from };
-        Ok(Watch { shared: shared.clone(), prefix, wake, cursor })
+        Ok(Watch { shared: shared.clone(), prefix, wake, cursor, place })
     }
 
     /// The next event. `None` after the store was closed and everything before that was read, and
@@ -64,27 +66,28 @@ impl Watch {
         let Cursor::Reading { next, seen } = self.cursor else {
             return Poll::Ready(None);
         };
-        let state = self.shared.read();
+        let shared = self.shared.clone();
+        let state = shared.read();
         let index = &state.index;
         match state.topics.next(&self.prefix, next, index.first_seq()) {
             Next::At(seq) => {
                 let event = index.event(seq).clone();
                 // More events of the same revision may follow, so only the one before is seen for sure.
                 let seen = seen.max(event.revision - 1);
-                self.cursor = Cursor::Reading { next: seq + 1, seen };
+                self.move_to(Cursor::Reading { next: seq + 1, seen });
                 Poll::Ready(Some(Ok(event)))
             }
             Next::Idle => {
                 let seen = index.revision();
                 if state.closed() {
-                    self.cursor = Cursor::Ended { seen };
+                    self.move_to(Cursor::Ended { seen });
                     return Poll::Ready(None);
                 }
-                self.cursor = Cursor::Reading { next: index.end_seq(), seen };
+                self.move_to(Cursor::Reading { next: index.end_seq(), seen });
                 Poll::Pending
             }
             Next::Lagged => {
-                self.cursor = Cursor::Ended { seen };
+                self.move_to(Cursor::Ended { seen });
                 Poll::Ready(Some(Err(Lagged { seen })))
             }
         }
@@ -106,14 +109,26 @@ impl Watch {
             // `next` will tell.
             Next::Lagged => (next, seen),
         };
-        self.cursor = Cursor::Reading { next, seen };
+        drop(state);
+        self.move_to(Cursor::Reading { next, seen });
         seen
+    }
+
+    fn move_to(&mut self, cursor: Cursor) {
+        self.place.position.store(
+            match cursor {
+                Cursor::Reading { next, .. } => next,
+                Cursor::Ended { .. } => Seq::MAX,
+            },
+            Ordering::Relaxed,
+        );
+        self.cursor = cursor;
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.shared.write().topics.leave(&self.prefix);
+        self.shared.write().topics.leave(&self.prefix, &self.place);
     }
 }
 

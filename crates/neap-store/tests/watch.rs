@@ -109,7 +109,7 @@ fn resuming_at_progress_misses_nothing_and_repeats_nothing() {
 
 #[test]
 fn a_slow_watcher_is_told_and_a_quiet_one_is_not() {
-    let store = Store::memory_with(Options { history_events: 10, ..Options::default() });
+    let store = Store::memory_with(Options { history_events: 10, history_burst: 1, ..Options::default() });
     let mut slow = store.watch(b"busy/", 1).unwrap();
     let mut quiet = store.watch(b"quiet/", 1).unwrap();
     let mut current = store.watch(b"busy/", 1).unwrap();
@@ -125,6 +125,28 @@ fn a_slow_watcher_is_told_and_a_quiet_one_is_not() {
     assert!(matches!(quiet.try_next(), Poll::Ready(Some(Ok(_)))));
     assert!(current.try_next().is_pending());
     assert!(matches!(store.watch(b"", 5), Err(Error::Compacted { requested: 5, .. })));
+}
+
+#[test]
+fn what_a_watcher_has_yet_to_read_is_kept_for_a_while() {
+    let store = Store::memory_with(Options { history_events: 10, history_burst: 8, ..Options::default() });
+    let mut slow = store.watch(b"busy/", 1).unwrap();
+    let quiet = store.watch(b"quiet/", 1).unwrap();
+    let many = |from: u32, to: u32| (from..to).for_each(|number| {
+        put(&store, &format!("busy/{number}"), "");
+    });
+    many(0, 70);
+    assert_eq!(store.stats().history_events, 70, "the slow one has yet to read all of it");
+    for _ in 0..70 {
+        assert!(matches!(slow.try_next(), Poll::Ready(Some(Ok(_)))));
+    }
+    many(70, 71);
+    assert_eq!(store.stats().history_events, 10, "the quiet one has nothing to read");
+    many(71, 171);
+    assert_eq!(slow.try_next(), Poll::Ready(Some(Err(Lagged { seen: 70 }))), "whoever stops reading is left behind");
+    many(171, 172);
+    assert_eq!(store.stats().history_events, 10, "and is waited for no longer");
+    drop(quiet);
 }
 
 #[test]

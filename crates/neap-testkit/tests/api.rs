@@ -38,3 +38,21 @@ async fn pods_get_kubernetes_defaults() {
         pods.list(&ListParams::default().fields("status.phase=Pending")).await.expect("the field can be selected");
     assert_eq!(pending.items.len(), 1);
 }
+
+/// Written by hand, amounts are often numbers. What is stored must be what a typed client can read.
+#[tokio::test(start_paused = true)]
+async fn amounts_given_as_numbers_are_kept_as_texts() {
+    let api = Api::start().await;
+    let resource = kube::core::ApiResource::erase::<Service>(&());
+    let raw: kube::Api<kube::core::DynamicObject> = kube::Api::namespaced_with(api.client(), "default", &resource);
+    let hello: kube::core::DynamicObject = serde_json::from_value(json!({
+        "apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "hello"},
+        "spec": {"traffic": null, "template": {"spec": {"containers": [{"image": "i", "resources": {"limits": {"cpu": 1}}}]}}},
+    }))
+    .expect("a service");
+    raw.create(&PostParams::default(), &hello).await.expect("it is admitted");
+    let services: kube::Api<Service> = kube::Api::namespaced(api.client(), "default");
+    let read = services.get("hello").await.expect("it can be read");
+    let limits = read.spec.template.spec.pod.containers[0].resources.clone().and_then(|r| r.limits).expect("limits");
+    assert_eq!(limits["cpu"].0, "1");
+}

@@ -1,6 +1,6 @@
 //! The command line: every role and verb of the one binary.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -17,6 +17,14 @@ pub struct Args {
 pub enum Command {
     /// Run the whole platform on this machine, in the foreground.
     Up(Up),
+    /// Put what Neap needs onto a Kubernetes cluster.
+    Install(Install),
+    #[command(flatten)]
+    Role(Role),
+    /// Run the activator of a Kubernetes cluster, in the place of Knative's; its environment says the rest.
+    Activator(Activator),
+    /// Run the sidecar of a pod, in the place of Knative's queue-proxy; its environment says everything.
+    Queue,
     #[command(flatten)]
     Client(neap_cli::Command),
 }
@@ -53,6 +61,123 @@ pub struct Up {
     /// Also deploy the bundled sample service.
     #[arg(long)]
     pub demo: bool,
+}
+
+/// Which cluster.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Cluster {
+    /// Kubeconfig of the cluster [default: $KUBECONFIG, else the cluster this runs in, else ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig.
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+}
+
+/// The parts of the platform that run on a cluster, one process each.
+#[derive(Debug, Subcommand)]
+pub enum Role {
+    /// Run the controllers, and the autoscaler, of a Kubernetes cluster.
+    Controller(Controller),
+    /// Run the autoscaler of a Kubernetes cluster alone.
+    Autoscaler(Autoscaler),
+    /// Run the gateway of a Kubernetes cluster.
+    Gateway(Gateway),
+    /// Run the admission webhook of a Kubernetes cluster.
+    Webhook(Webhook),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Activator {
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Controller {
+    #[command(flatten)]
+    pub cluster: Cluster,
+    /// Leave scaling to a `neap autoscaler` of its own.
+    #[arg(long)]
+    pub no_autoscaler: bool,
+    #[command(flatten)]
+    pub autoscaling: Autoscaling,
+    /// Where metrics and health are served.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
+    pub metrics: SocketAddr,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Autoscaler {
+    #[command(flatten)]
+    pub cluster: Cluster,
+    #[command(flatten)]
+    pub autoscaling: Autoscaling,
+    /// Where metrics and health are served.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
+    pub metrics: SocketAddr,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Autoscaling {
+    /// Where activators send their statistics.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]
+    pub statistics: SocketAddr,
+    /// Every request comes through a Neap gateway, which activates by itself: nothing is asked before a
+    /// revision goes to sleep.
+    #[arg(long)]
+    pub always_in_path: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Gateway {
+    #[command(flatten)]
+    pub cluster: Cluster,
+    /// Address to listen on.
+    #[arg(long, value_name = "ADDR", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    pub listen: IpAddr,
+    /// Port for public hosts, plain HTTP.
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    pub http_port: u16,
+    /// Port for public hosts, HTTPS.
+    #[arg(long, value_name = "PORT", default_value_t = 8443)]
+    pub https_port: u16,
+    /// Port for hosts of the cluster alone.
+    #[arg(long, value_name = "PORT", default_value_t = 8081)]
+    pub internal_port: u16,
+    /// Where metrics and health are served.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
+    pub metrics: SocketAddr,
+    /// Longest wait for requests in flight at the end, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub drain_seconds: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Webhook {
+    #[command(flatten)]
+    pub cluster: Cluster,
+    /// Where the API server's questions are answered.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8443")]
+    pub listen: SocketAddr,
+    /// Where the API server finds this process, if not by the Service `webhook`: https://HOST:PORT
+    #[arg(long)]
+    pub url: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Install {
+    #[command(flatten)]
+    pub cluster: Cluster,
+    /// Definitions of the kinds, roles, accounts and config-maps: what the roles need, wherever they run.
+    #[arg(long, required = true)]
+    pub crds: bool,
+    /// Default domain of services [default: none, so that services are seen inside the cluster only]
+    #[arg(long)]
+    pub domain: Option<String>,
+    /// Print the objects instead, for `kubectl apply --server-side -f -`.
+    #[arg(long)]
+    pub print: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,5 +1,9 @@
 //! The roof: roles and modes, wiring, settings, signals, drain. Everything that decides lives below.
 
 pub mod args;
+pub mod cluster;
+mod parts;
+mod process;
+pub mod roles;
 pub mod sample;
 pub mod up;

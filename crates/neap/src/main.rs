@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use neap::args::{Args, Command};
-use neap::{sample, up};
+use neap::{cluster, roles, sample, up};
 
 /// The argument of the sample application, which is no verb of users.
 const SAMPLE: &str = "sample";
@@ -28,6 +28,10 @@ fn main() -> ExitCode {
     let env: BTreeMap<String, String> = env.into_iter().collect();
     match args.command {
         Command::Up(flags) => finish(up::main(flags, &env)),
+        Command::Install(flags) => finish(cluster::install(flags, &env)),
+        Command::Role(role) => finish(cluster::main(role, &env)),
+        Command::Activator(flags) => finish(roles::activator(&flags, &env)),
+        Command::Queue => finish(roles::queue(&env)),
         Command::Client(verb) => client(verb, env),
     }
 }

@@ -11,22 +11,26 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 /// The user of a request: by bearer token, else by the certificate of the connection, else nobody. A token that is
 /// wrong is an error even where nobody would do.
 pub(crate) fn of_request(server: &Inner, headers: &HeaderMap, peer: Option<&UserInfo>) -> Result<Option<UserInfo>> {
-    match bearer(headers) {
+    match bearer(headers)? {
         None => Ok(peer.cloned()),
         Some(token) => of_token(server, token, &[]).map(Some).ok_or(ApiError::Unauthorized),
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>> {
+    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
+    let value = value.to_str().map_err(|_| ApiError::Unauthorized)?;
+    let token = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    Ok(token.map(|(_, token)| token.trim()).filter(|token| !token.is_empty()))
 }
 
 /// `audiences` empty means this server's own.
 pub(crate) fn of_token(server: &Inner, text: &str, audiences: &[String]) -> Option<UserInfo> {
     if let Some(user) = server.config.tokens.get(text) {
-        return Some(with_group(user.clone()));
+        // Such a token is for this server, and for nobody else who asks.
+        let own = token::own_audiences(server);
+        let meant = audiences.is_empty() || audiences.iter().any(|a| own.contains(a));
+        return meant.then(|| with_group(user.clone()));
     }
     token::user_of(server, text, audiences)
 }

@@ -47,34 +47,38 @@ pub(crate) fn is_master(user: &UserInfo) -> bool {
 
 /// The user the caller wants to be, if the caller may.
 pub(crate) fn impersonate(server: &Inner, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty());
-    let groups: Vec<String> =
-        headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect();
-    let Some(name) = text("impersonate-user") else {
-        if !groups.is_empty() || text("impersonate-uid").is_some() {
-            return Err(ApiError::bad_request("requested groups or uid without impersonating a user"));
+    let Some(name) = header(headers, "impersonate-user")? else {
+        let others = |key: &http::HeaderName| key.as_str().starts_with("impersonate-");
+        if headers.keys().any(others) {
+            return Err(ApiError::bad_request("requested groups, uid or extras without impersonating a user"));
         }
         return Ok(user);
     };
-    let may = |resource: &str, namespace: Option<&str>, name: &str| {
-        let what = rbac::Attributes::resource("impersonate", "", resource, namespace, Some(name));
+    let groups = headers.get_all("impersonate-group").iter().map(readable).collect::<Result<Vec<String>>>()?;
+    let may = |group: &str, resource: &str, namespace: Option<&str>, name: &str| {
+        let what = rbac::Attributes::resource("impersonate", group, resource, namespace, Some(name));
         match rbac::allowed(server, &user, &what) {
             true => Ok(()),
             false => Err(forbidden(&user, &what)),
         }
     };
     match name.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':')) {
-        Some((namespace, account)) => may("serviceaccounts", Some(namespace), account)?,
-        None => may("users", None, name)?,
+        Some((namespace, account)) => may("", "serviceaccounts", Some(namespace), account)?,
+        None => may("", "users", None, &name)?,
     }
     for group in &groups {
-        may("groups", None, group)?;
+        may("", "groups", None, group)?;
+    }
+    let uid = header(headers, "impersonate-uid")?;
+    if let Some(uid) = &uid {
+        may(review::AUTHENTICATION, "uids", None, uid)?;
     }
     let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (key, value) in headers {
-        if let (Some(key), Ok(value)) = (key.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
-            may("userextras", None, value)?;
-            extra.entry(key.to_owned()).or_default().push(value.to_owned());
+        if let Some(key) = key.as_str().strip_prefix("impersonate-extra-") {
+            let value = readable(value)?;
+            may(review::AUTHENTICATION, &format!("userextras/{key}"), None, &value)?;
+            extra.entry(key.to_owned()).or_default().push(value);
         }
     }
     let mut groups = groups;
@@ -87,11 +91,22 @@ pub(crate) fn impersonate(server: &Inner, user: UserInfo, headers: &HeaderMap) -
         groups.push(AUTHENTICATED.to_owned());
     }
     Ok(UserInfo {
-        username: Some(name.to_owned()),
+        username: Some(name),
         groups: Some(groups),
-        uid: text("impersonate-uid").map(str::to_owned),
+        uid,
         extra: (!extra.is_empty()).then_some(extra),
     })
+}
+
+/// A header as text. One that is there and cannot be read must not be taken for one that is not there.
+fn readable(value: &http::HeaderValue) -> Result<String> {
+    String::from_utf8(value.as_bytes().to_vec())
+        .map_err(|_| ApiError::bad_request("a header that says whom to impersonate is not UTF-8"))
+}
+
+fn header(headers: &HeaderMap, name: &str) -> Result<Option<String>> {
+    let text = headers.get(name).map(readable).transpose()?;
+    Ok(text.filter(|text| !text.is_empty()))
 }
 
 /// Whether the user may do this to a resource.

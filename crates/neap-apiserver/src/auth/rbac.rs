@@ -4,9 +4,10 @@
 //! this process are masters), and a decision must never be older than the binding it rests on.
 
 use super::is_master;
+use crate::limits::{FAULTS, NAME, cut};
 use crate::selector::LabelSelector;
 use crate::server::{Exchange, Inner};
-use crate::status::{ApiError, Result, invalid, not_supported, required};
+use crate::status::{ApiError, ResourceId, Result, invalid, not_supported, required};
 use crate::storage;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef, Subject};
@@ -16,6 +17,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 pub(crate) const GROUP: &str = "rbac.authorization.k8s.io";
+/// Single permissions of a role that are compared with the caller's own, one by one. The largest role that Kubernetes
+/// ships comes to some hundreds.
+const PERMISSIONS: usize = 20_000;
 
 /// What somebody wants to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -112,7 +116,7 @@ fn grants(server: &Inner, user: &UserInfo, namespace: Option<&str>) -> Vec<Grant
         };
         let reason =
             format!("RBAC: allowed by {kind} {name:?} of {} {:?} to {} {whom:?}", role.kind, role.name, subject.kind);
-        out.push(Grant { rules: rules_of(server, role, at), reason });
+        out.push(Grant { rules: rules_of(server, role, at).unwrap_or_default(), reason });
     };
     for (name, binding) in read::<Binding>(server, "clusterrolebindings", None) {
         add("ClusterRoleBinding", name, &binding, None);
@@ -141,16 +145,14 @@ fn read<T: for<'de> Deserialize<'de>>(server: &Inner, plural: &str, namespace: O
     entries.iter().filter_map(named).collect()
 }
 
-fn rules_of(server: &Inner, role: &RoleRef, namespace: Option<&str>) -> Vec<PolicyRule> {
+/// The rules of a role; `None` when there is no such role.
+fn rules_of(server: &Inner, role: &RoleRef, namespace: Option<&str>) -> Option<Vec<PolicyRule>> {
     let key = match (role.kind.as_str(), namespace) {
         ("ClusterRole", _) => format!("{}{}", storage::root(GROUP, "clusterroles"), role.name),
         ("Role", Some(ns)) => format!("{}{ns}/{}", storage::root(GROUP, "roles"), role.name),
-        _ => return Vec::new(),
+        _ => return None,
     };
-    let Some(role) = server.store.get(key.as_bytes()).and_then(|e| serde_json::from_slice::<Role>(&e.value).ok())
-    else {
-        return Vec::new();
-    };
+    let role: Role = serde_json::from_slice(&server.store.get(key.as_bytes())?.value).ok()?;
     let mut rules = role.rules.unwrap_or_default();
     let selectors = role.aggregation_rule.map(|a| a.cluster_role_selectors).unwrap_or_default();
     if !selectors.is_empty()
@@ -164,7 +166,7 @@ fn rules_of(server: &Inner, role: &RoleRef, namespace: Option<&str>) -> Vec<Poli
             }
         }
     }
-    rules
+    Some(rules)
 }
 
 fn selector(meta: &MetaSelector) -> Option<LabelSelector> {
@@ -195,46 +197,72 @@ fn is_subject(subject: &Subject, user: &UserInfo, binding_namespace: &str) -> bo
 }
 
 fn covers(rule: &PolicyRule, what: &Attributes) -> bool {
+    holds(
+        rule,
+        &Asked {
+            verb: &what.verb,
+            group: &what.group,
+            resource: &what.resource,
+            name: what.name.as_deref(),
+            path: what.path.as_deref(),
+        },
+    )
+}
+
+/// One permission, borrowed: what of [`Attributes`] a rule speaks about.
+#[derive(Default, Clone, Copy)]
+struct Asked<'a> {
+    verb: &'a str,
+    group: &'a str,
+    resource: &'a str,
+    name: Option<&'a str>,
+    path: Option<&'a str>,
+}
+
+fn holds(rule: &PolicyRule, what: &Asked<'_>) -> bool {
     let has = |list: &[String], item: &str| list.iter().any(|x| x == "*" || x == item);
-    if !has(&rule.verbs, &what.verb) {
+    if !has(&rule.verbs, what.verb) {
         return false;
     }
-    if let Some(path) = &what.path {
+    if let Some(path) = what.path {
         return rule.non_resource_urls.iter().flatten().any(|url| match url.strip_suffix('*') {
             Some(prefix) => path.starts_with(prefix),
             None => url == path,
         });
     }
     let resources = rule.resources.as_deref().unwrap_or_default();
-    let subresource = what.resource.split_once('/').map(|(_, sub)| format!("*/{sub}"));
+    let subresource = what.resource.split_once('/').map(|(_, sub)| sub);
     let names = rule.resource_names.as_deref().unwrap_or_default();
-    has(rule.api_groups.as_deref().unwrap_or_default(), &what.group)
-        && (has(resources, &what.resource) || subresource.is_some_and(|s| resources.contains(&s)))
-        && (names.is_empty() || what.name.as_ref().is_some_and(|n| names.contains(n)))
+    has(rule.api_groups.as_deref().unwrap_or_default(), what.group)
+        && (has(resources, what.resource)
+            || subresource.is_some_and(|sub| resources.iter().any(|r| r.strip_prefix("*/") == Some(sub))))
+        && (names.is_empty() || what.name.is_some_and(|name| names.iter().any(|n| n == name)))
 }
 
 /// What must hold for roles and bindings beyond their schema.
 pub(crate) fn validate(object: &Value, old: Option<&Value>) -> Vec<StatusCause> {
     let mut causes = Vec::new();
     let namespaced = !crate::metadata::text(object, "namespace").is_empty();
-    let list = |v: &Value, key: &str| v.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     let text = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
-    for (i, rule) in list(object, "rules").iter().enumerate() {
+    for (i, rule) in items(object, "rules").iter().enumerate() {
+        if causes.len() >= FAULTS {
+            break;
+        }
         let mut missing = |key: &str, why: &str| causes.push(required(&format!("rules[{i}].{key}"), why));
-        let paths = !list(rule, "nonResourceURLs").is_empty();
-        if list(rule, "verbs").is_empty() {
+        let paths = !items(rule, "nonResourceURLs").is_empty();
+        if items(rule, "verbs").is_empty() {
             missing("verbs", "verbs must contain at least one value");
         }
-        if !paths && list(rule, "apiGroups").is_empty() {
+        if !paths && items(rule, "apiGroups").is_empty() {
             missing("apiGroups", "resource rules must supply at least one api group");
         }
-        if !paths && list(rule, "resources").is_empty() {
+        if !paths && items(rule, "resources").is_empty() {
             missing("resources", "resource rules must supply at least one resource");
         }
         if paths && namespaced {
             let why = "namespaced rules cannot apply to non-resource URLs";
             causes.push(invalid(&format!("rules[{i}].nonResourceURLs"), &rule["nonResourceURLs"], why));
-        } else if paths && !(list(rule, "apiGroups").is_empty() && list(rule, "resources").is_empty()) {
+        } else if paths && !(items(rule, "apiGroups").is_empty() && items(rule, "resources").is_empty()) {
             let why = "rules cannot apply to both regular resources and non-resource URLs";
             causes.push(invalid(&format!("rules[{i}].nonResourceURLs"), &rule["nonResourceURLs"], why));
         }
@@ -250,7 +278,10 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>) -> Vec<StatusCause> 
     if text(role, "name").is_empty() {
         causes.push(required("roleRef.name", ""));
     }
-    for (i, subject) in list(object, "subjects").iter().enumerate() {
+    for (i, subject) in items(object, "subjects").iter().enumerate() {
+        if causes.len() >= FAULTS {
+            break;
+        }
         let at = |key: &str| format!("subjects[{i}].{key}");
         if text(subject, "name").is_empty() {
             causes.push(required(&at("name"), ""));
@@ -269,9 +300,15 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>) -> Vec<StatusCause> 
     causes
 }
 
+fn items<'a>(object: &'a Value, key: &str) -> &'a [Value] {
+    object.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
 /// Nobody may grant what they do not have: a role's rules, or a binding's role, must be covered by the caller's own.
-pub(crate) fn check_escalation(x: &Exchange, object: &Value) -> Result<()> {
-    if is_master(&x.user) {
+pub(crate) fn check_escalation(x: &Exchange, object: &Value, old: Option<&Value>) -> Result<()> {
+    // Who leaves the rights as they are grants nothing.
+    let same = |key: &str| old.is_some_and(|old| old.get(key) == object.get(key));
+    if is_master(&x.user) || ["rules", "aggregationRule", "roleRef", "subjects"].into_iter().all(same) {
         return Ok(());
     }
     let namespace = x.namespace();
@@ -279,7 +316,19 @@ pub(crate) fn check_escalation(x: &Exchange, object: &Value) -> Result<()> {
         "roles" | "clusterroles" => {
             let role: Role = Role::deserialize(object).map_err(ApiError::bad_request)?;
             let name = crate::metadata::text(object, "name").to_owned();
-            (role.rules.unwrap_or_default(), "escalate", x.kind().plural.clone(), name)
+            let mut rules = role.rules.unwrap_or_default();
+            if role.aggregation_rule.is_some() && !same("aggregationRule") {
+                // What it will gather nobody knows today, so it takes every right.
+                let star = || Some(vec!["*".to_owned()]);
+                let verbs = vec!["*".to_owned()];
+                rules.push(PolicyRule { verbs, api_groups: star(), resources: star(), ..PolicyRule::default() });
+                rules.push(PolicyRule {
+                    verbs: vec!["*".to_owned()],
+                    non_resource_urls: star(),
+                    ..PolicyRule::default()
+                });
+            }
+            (Some(rules), "escalate", x.kind().plural.clone(), name)
         }
         "rolebindings" | "clusterrolebindings" => {
             let binding = Binding::deserialize(object).map_err(ApiError::bad_request)?;
@@ -294,44 +343,68 @@ pub(crate) fn check_escalation(x: &Exchange, object: &Value) -> Result<()> {
     if own.iter().any(|r| covers(r, &excused)) {
         return Ok(());
     }
-    let missing = granted.iter().flat_map(atoms).find(|atom| !own.iter().any(|r| covers(r, atom)));
+    // A role that comes later would give what nobody judged.
+    let Some(granted) = granted else {
+        return Err(ApiError::NotFound { resource: ResourceId::new(GROUP, &on), name });
+    };
+    let refused = |why: String| {
+        let name = crate::metadata::text(object, "name").to_owned();
+        Err(ApiError::Forbidden { resource: x.kind().id(), name, why, causes: Vec::new() })
+    };
+    let count = granted.iter().map(permissions).fold(0, usize::saturating_add);
+    if count > PERMISSIONS {
+        return refused(format!(
+            "its rules come to {count} permissions (verbs times groups times resources times names), more than the \
+             {PERMISSIONS} that are compared with your own"
+        ));
+    }
+    let missing = granted.iter().find_map(|rule| first_missing(rule, |atom| own.iter().any(|r| holds(r, atom))));
     match missing {
         None => Ok(()),
-        Some(atom) => Err(ApiError::Forbidden {
-            resource: x.kind().id(),
-            name: crate::metadata::text(object, "name").to_owned(),
-            why: format!(
-                "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held: {} {} in {:?}",
-                x.user.username.as_deref().unwrap_or(""),
-                x.user.groups.as_deref().unwrap_or_default(),
-                atom.verb,
-                atom.path.as_deref().unwrap_or(&atom.resource),
-                atom.group
-            ),
-            causes: Vec::new(),
-        }),
+        Some(Asked { verb, group, resource, path, .. }) => refused(format!(
+            "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held: {} {} in {:?}",
+            x.user.username.as_deref().unwrap_or(""),
+            x.user.groups.as_deref().unwrap_or_default(),
+            cut(verb, NAME),
+            cut(path.unwrap_or(resource), NAME),
+            cut(group, NAME)
+        )),
     }
 }
 
-/// A rule as single permissions. A `*` in it stays a `*`, which only another `*` covers.
-fn atoms(rule: &PolicyRule) -> Vec<Attributes> {
-    let mut out = Vec::new();
+/// How many single permissions a rule comes to.
+fn permissions(rule: &PolicyRule) -> usize {
+    let of = |list: &Option<Vec<String>>| list.as_ref().map_or(0, Vec::len);
+    let names = of(&rule.resource_names).max(1);
+    let objects = of(&rule.api_groups).saturating_mul(of(&rule.resources)).saturating_mul(names);
+    rule.verbs.len().saturating_mul(objects.saturating_add(of(&rule.non_resource_urls)))
+}
+
+/// The first single permission of a rule that is not held, without making a list of them: a rule of some kilobytes may
+/// come to millions. A `*` in it stays a `*`, which only another `*` covers.
+fn first_missing<'a>(rule: &'a PolicyRule, is_held: impl Fn(&Asked<'_>) -> bool) -> Option<Asked<'a>> {
+    let nameless = [None];
+    let named: Vec<Option<&str>> = rule.resource_names.iter().flatten().map(|name| Some(name.as_str())).collect();
+    let names = if named.is_empty() { &nameless[..] } else { &named[..] };
     for verb in &rule.verbs {
         for path in rule.non_resource_urls.iter().flatten() {
-            out.push(Attributes::path(verb, path));
+            let asked = Asked { verb, path: Some(path), ..Asked::default() };
+            if !is_held(&asked) {
+                return Some(asked);
+            }
         }
         for group in rule.api_groups.iter().flatten() {
             for resource in rule.resources.iter().flatten() {
-                match rule.resource_names.as_deref() {
-                    None | Some([]) => out.push(Attributes::resource(verb, group, resource, None, None)),
-                    Some(names) => {
-                        out.extend(names.iter().map(|n| Attributes::resource(verb, group, resource, None, Some(n))));
+                for name in names {
+                    let asked = Asked { verb, group, resource, name: *name, path: None };
+                    if !is_held(&asked) {
+                        return Some(asked);
                     }
                 }
             }
         }
     }
-    out
+    None
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub(crate) fn register(server: &Arc<Inner>) {
         (AUTHORIZATION, "SelfSubjectAccessReview", "selfsubjectaccessreviews", false, self_access),
         (AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews", false, self_rules),
         (AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews", false, access),
-        (AUTHORIZATION, "LocalSubjectAccessReview", "localsubjectaccessreviews", true, access),
+        (AUTHORIZATION, "LocalSubjectAccessReview", "localsubjectaccessreviews", true, local_access),
     ];
     for (group, kind, plural, namespaced, handler) in kinds {
         // The registry is part of the server, so an answer must not keep the server alive.
@@ -61,7 +61,7 @@ fn token(server: &Inner, mut review: Value, _: &UserInfo) -> Result<Value> {
         .collect();
     review["status"] = match identity::of_token(server, &text, &audiences) {
         Some(user) => {
-            let told = if audiences.is_empty() { super::token::own_audiences(server) } else { audiences };
+            let told = super::token::audiences_met(server, &text, audiences);
             json!({"authenticated": true, "user": user, "audiences": told})
         }
         None => json!({"user": {}, "error": "invalid bearer token"}),
@@ -71,6 +71,20 @@ fn token(server: &Inner, mut review: Value, _: &UserInfo) -> Result<Value> {
 
 fn self_access(server: &Inner, review: Value, user: &UserInfo) -> Result<Value> {
     decide(server, review, user)
+}
+
+/// The review that lives in a namespace answers about that namespace only: whoever may ask it may not ask about others.
+fn local_access(server: &Inner, review: Value, user: &UserInfo) -> Result<Value> {
+    let asked = review.pointer("/spec/resourceAttributes/namespace").and_then(Value::as_str).unwrap_or("");
+    if review.pointer("/spec/nonResourceAttributes").is_some_and(|n| !n.is_null()) {
+        let why = "disallowed on this kind of request";
+        return Err(refused("spec.nonResourceAttributes", &review["spec"]["nonResourceAttributes"], why));
+    }
+    if asked != crate::metadata::text(&review, "namespace") {
+        let why = "must match metadata.namespace";
+        return Err(refused("spec.resourceAttributes.namespace", &json!(asked), why));
+    }
+    access(server, review, user)
 }
 
 fn access(server: &Inner, review: Value, _: &UserInfo) -> Result<Value> {

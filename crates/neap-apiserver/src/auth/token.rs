@@ -137,6 +137,14 @@ pub(crate) fn own_audiences(server: &Inner) -> Vec<String> {
     server.config.signer.iter().map(|s| s.audience.clone()).collect()
 }
 
+/// For which of the audiences that were asked about a token is good, once it is known to be good.
+pub(crate) fn audiences_met(server: &Inner, token: &str, asked: Vec<String>) -> Vec<String> {
+    let claims = server.config.signer.as_ref().and_then(|signer| signer.verify(token));
+    let held = claims.map_or_else(|| own_audiences(server), |claims| claims.aud);
+    let asked = if asked.is_empty() { own_audiences(server) } else { asked };
+    asked.into_iter().filter(|a| held.contains(a)).collect()
+}
+
 /// The service account a token stands for; `audiences` empty means this server's own.
 pub(crate) fn user_of(server: &Inner, token: &str, audiences: &[String]) -> Option<UserInfo> {
     let signer = server.config.signer.as_ref()?;
@@ -191,6 +199,9 @@ pub(crate) async fn answer(x: &mut Exchange, verb: Verb, request: &Request<Bytes
     }
     let account = verbs::get::decode_served(x, &verbs::get::find(x)?)?;
     let mut wish = codec::parse(request.headers(), request.body())?;
+    if !wish.is_object() || wish.get("spec").is_some_and(|spec| !spec.is_object() && !spec.is_null()) {
+        return Err(ApiError::bad_request("the body is no TokenRequest"));
+    }
     let signer = x
         .server
         .config

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::fieldset::Set;
 use super::managers::{self, Manager, Operation, Owner};
 use super::typed::{self, Husk};
+use crate::limits::{FAULTS, NAME, cut};
 use crate::schema::Schema;
 
 /// The manager whose last client-side apply is taken over without conflict.
@@ -279,14 +280,15 @@ fn conflicts(
     for owner in sorted {
         let fields = own(&owner.set()).intersection(&own(changed)).difference(&allowed);
         let manager = describe(owner);
-        out.extend(fields.paths().into_iter().map(|field| Conflict { manager: manager.clone(), field }));
+        let room = FAULTS.saturating_sub(out.len());
+        out.extend(fields.paths(room).into_iter().map(|field| Conflict { manager: manager.clone(), field }));
     }
     out
 }
 
 /// A manager as conflicts name it.
 fn describe(owner: &Owner<'_>) -> String {
-    let mut out = format!("{:?}", owner.name);
+    let mut out = format!("{:?}", cut(&owner.name, NAME));
     if !owner.subresource.is_empty() {
         write!(out, " with subresource {:?}", owner.subresource).expect("writing to a String cannot fail");
     }

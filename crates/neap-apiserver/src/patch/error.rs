@@ -19,6 +19,12 @@ pub enum PatchError {
         /// How many there may be.
         most: usize,
     },
+    /// A JSON patch whose copies come to too much (413).
+    #[error("Unable to complete the copy, the accumulated size increase of copy is limited to {most} bytes")]
+    CopiesTooMuch {
+        /// Bytes they may come to.
+        most: usize,
+    },
     /// A well-formed JSON patch that does not fit this object (422).
     #[error("{reason}")]
     Failed {
@@ -46,7 +52,7 @@ impl PatchError {
     pub fn code(&self) -> u16 {
         match self {
             Self::Malformed { .. } | Self::BadDirective { .. } => 400,
-            Self::TooManyOperations { .. } => 413,
+            Self::TooManyOperations { .. } | Self::CopiesTooMuch { .. } => 413,
             Self::Failed { .. } => 422,
         }
     }
@@ -55,7 +61,7 @@ impl PatchError {
     pub fn to_status(&self) -> Status {
         let (message, reason, causes) = match self {
             Self::Malformed { .. } | Self::BadDirective { .. } => (self.to_string(), "BadRequest", Vec::new()),
-            Self::TooManyOperations { .. } => (self.to_string(), "RequestEntityTooLarge", Vec::new()),
+            Self::TooManyOperations { .. } | Self::CopiesTooMuch { .. } => (self.to_string(), "RequestEntityTooLarge", Vec::new()),
             Self::Failed { reason } => (
                 "the server rejected our request due to an error in our request".to_owned(),
                 "Invalid",

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
+use crate::limits::{NAME, cut};
 use crate::schema::Schema;
 
 /// One step from a container to a child.
@@ -111,17 +112,19 @@ impl<'a> Step<'a> {
 
     /// As a message shows it: `.spec`, `[name="x"]`, `[="x"]`, `[0]`.
     pub(super) fn show(&self, out: &mut String) {
+        // A name may be as long as a request, and stands in the path of everything below it.
+        let short = |value: &Scalar<'_>| cut(&value.0.to_string(), NAME).into_owned();
         let written = match self {
-            Step::Field(name) => write!(out, ".{name}"),
+            Step::Field(name) => write!(out, ".{}", cut(name, NAME)),
             Step::Key(keys) => {
                 out.push('[');
                 for (index, (name, value)) in keys.iter().enumerate() {
                     let comma = if index > 0 { "," } else { "" };
-                    write!(out, "{comma}{name}={}", value.0).expect("writing to a String cannot fail");
+                    write!(out, "{comma}{name}={}", short(value)).expect("writing to a String cannot fail");
                 }
                 write!(out, "]")
             }
-            Step::Item(value) => write!(out, "[={}]", value.0),
+            Step::Item(value) => write!(out, "[={}]", short(value)),
             Step::Index(index) => write!(out, "[{index}]"),
         };
         written.expect("writing to a String cannot fail");
@@ -293,38 +296,46 @@ impl<'a> Set<'a> {
             .collect())
     }
 
-    /// Every member as a message shows it, those of one level before those below.
-    pub(super) fn paths(&self) -> Vec<String> {
+    /// The members as a message shows them, `most` at the most, those of one level before those below.
+    pub(super) fn paths(&self, most: usize) -> Vec<String> {
         let mut out = Vec::new();
-        self.collect("", &mut out);
+        self.collect("", most, &mut out);
         out
     }
 
-    fn collect(&self, prefix: &str, out: &mut Vec<String>) {
+    fn collect(&self, prefix: &str, most: usize, out: &mut Vec<String>) {
         let shown = |entry: &Entry<'_>| {
             let mut path = prefix.to_owned();
             entry.step.show(&mut path);
             path
         };
-        out.extend(self.0.iter().filter(|entry| entry.member).map(shown));
-        for entry in &self.0 {
-            if !entry.below.is_empty() {
-                entry.below.collect(&shown(entry), out);
+        let room = most.saturating_sub(out.len());
+        out.extend(self.0.iter().filter(|entry| entry.member).take(room).map(shown));
+        for entry in self.0.iter().filter(|entry| !entry.below.is_empty()) {
+            if out.len() >= most {
+                return;
             }
+            entry.below.collect(&shown(entry), most, out);
         }
     }
 
     /// Reads `FieldsV1`; `None` when it is not one.
     pub(super) fn decode(fields: &'a Value) -> Option<Set<'a>> {
         let fields = fields.as_object()?;
-        let mut out = Set(Vec::with_capacity(fields.len()));
+        let mut found = Vec::with_capacity(fields.len());
         for (name, value) in fields {
             if name == "." {
                 continue;
             }
             let inner = value.as_object()?;
             let member = inner.is_empty() || inner.contains_key(".");
-            out.push(Step::decode(name)?, member, Set::decode(value)?);
+            found.push((Step::decode(name)?, member, Set::decode(value)?));
+        }
+        // The names of items sort otherwise than the texts they are written as.
+        found.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        let mut out = Set(Vec::with_capacity(found.len()));
+        for (step, member, below) in found {
+            out.push(step, member, below);
         }
         Some(out)
     }

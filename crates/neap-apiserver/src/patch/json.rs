@@ -4,9 +4,13 @@ use json_patch::{AddOperation, PatchErrorKind, PatchOperation};
 use serde_json::Value;
 
 use super::PatchError;
+use crate::limits;
 
 /// Operations one JSON patch may carry, as in Kubernetes: bounds the work of one request.
 const MAX_OPERATIONS: usize = 10_000;
+
+/// Bytes that the copies of one JSON patch may come to (Kubernetes: `JSONPatchMaxCopyBytes`): each may double the object.
+const MAX_COPIED: usize = 3 * 1024 * 1024;
 
 /// Applies a JSON patch. On an error the object is as it was.
 pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
@@ -17,6 +21,7 @@ pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
         return Err(PatchError::TooManyOperations { got: list.len(), most: MAX_OPERATIONS });
     }
     let mut changed = object.clone();
+    let mut copied = 0;
     for operation in list {
         let mut operation = serde_json::from_value::<PatchOperation>(operation.clone()).map_err(|error| {
             let shown = operation.get("op").and_then(Value::as_str).unwrap_or_default();
@@ -27,6 +32,26 @@ pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
             && replace.path.parent().is_some_and(|p| p.resolve(&changed).is_ok_and(Value::is_object))
         {
             operation = PatchOperation::Add(AddOperation { path: replace.path.clone(), value: replace.value.clone() });
+        }
+        let to = operation.path();
+        let brought = match &operation {
+            PatchOperation::Copy(op) => op.from.resolve(&changed).ok(),
+            PatchOperation::Move(op) => op.from.resolve(&changed).ok(),
+            PatchOperation::Add(op) => Some(&op.value),
+            PatchOperation::Replace(op) => Some(&op.value),
+            PatchOperation::Remove(_) | PatchOperation::Test(_) => None,
+        };
+        if let Some(brought) = brought {
+            if matches!(operation, PatchOperation::Copy(_)) {
+                copied += limits::weight(brought);
+                if copied > MAX_COPIED {
+                    return Err(PatchError::CopiesTooMuch { most: MAX_COPIED });
+                }
+            }
+            if to.count() + limits::depth(brought, limits::DEPTH) > limits::DEPTH {
+                let reason = format!("{to}: the object would be nested deeper than {} levels", limits::DEPTH);
+                return Err(PatchError::Failed { reason });
+            }
         }
         json_patch::patch(&mut changed, std::slice::from_ref(&operation))
             .map_err(|error| PatchError::Failed { reason: explain(&operation, &error.kind) })?;

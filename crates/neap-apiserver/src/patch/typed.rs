@@ -5,10 +5,13 @@
 //! are replaced whole.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
 use super::fieldset::{Scalar, Set, Step};
+use crate::limits::{FAULT, FAULTS, cut};
 use crate::schema::{Kind, ListType, Node, Schema};
 
 /// How a value is taken apart.
@@ -215,15 +218,20 @@ fn compare_fields<'a>(
     new: Option<&'a Map<String, Value>>,
     out: &mut Difference<'a>,
 ) {
-    let schema_of = |name: &str| node.and_then(|node| node.field(name));
-    for (name, old_field) in old.into_iter().flatten() {
-        let new_field = new.and_then(|new| new.get(name));
-        out.descend(Step::Field(Cow::Borrowed(name)), schema_of(name), Some(old_field), new_field);
-    }
-    for (name, new_field) in new.into_iter().flatten() {
-        if old.is_none_or(|old| !old.contains_key(name)) {
-            out.descend(Step::Field(Cow::Borrowed(name)), schema_of(name), None, Some(new_field));
-        }
+    // In the order of the names, so that the sets grow at their ends.
+    let (mut old, mut new) = (old.into_iter().flatten().peekable(), new.into_iter().flatten().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+        };
+        let was = if order.is_le() { old.next() } else { None };
+        let is = if order.is_ge() { new.next() } else { None };
+        let (name, _) = was.or(is).expect("one side was taken");
+        let below = node.and_then(|node| node.field(name));
+        out.descend(Step::Field(Cow::Borrowed(name)), below, was.map(|(_, v)| v), is.map(|(_, v)| v));
     }
 }
 
@@ -321,25 +329,28 @@ fn merge_items(node: &Node, live: &[Value], applied: &[Value]) -> Value {
     let (Some(ours), Some(theirs)) = (names(node, live), names(node, applied)) else {
         return Value::Array(applied.to_vec());
     };
-    let in_live = |step: &Step<'_>| ours.iter().position(|known| known == step);
-    let shared: Vec<bool> = theirs.iter().map(|step| in_live(step).is_some()).collect();
-    let next_shared = |from: usize| (from..theirs.len()).find(|at| shared[*at]);
-    let merged = |at: usize| match in_live(&theirs[at]) {
-        Some(twin) => merge(node.items.as_ref(), &live[twin], &applied[at]),
+    let (in_live, in_applied) = (places(&ours), places(&theirs));
+    // Of each place in the applied list, the next that is in both.
+    let mut next_shared = vec![None; theirs.len() + 1];
+    for at in (0..theirs.len()).rev() {
+        next_shared[at] = if in_live.contains_key(&theirs[at]) { Some(at) } else { next_shared[at + 1] };
+    }
+    let merged = |at: usize| match in_live.get(&theirs[at]) {
+        Some(twin) => merge(node.items.as_ref(), &live[*twin], &applied[at]),
         None => applied[at].clone(),
     };
     let mut out = Vec::with_capacity(ours.len().max(theirs.len()));
     let (mut at_live, mut at_applied) = (0, 0);
     while at_live < ours.len() || at_applied < theirs.len() {
         if let Some(step) = ours.get(at_live) {
-            match theirs.iter().position(|known| known == step) {
+            match in_applied.get(step).copied() {
                 None => {
                     out.push(live[at_live].clone());
                     at_live += 1;
                     continue;
                 }
                 // Already written, or to be written when its turn in the applied list comes.
-                Some(twin) if twin < at_applied || next_shared(at_applied) != Some(twin) => {
+                Some(twin) if twin < at_applied || next_shared[at_applied] != Some(twin) => {
                     at_live += 1;
                     continue;
                 }
@@ -351,6 +362,12 @@ fn merge_items(node: &Node, live: &[Value], applied: &[Value]) -> Value {
         at_applied += 1;
     }
     Value::Array(out)
+}
+
+/// Where each name first stands in a list.
+fn places<'l, 'a>(names: &'l [Step<'a>]) -> BTreeMap<&'l Step<'a>, usize> {
+    // Of several the first counts, so it is put in last.
+    names.iter().enumerate().rev().map(|(at, name)| (name, at)).collect()
 }
 
 /// What stands for a container that lost everything it held.
@@ -414,7 +431,7 @@ pub(super) fn misfits(schema: &Schema, value: &Value) -> Vec<String> {
 
 fn check(schema: Option<&Schema>, value: &Value, path: &mut String, out: &mut Vec<String>) {
     let Some(node) = schema.map(Schema::node) else { return };
-    if value.is_null() {
+    if value.is_null() || out.len() >= FAULTS {
         return;
     }
     let length = path.len();
@@ -428,7 +445,7 @@ fn check(schema: Option<&Schema>, value: &Value, path: &mut String, out: &mut Ve
         Kind::Boolean => (!value.is_boolean()).then_some("boolean"),
     };
     if let Some(expected) = expected {
-        out.push(format!("{path}: expected {expected}, got {value}"));
+        out.push(format!("{path}: expected {expected}, got {}", cut(&value.to_string(), FAULT)));
         return;
     }
     match value {
@@ -438,14 +455,18 @@ fn check(schema: Option<&Schema>, value: &Value, path: &mut String, out: &mut Ve
                 match node.field(name) {
                     Some(below) => check(Some(below), field, path, out),
                     None if node.preserve || node.additional.is_some() => {}
+                    None if out.len() >= FAULTS => {}
                     None => out.push(format!("{path}: field not declared in schema")),
                 }
                 path.truncate(length);
             }
         }
         Value::Array(list) => {
-            let mut seen: Vec<Step<'_>> = Vec::with_capacity(list.len());
+            let mut seen: BTreeSet<Step<'_>> = BTreeSet::new();
             for (index, item) in list.iter().enumerate() {
+                if out.len() >= FAULTS {
+                    return;
+                }
                 let step = if node.list == ListType::Atomic {
                     Step::Index(index)
                 } else {
@@ -466,7 +487,7 @@ fn check(schema: Option<&Schema>, value: &Value, path: &mut String, out: &mut Ve
                 step.show(path);
                 check(node.items.as_ref(), item, path, out);
                 path.truncate(length);
-                seen.push(step);
+                seen.insert(step);
             }
         }
         _ => {}

@@ -9,6 +9,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 const TABLE: &str = include_str!("fields.txt");
 /// What every body begins with.
@@ -94,7 +96,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<Value> {
     }
     let name =
         if kind == "DeleteOptions" { "meta/v1.DeleteOptions".to_owned() } else { message_name(&api_version, &kind) };
-    if line(&name).is_none() {
+    if fields_of(&name).is_none() {
         return Err(ProtobufError::Unknown { api_version, kind });
     }
     let mut object = message(&name, raw, 0)?;
@@ -111,23 +113,31 @@ fn message_name(api_version: &str, kind: &str) -> String {
     }
 }
 
-fn line(name: &str) -> Option<&'static str> {
-    TABLE.lines().find_map(|l| l.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with(' ')))
+/// A field of a message: its number, name and type.
+type Field = (u64, &'static str, &'static str);
+
+/// The fields of a message, by its name.
+fn fields_of(name: &str) -> Option<&'static [Field]> {
+    static MESSAGES: LazyLock<HashMap<&'static str, Vec<Field>>> = LazyLock::new(|| {
+        let field = |text: &'static str| {
+            let mut parts = text.splitn(3, ':');
+            let (name, number, kind) = (parts.next()?, parts.next()?, parts.next()?);
+            Some((number.parse().ok()?, name, kind))
+        };
+        let message = |line: &'static str| {
+            let mut words = line.split_ascii_whitespace();
+            Some((words.next()?, words.filter_map(field).collect()))
+        };
+        TABLE.lines().filter_map(message).collect()
+    });
+    MESSAGES.get(name).map(Vec::as_slice)
 }
 
 fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Map<String, Value>> {
     if depth > DEPTH {
         return Err(ProtobufError::Broken { why: "too deep" });
     }
-    let line = line(name).ok_or(ProtobufError::Broken { why: "a message that the table lacks" })?;
-    let fields: Vec<(u64, &str, &str)> = line
-        .split_ascii_whitespace()
-        .filter_map(|f| {
-            let mut parts = f.splitn(3, ':');
-            let (name, number, kind) = (parts.next()?, parts.next()?, parts.next()?);
-            Some((number.parse().ok()?, name, kind))
-        })
-        .collect();
+    let fields = fields_of(name).ok_or(ProtobufError::Broken { why: "a message that the table lacks" })?;
     let mut out = Map::new();
     for field in Fields(bytes) {
         let (number, wire) = field?;
@@ -369,7 +379,7 @@ mod tests {
             for field in line.split_ascii_whitespace().skip(1) {
                 let kind = field.splitn(3, ':').nth(2).unwrap().trim_start_matches(['*', '%', '=']);
                 let known =
-                    matches!(kind, "s" | "i" | "b" | "y" | "d") || kind.starts_with('!') || super::line(kind).is_some();
+                    matches!(kind, "s" | "i" | "b" | "y" | "d") || kind.starts_with('!') || fields_of(kind).is_some();
                 assert!(known, "{field} of {line}");
             }
         }

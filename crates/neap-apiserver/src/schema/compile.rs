@@ -78,7 +78,7 @@ fn set_properties(node: &mut Node, mut properties: Vec<(Arc<str>, Schema)>) {
         .iter()
         .enumerate()
         .filter(|(_, (_, schema))| schema.node().default.is_some())
-        .map(|(at, _)| u16::try_from(at).expect("an object has fewer than 65536 properties"))
+        .map(|(at, _)| u32::try_from(at).expect("a schema is smaller than a request body"))
         .collect();
     node.properties = properties.into_boxed_slice();
 }

@@ -17,7 +17,7 @@ pub(super) fn apply(schema: &Schema, value: &mut Value) {
                 });
             }
             for at in &node.defaulted {
-                let (name, schema) = &node.properties[usize::from(*at)];
+                let (name, schema) = &node.properties[*at as usize];
                 if !map.contains_key(&**name) {
                     let default = schema.node().default.as_ref().expect("listed because it has a default");
                     map.insert(name.to_string(), (**default).clone());

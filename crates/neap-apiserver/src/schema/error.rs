@@ -151,7 +151,7 @@ impl FieldError {
 
     /// The cause a `Status` carries for this problem.
     pub fn cause(&self) -> StatusCause {
-        StatusCause { reason: self.kind.reason().to_owned(), message: self.body(), field: self.path.clone() }
+        crate::status::cause(self.kind.reason(), &self.path, self.body())
     }
 }
 
@@ -173,13 +173,8 @@ fn plural(count: u64) -> &'static str {
 
 /// Several problems as one text: alone as it is, several in brackets, repetitions once.
 pub(super) fn join(errors: &[FieldError]) -> String {
-    let mut texts: Vec<String> = Vec::with_capacity(errors.len());
-    for error in errors {
-        let text = error.to_string();
-        if !texts.contains(&text) {
-            texts.push(text);
-        }
-    }
+    let mut seen = std::collections::HashSet::new();
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).filter(|text| seen.insert(text.clone())).collect();
     match texts.as_slice() {
         [] => "<nil>".to_owned(),
         [one] => one.clone(),

@@ -29,7 +29,11 @@ pub(super) fn is_known(name: &str) -> bool {
 /// Whether the text has the format.
 pub(super) fn matches(format: &str, text: &str) -> bool {
     match format {
-        "byte" => STANDARD.decode(text).is_ok(),
+        // Written by hand it comes in lines.
+        "byte" => match text.contains(['\r', '\n']) {
+            true => STANDARD.decode(text.replace(['\r', '\n'], "")).is_ok(),
+            false => STANDARD.decode(text).is_ok(),
+        },
         "cidr" => cidr(text),
         "date" => text.parse::<jiff::civil::Date>().is_ok(),
         "date-time" | "datetime" => date_time(text),

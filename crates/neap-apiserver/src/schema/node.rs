@@ -110,7 +110,7 @@ pub(crate) struct Node {
     pub(crate) default: Option<Box<Value>>,
     pub(crate) checks: Option<Box<Checks>>,
     /// Derived: where in `properties` the ones with a default are.
-    pub(crate) defaulted: Box<[u16]>,
+    pub(crate) defaulted: Box<[u32]>,
 }
 
 impl Node {

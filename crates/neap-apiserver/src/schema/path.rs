@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use crate::limits::{NAME, cut};
+
 /// One step and the steps before it.
 #[derive(Clone, Copy)]
 pub(super) enum Path<'a> {
@@ -35,7 +37,7 @@ impl Path<'_> {
                 if !out.is_empty() {
                     out.push('.');
                 }
-                out.push_str(name);
+                out.push_str(&cut(name, NAME));
             }
             Path::Item(parent, index) => {
                 parent.write(out);

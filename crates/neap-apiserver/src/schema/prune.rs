@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::Schema;
 use super::node::{Additional, Kind};
 use super::path::Path;
+use crate::limits;
 
 pub(super) fn prune(schema: &Schema, object: &mut Value) -> Vec<String> {
     let mut removed = Vec::new();
@@ -25,7 +26,7 @@ fn walk(schema: &Schema, value: &mut Value, path: &Path<'_>, removed: &mut Vec<S
             if !keeps_unknown && map.keys().any(|name| node.property(name).is_none()) {
                 map.retain(|name, _| {
                     let known = node.property(name).is_some();
-                    if !known {
+                    if !known && removed.len() < limits::FAULTS {
                         removed.push(Path::Field(path, name).text());
                     }
                     known

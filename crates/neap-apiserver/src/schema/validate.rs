@@ -9,6 +9,7 @@ use super::error::{FieldError, FieldErrorKind, quote};
 use super::formats;
 use super::node::{Additional, Checks, Kind, ListType, Node};
 use super::path::Path;
+use crate::limits;
 
 pub(super) fn validate(schema: &Schema, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
@@ -17,6 +18,10 @@ pub(super) fn validate(schema: &Schema, object: &Value) -> Vec<FieldError> {
 }
 
 fn walk(schema: &Schema, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    // A message has an end, and the path of each fault is a text of its own.
+    if errors.len() >= limits::FAULTS {
+        return;
+    }
     let node = schema.node();
     if value.is_null() && node.nullable {
         return;
@@ -293,7 +298,7 @@ fn check_uniqueness(node: &Node, items: &[Value], path: &Path<'_>, errors: &mut 
         ListType::Set => {
             let mut seen = HashSet::with_capacity(items.len());
             for (index, item) in items.iter().enumerate() {
-                if !seen.insert(item) {
+                if !seen.insert(item) && errors.len() < limits::FAULTS {
                     errors.push(FieldError::duplicate(Path::Item(path, index).field(), item.clone()));
                 }
             }
@@ -305,7 +310,7 @@ fn check_uniqueness(node: &Node, items: &[Value], path: &Path<'_>, errors: &mut 
                 let Value::Object(map) = item else { continue };
                 let key: Vec<Option<&Value>> =
                     keys.iter().map(|name| map.get(&**name).or_else(|| default(name))).collect();
-                if !seen.insert(key) {
+                if !seen.insert(key) && errors.len() < limits::FAULTS {
                     let shown: serde_json::Map<String, Value> =
                         keys.iter().filter_map(|name| Some((name.to_string(), map.get(&**name)?.clone()))).collect();
                     errors.push(FieldError::duplicate(Path::Item(path, index).field(), shown));

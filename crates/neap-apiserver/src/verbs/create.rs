@@ -45,7 +45,7 @@ pub(crate) async fn binding(x: &mut Exchange, verb: Verb, request: &Request<Byte
     if node.is_empty() {
         return Err(ApiError::Unnamed("target.name: Required value".into()));
     }
-    let written = write::update(x, Part::Main, Ownership::Tracked, |x, old| {
+    let written = write::update(x, Part::Main, Ownership::Tracked, write::Meant::Whatever, |x, old| {
         let bound = old.pointer("/spec/nodeName").and_then(|n| n.as_str()).unwrap_or("");
         if !bound.is_empty() {
             return Err(ApiError::Conflict {

@@ -20,6 +20,12 @@ const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 /// Lost races before a delete gives up; see `write`.
 const RETRIES: usize = 32;
+/// Objects of a collection deleted without letting others run.
+const TOGETHER: usize = 50;
+/// Namespaces that stay (Kubernetes: NamespaceLifecycle).
+const IMMORTAL: [&str; 3] = ["default", "kube-public", "kube-system"];
+/// The longest grace, in seconds: what still fits a timestamp.
+const MOST_GRACE: i64 = i32::MAX as i64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Propagation {
@@ -55,7 +61,7 @@ pub(crate) async fn answer(x: &mut Exchange, request: &Request<Bytes>) -> Result
     let options = wish(&x.query, request)?;
     let name = x.name().to_owned();
     let (fate, committed) = one(x, &name, &options)?;
-    x.server.acknowledge(x.ack, committed).await?;
+    write::settle(x, committed, !options.dry_run.is_empty()).await?;
     match fate {
         Fate::Gone { uid } => Ok(codec::respond(200, &status::deleted(&x.kind().id(), &name, &uid), x.wanted)),
         // Only those who asked in the old way are told that this is not over.
@@ -70,7 +76,11 @@ pub(crate) async fn collection(x: &mut Exchange, request: &Request<Bytes>) -> Re
     let filter = Filter::of(x)?;
     let found = list::find(x, &filter, None, None)?;
     let mut last = None;
-    for entry in &found.entries {
+    for (n, entry) in found.entries.iter().enumerate() {
+        if n % TOGETHER == TOGETHER - 1 {
+            // Thousands of objects must not hold up everybody else on this thread.
+            tokio::task::yield_now().await;
+        }
         let (namespace, name) = storage::parse_key(x.kind(), &entry.key);
         let name = name.to_owned();
         let mut each = x.clone();
@@ -83,7 +93,7 @@ pub(crate) async fn collection(x: &mut Exchange, request: &Request<Bytes>) -> Re
         }
         x.warnings.append(&mut each.warnings);
     }
-    x.server.acknowledge(x.ack, last).await?;
+    write::settle(x, last, !options.dry_run.is_empty()).await?;
     // What was to be deleted, as it was.
     list::render(x, &found)
 }
@@ -94,10 +104,17 @@ pub(crate) async fn eviction(x: &mut Exchange, verb: Verb, request: &Request<Byt
         return Err(ApiError::MethodNotAllowed);
     }
     let eviction = codec::parse(request.headers(), request.body())?;
-    let options = options(told(eviction.get("deleteOptions").unwrap_or(&Value::Null))?)?;
+    request::check_write(&x.query, request::Write::Create)?;
+    let mut wish = told(eviction.get("deleteOptions").unwrap_or(&Value::Null))?;
+    wish.dry_run.extend(x.query.dry_run.iter().cloned());
+    let options = options(wish)?;
     let name = x.name().to_owned();
+    let of = metadata::text(&eviction, "name");
+    if !of.is_empty() && of != name {
+        return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
+    }
     let (_, committed) = one(x, &name, &options)?;
-    x.server.acknowledge(x.ack, committed).await?;
+    write::settle(x, committed, !options.dry_run.is_empty()).await?;
     let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(codec::respond(201, &success, x.wanted))
 }
@@ -179,8 +196,13 @@ fn options(mut told: Options) -> Result<Options> {
 
 /// Deletes one object of the exchange's kind and namespace.
 pub(crate) fn one(x: &mut Exchange, name: &str, options: &Options) -> Result<(Fate, Option<Committed>)> {
+    if x.working.kind.role() == Role::Namespaces && IMMORTAL.contains(&name) {
+        let why = "this namespace may not be deleted".to_owned();
+        return Err(ApiError::Forbidden { resource: x.kind().id(), name: name.to_owned(), why, causes: Vec::new() });
+    }
     let mut tries = 0;
     loop {
+        x.warnings.clear();
         let entry = super::get::find(x)?;
         let old = super::get::decode_working(x, &entry)?;
         preconditions(x, &old, options)?;
@@ -199,6 +221,10 @@ pub(crate) fn one(x: &mut Exchange, name: &str, options: &Options) -> Result<(Fa
         let (txn, result) = match new {
             Some(new) if waits => {
                 if new == old {
+                    // Whoever was interrupted after the mark goes on now.
+                    if options.dry_run.is_empty() {
+                        write::after(x, Some(&old), name);
+                    }
                     return Ok((Fate::Marked(old), None));
                 }
                 (Txn::new().put(entry.key.clone(), expect, storage::encode(&new)), Some(new))
@@ -295,8 +321,10 @@ fn marked(x: &Exchange, old: &Value, options: &Options) -> Option<Value> {
         want(ORPHAN, choice == Propagation::Orphan);
         want(FOREGROUND, choice == Propagation::Foreground);
     }
-    let natural = kind.grace.as_ref().map_or(0, |grace| grace(old));
-    let grace = if kind.grace.is_some() { options.grace.unwrap_or(natural).max(0) } else { 0 };
+    // Less than nothing means as soon as possible, but in order.
+    let sane = |seconds: i64| if seconds < 0 { 1 } else { seconds.min(MOST_GRACE) };
+    let natural = kind.grace.as_ref().map_or(0, |grace| sane(grace(old)));
+    let grace = if kind.grace.is_some() { options.grace.map_or(natural, sane) } else { 0 };
     // An object that needs no time (a pod that never ran) is not made to wait by a caller's generous grace.
     let grace = if natural == 0 { 0 } else { grace };
     let waits_for_role = !namespace::is_finalized(kind.role(), old);
@@ -313,6 +341,10 @@ fn marked(x: &Exchange, old: &Value, options: &Options) -> Option<Value> {
         // A second delete can only shorten the grace.
         if kind.grace.is_some() && options.grace.is_some() && grace < grace_of(old) {
             meta.insert("deletionGracePeriodSeconds".into(), json!(grace));
+            if let Ok(at) = metadata::text(old, "deletionTimestamp").parse::<jiff::Timestamp>() {
+                let sooner = at - jiff::SignedDuration::from_secs(grace_of(old) - grace);
+                meta.insert("deletionTimestamp".into(), json!(time::rfc3339(sooner)));
+            }
         }
     } else {
         begin(x, &mut new, old, grace);

@@ -10,7 +10,7 @@ pub(crate) mod update;
 pub(crate) mod watch;
 pub(crate) mod write;
 
-use crate::auth::token;
+use crate::auth::{self, token};
 use crate::codec::{Body, View, respond_raw};
 use crate::kind::{ConnectRequest, Role, Semantics};
 use crate::request::Verb;
@@ -26,6 +26,10 @@ use serde_json::Value;
 pub(crate) async fn dispatch(x: &mut Exchange, verb: Verb, request: Request<Bytes>) -> Result<Response<Body>> {
     let name = x.at.subresource.clone().unwrap_or_default();
     if let Some(connect) = x.kind().connects.get(&name).cloned() {
+        // What starts something may not be had by who may only look, though it begins with a GET.
+        if verb == Verb::Get && name != "log" {
+            auth::check(&x.server, &x.user, Verb::Create, &x.at)?;
+        }
         let entry = get::find(x)?;
         let object = get::decode_served(x, &entry)?;
         let call = ConnectRequest {

@@ -1,11 +1,13 @@
 //! Patch: the four ways to change an object without sending it whole. What each does is the `patch` module's matter.
 
-use super::write::{self, Ownership, Part};
+use super::write::{self, Meant, Ownership, Part};
+use crate::auth;
 use crate::codec::{self, Body};
 use crate::kind::Semantics;
 use crate::metadata;
 use crate::patch::{self, ApplyError, Operation};
-use crate::request::{self, Write};
+use crate::limits;
+use crate::request::{self, Verb, Write};
 use crate::server::Exchange;
 use crate::status::{ApiError, Result};
 use bytes::Bytes;
@@ -24,16 +26,35 @@ pub(crate) enum Patch {
     Apply(Value),
 }
 
+impl Patch {
+    /// Whether it is for one version of the object.
+    pub(crate) fn meant(&self) -> Meant {
+        match self {
+            Self::Json(operations) => {
+                let names = |operation: &Value| operation["path"] == "/metadata/resourceVersion";
+                match operations.as_array().is_some_and(|list| list.iter().any(names)) {
+                    true => Meant::Version,
+                    false => Meant::Whatever,
+                }
+            }
+            Self::Merge(wish) | Self::Strategic(wish) | Self::Apply(wish) => Meant::by(wish),
+        }
+    }
+}
+
 pub(crate) async fn answer(x: &mut Exchange, part: Part, request: &Request<Bytes>) -> Result<Response<Body>> {
     let patch = parse(x, request)?;
     let written = match patch {
         Patch::Apply(applied) => apply(x, part, applied)?,
         patch => {
             request::check_write(&x.query, Write::Patch)?;
-            let written = write::update(x, part, Ownership::Tracked, |x, old| {
+            let meant = patch.meant();
+            let written = write::update(x, part, Ownership::Tracked, meant, |x, old| {
                 let mut object = super::to_served(x, old.clone())?;
                 change(x, &mut object, &patch)?;
                 same_uid(x, &object, old)?;
+                let served = x.served.clone();
+                metadata::check_decoded(&mut object, &served.kind.shape(served.version()))?;
                 super::to_working(x, object)
             });
             written.map_err(|error| unfit(request.body(), error))?
@@ -45,7 +66,7 @@ pub(crate) async fn answer(x: &mut Exchange, part: Part, request: &Request<Bytes
 pub(crate) fn parse(x: &Exchange, request: &Request<Bytes>) -> Result<Patch> {
     let body = request.body();
     let strategic = x.kind().semantics == Semantics::Native;
-    match codec::content_type(request.headers()) {
+    let patch = match codec::content_type(request.headers()) {
         JSON => Ok(Patch::Json(decode(body)?)),
         MERGE => Ok(Patch::Merge(object(decode(body)?)?)),
         STRATEGIC if strategic => Ok(Patch::Strategic(object(decode(body)?)?)),
@@ -54,7 +75,14 @@ pub(crate) fn parse(x: &Exchange, request: &Request<Bytes>) -> Result<Patch> {
             let accepted = [JSON, MERGE, APPLY].join(", ");
             Err(if strategic { ApiError::UnsupportedPatch } else { ApiError::UnsupportedMediaType { accepted } })
         }
+    }?;
+    let (Patch::Json(wish) | Patch::Merge(wish) | Patch::Strategic(wish) | Patch::Apply(wish)) = &patch;
+    let most = limits::PATCH_ITEMS;
+    // A JSON patch is itself a list, with a limit of its own, and puts whole lists in place.
+    if !matches!(patch, Patch::Json(_)) && limits::longest_list(wish) > most {
+        return Err(ApiError::bad_request(format!("a list in the patch has more than {most} items; send the object")));
     }
+    Ok(patch)
 }
 
 fn decode(body: &[u8]) -> Result<Value> {
@@ -116,6 +144,7 @@ fn apply(x: &mut Exchange, part: Part, mut applied: Value) -> Result<write::Writ
         )));
     }
     let named = applied.pointer("/metadata/namespace").is_some();
+    reset(&mut applied, part, x.served.version().status);
     if let Some(namespace) = x.at.namespace.clone() {
         metadata::of_mut(&mut applied).entry("namespace").or_insert_with(|| namespace.into());
     }
@@ -129,15 +158,30 @@ fn apply(x: &mut Exchange, part: Part, mut applied: Value) -> Result<write::Writ
             same_uid(x, &applied, &Value::Null)?;
             let mut object = patch::apply(None, &applied, &by, &schema, force).map_err(|e| conflict(e, named))?;
             metadata::of_mut(&mut object).remove("resourceVersion");
+            // Whoever may only change objects may not make them this way.
+            auth::check(&x.server, &x.user, Verb::Create, &x.at)?;
             match write::create(x, object, Ownership::Applied) {
                 Err(ApiError::AlreadyExists { .. }) => continue,
                 other => return other,
             }
         }
-        return write::update(x, part, Ownership::Applied, |x, old| {
+        return write::update(x, part, Ownership::Applied, Meant::by(&applied), |x, old| {
             same_uid(x, &applied, old)?;
             patch::apply(Some(old), &applied, &by, &schema, force).map_err(|e| conflict(e, named))
         });
+    }
+}
+
+/// Takes out of an applied object what its endpoint does not change: nobody owns it for having sent it, and nobody
+/// conflicts over it.
+fn reset(applied: &mut Value, part: Part, status_apart: bool) {
+    let Some(fields) = applied.as_object_mut() else { return };
+    match part {
+        Part::Main if status_apart => {
+            fields.remove("status");
+        }
+        Part::Status => fields.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status")),
+        _ => {}
     }
 }
 

@@ -23,6 +23,8 @@ use tokio::time::{Instant, Sleep};
 
 /// Kubernetes ends a watch that names no timeout after 30 to 60 minutes (`--min-request-timeout`).
 const TIMEOUT: Duration = Duration::from_secs(1800);
+/// The longest that a watch may ask for.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How often a quiet watch tells its revision; Kubernetes sends bookmarks about once a minute.
 const BOOKMARK: Duration = Duration::from_secs(60);
 /// Bytes after which a batch of lines is handed over.
@@ -74,7 +76,7 @@ pub(crate) fn answer(x: &Exchange) -> Result<Response<Body>> {
         Err(error) => return Err(storage::store_error(&error, &x.kind().id(), "")),
     };
     let timeout =
-        q.timeout_seconds.map(Duration::from_secs).filter(|t| !t.is_zero()).unwrap_or_else(|| {
+        q.timeout_seconds.map(|s| Duration::from_secs(s).min(LONGEST)).filter(|t| !t.is_zero()).unwrap_or_else(|| {
             TIMEOUT + Duration::from_millis(x.server.chance(|r| r.u64(..TIMEOUT.as_millis() as u64)))
         });
     let now = Instant::now();
@@ -120,6 +122,11 @@ impl Stream {
             if let Some(bytes) = self.initial_batch() {
                 return Some(bytes);
             }
+            // A busy watch ends in time too.
+            if self.deadline.is_elapsed() {
+                self.done = true;
+                return self.x.query.bookmarks.then(|| self.mark(false));
+            }
             let watch = self.watch.as_mut()?;
             tokio::select! {
                 biased;
@@ -151,6 +158,9 @@ impl Stream {
                 }
                 () = self.bookmark.as_mut() => {
                     self.bookmark.as_mut().reset(Instant::now() + BOOKMARK);
+                    if !self.is_served() {
+                        return None;
+                    }
                     if self.x.query.bookmarks {
                         return Some(self.mark(false));
                     }
@@ -163,6 +173,17 @@ impl Stream {
                 }
             }
         }
+    }
+
+    /// Whether the kind is still there, and has the shape that this watch shows.
+    fn is_served(&self) -> bool {
+        let (kind, version) = (self.x.kind(), self.x.served.version());
+        let kinds = self.x.server.registry.kinds();
+        let now = kinds.get(&kind.group, &kind.plural);
+        now.is_some_and(|now| {
+            now.namespaced == kind.namespaced
+                && now.version(&version.name).is_some_and(|v| v.served && v.head == version.head)
+        })
     }
 
     fn initial_batch(&mut self) -> Option<Bytes> {

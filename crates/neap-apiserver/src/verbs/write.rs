@@ -7,6 +7,7 @@
 use crate::auth;
 use crate::crd;
 use crate::kind::{Origin, Role, Semantics};
+use crate::limits;
 use crate::metadata::{self, Generation};
 use crate::namespace;
 use crate::patch::{Manager, Operation as Owning, track_update};
@@ -101,7 +102,7 @@ fn create_once(x: &mut Exchange, mut object: Value, ownership: Ownership) -> Res
     let working = x.working.clone();
     let (kind, version) = (&*working.kind, working.version());
     let shape = kind.shape(version);
-    metadata::check_decoded(&mut object, &shape)?;
+    x.warnings.clear();
     let now = time::rfc3339(x.now);
     let namespace = x.at.namespace.clone();
     x.server.chance(|rng| {
@@ -128,6 +129,7 @@ fn create_once(x: &mut Exchange, mut object: Value, ownership: Ownership) -> Res
     special(x, &mut object, None);
     let mut object = admitted(x, Operation::Create, None, object, None)?;
     judge(x, &mut object, None)?;
+    limits::check_depth(&object)?;
     let name = metadata::text(&object, "name").to_owned();
     let key = storage::key(kind, namespace.as_deref(), &name);
     let exists = |stored: &[u8]| ApiError::AlreadyExists {
@@ -165,8 +167,8 @@ fn create_once(x: &mut Exchange, mut object: Value, ownership: Ownership) -> Res
 
 /// The namespace a new object goes to must exist, and stay as it was looked at until the commit.
 fn home(x: &Exchange, name: &str) -> Result<Option<(String, Revision)>> {
-    let Some(namespace) = x.namespace().filter(|_| x.kind().namespaced) else { return Ok(None) };
     crd::check_accepting(x)?;
+    let Some(namespace) = x.namespace().filter(|_| x.kind().namespaced) else { return Ok(None) };
     if x.kinds.get("", "namespaces").is_none() {
         return Ok(None);
     }
@@ -181,11 +183,12 @@ fn home(x: &Exchange, name: &str) -> Result<Option<(String, Revision)>> {
 }
 
 /// Changes an object. `wish` turns the present object into the wanted one (both in the version whose rules apply) and
-/// is called again after a lost race, unless the wanted object names a resource version.
+/// is called again after a lost race, unless the caller meant one version of the object (`meant`).
 pub(crate) fn update(
     x: &mut Exchange,
     part: Part,
     ownership: Ownership,
+    meant: Meant,
     mut wish: impl FnMut(&mut Exchange, &Value) -> Result<Value>,
 ) -> Result<Written> {
     let mut tries = 0;
@@ -193,9 +196,8 @@ pub(crate) fn update(
         let entry = super::get::find(x)?;
         let old = super::get::decode_working(x, &entry)?;
         let wanted = wish(x, &old)?;
-        let mut named = false;
-        match update_once(x, part, ownership, &entry, &old, wanted, &mut named) {
-            Err(Lost::Race) if !named && tries < RETRIES => {
+        match update_once(x, part, ownership, &entry, &old, wanted) {
+            Err(Lost::Race) if meant == Meant::Whatever && tries < RETRIES => {
                 tries += 1;
                 x.warnings.clear();
             }
@@ -208,6 +210,25 @@ pub(crate) fn update(
             }
             Err(Lost::Refused(error)) => return Err(error),
             Ok(written) => return Ok(written),
+        }
+    }
+}
+
+/// Which state of an object the caller wants to change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meant {
+    /// As it is, whichever version that is.
+    Whatever,
+    /// The version named in what was sent: a lost race is the caller's conflict.
+    Version,
+}
+
+impl Meant {
+    /// As the object, or the part of one, that the caller sent says.
+    pub(crate) fn by(sent: &Value) -> Self {
+        match metadata::text(sent, "resourceVersion") {
+            "" | "0" => Self::Whatever,
+            _ => Self::Version,
         }
     }
 }
@@ -230,14 +251,12 @@ fn update_once(
     entry: &Entry,
     old: &Value,
     mut new: Value,
-    named: &mut bool,
 ) -> std::result::Result<Written, Lost> {
     let working = x.working.clone();
     let (kind, version) = (&*working.kind, working.version());
     let shape = kind.shape(version);
-    metadata::check_decoded(&mut new, &shape)?;
     let (namespace, name) = (x.at.namespace.clone(), x.name().to_owned());
-    *named = metadata::prepare_update(&mut new, old, &shape, namespace.as_deref(), &name)?;
+    metadata::prepare_update(&mut new, old, &shape, namespace.as_deref(), &name)?;
     confine(&mut new, old, part, version.status, kind.semantics);
     normalise(x, &mut new)?;
     defaulted(x, &mut new, Some(old));
@@ -247,6 +266,7 @@ fn update_once(
     special(x, &mut new, Some(old));
     let mut new = admitted(x, Operation::Update, part.admitted_as(), new, Some(old))?;
     judge(x, &mut new, Some(old))?;
+    limits::check_depth(&new)?;
     metadata::bump(&mut new, old, shape.generation);
     let dies = metadata::is_deleting(&new)
         && metadata::finalizers(&new).is_empty()
@@ -497,7 +517,7 @@ fn judge(x: &Exchange, object: &mut Value, old: Option<&Value>) -> Result<()> {
         match working.kind.role() {
             Role::Definitions => causes.extend(crd::validate(object, old)),
             Role::Namespaces => causes.extend(namespace::validate(object)),
-            _ if working.kind.group == auth::rbac::GROUP => auth::rbac::check_escalation(x, object)?,
+            _ if working.kind.group == auth::rbac::GROUP => auth::rbac::check_escalation(x, object, old)?,
             _ => {}
         }
     }
@@ -526,12 +546,17 @@ pub(crate) fn raises_on_delete(rule: Generation) -> bool {
     rule != Generation::Never
 }
 
+/// Waits for the disk where the caller wants that; what was found as wished may not be there yet either.
+pub(crate) async fn settle(x: &Exchange, committed: Option<Committed>, dry_run: bool) -> Result<()> {
+    match committed {
+        None if !dry_run => x.server.settle(x.ack).await,
+        committed => x.server.acknowledge(x.ack, committed).await,
+    }
+}
+
 /// The response to a write that may still have to wait for the disk.
 pub(crate) async fn respond(x: &Exchange, written: Written) -> Result<http::Response<crate::codec::Body>> {
-    match written.committed {
-        None if !x.query.is_dry_run() => x.server.settle(x.ack).await?,
-        committed => x.server.acknowledge(x.ack, committed).await?,
-    }
+    settle(x, written.committed, x.query.is_dry_run()).await?;
     let code = if written.created { 201 } else { 200 };
     match written.stored {
         Some((bytes, revision)) => super::object_response(x, code, &bytes, revision),

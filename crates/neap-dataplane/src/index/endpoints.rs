@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::object::key_of;
+use crate::activator::backends::Candidate;
 use crate::snapshot::ServiceKey;
 
 /// Label of a slice: its Service.
@@ -28,6 +29,8 @@ struct Slice {
     service: ServiceKey,
     ports: Vec<(String, u16)>,
     ready: Vec<IpAddr>,
+    /// Neither ready nor on their way out.
+    starting: Vec<IpAddr>,
 }
 
 impl Endpoints {
@@ -45,19 +48,22 @@ impl Endpoints {
                 Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port?).ok().filter(|port| *port > 0)?))
             })
             .collect();
-        // Unknown counts as ready (the field's own definition); what terminates is never ready.
-        let ready = slice.endpoints.iter().flatten().filter(|endpoint| {
-            endpoint
-                .conditions
-                .as_ref()
-                .is_none_or(|conditions| conditions.ready.unwrap_or(true) && !conditions.terminating.unwrap_or(false))
-        });
-        // "Consumers must handle additional addresses", but all of one endpoint reach the same pod.
-        let ready = ready.filter_map(|endpoint| endpoint.addresses.first()?.parse().ok()).collect();
+        let (mut ready, mut starting) = (Vec::new(), Vec::new());
+        for endpoint in slice.endpoints.iter().flatten() {
+            // "Consumers must handle additional addresses", but all of one endpoint reach the same pod.
+            let Some(address) = endpoint.addresses.first().and_then(|address| address.parse().ok()) else { continue };
+            // Unknown counts as ready (the field's own definition); what terminates is never ready.
+            let conditions = endpoint.conditions.as_ref();
+            match conditions.map(|is| (is.ready.unwrap_or(true), is.terminating.unwrap_or(false))) {
+                None | Some((true, false)) => ready.push(address),
+                Some((false, false)) => starting.push(address),
+                Some((_, true)) => {}
+            }
+        }
         let key: SliceKey = (namespace.into(), name.into());
         self.by_service.entry(service.clone()).or_default().insert(key.clone());
         touched.insert(service.clone());
-        self.slices.insert(key, Slice { service, ports, ready });
+        self.slices.insert(key, Slice { service, ports, ready, starting });
         touched
     }
 
@@ -81,6 +87,26 @@ impl Endpoints {
     /// The instances of a Revision, by its private Service.
     pub(super) fn of_revision(&self, private: &ServiceKey) -> Vec<SocketAddr> {
         self.select(private, |name| REVISION_PORTS.contains(&name))
+    }
+
+    /// Everything that may be an instance, by the private Service, and whether it is ready.
+    pub(super) fn candidates(&self, private: &ServiceKey) -> Vec<Candidate> {
+        let slices = self.by_service.get(private).into_iter().flatten().filter_map(|key| self.slices.get(key));
+        let of = |slice: &Slice| {
+            let port = slice.ports.iter().find(|(name, _)| REVISION_PORTS.contains(&name.as_str())).map(|(_, port)| *port);
+            let with = move |ready: bool| {
+                move |ip: &IpAddr| port.map(|port| Candidate { addr: SocketAddr::new(*ip, port), ready })
+            };
+            let all = slice.ready.iter().filter_map(with(true)).chain(slice.starting.iter().filter_map(with(false)));
+            all.collect::<Vec<_>>()
+        };
+        slices.flat_map(of).collect()
+    }
+
+    /// The addresses behind a Service's name.
+    pub(super) fn ready_addresses(&self, service: &ServiceKey) -> Vec<IpAddr> {
+        let slices = self.by_service.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key));
+        slices.flat_map(|slice| slice.ready.iter().copied()).collect()
     }
 
     /// The endpoints of a Service's port. A Service with a single port need not name it.

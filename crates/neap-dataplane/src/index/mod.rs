@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use self::endpoints::Endpoints;
 pub(crate) use self::object::key_of;
+use crate::activator::backends::{Backends, Known};
 use crate::certificates;
 use crate::gate::{Gate, GateName, Settings};
 use crate::plane::Wakes;
@@ -32,6 +33,8 @@ pub(crate) struct Indexes {
     wakes: Wakes,
     routing: neap_logic::routing::Index,
     generations: HashMap<IngressKey, i64>,
+    /// Revisions whose instances are believed before the cluster believes them; kept where they prove themselves.
+    early: HashMap<RevisionKey, bool>,
     endpoints: Endpoints,
     /// Endpoints of these Services belong to Revisions.
     private: HashMap<ServiceKey, RevisionKey>,
@@ -39,6 +42,8 @@ pub(crate) struct Indexes {
     status: IngressStatus,
     /// Gates that are no longer in the snapshot, for as long as a request holds them.
     retired: Vec<Weak<Gate>>,
+    /// Where instances have to prove themselves before they get requests.
+    backends: Option<Arc<Backends>>,
 }
 
 /// What has to be published after a change.
@@ -63,12 +68,19 @@ impl Indexes {
             wakes,
             routing: neap_logic::routing::Index::new(ingress_class),
             generations: HashMap::new(),
+            early: HashMap::new(),
             endpoints: Endpoints::default(),
             private: HashMap::new(),
             snapshot: Snapshot::default(),
             status: IngressStatus::default(),
             retired: Vec::new(),
+            backends: None,
         }
+    }
+
+    pub(crate) fn with_backends(mut self, backends: Arc<Backends>) -> Self {
+        self.backends = Some(backends);
+        self
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
@@ -143,22 +155,28 @@ impl Indexes {
         }
         let gate = Arc::new(Gate::new(GateName::Revision(key.clone()), settings, self.wakes.clone(), now));
         let private = private_service(&key);
-        gate.set_instances(self.endpoints.of_revision(&private), now);
+        if self.backends.is_some() {
+            self.early.insert(key.clone(), object::is_believed_early(revision));
+        }
+        self.tell_instances(&key, &gate, now);
         self.private.insert(private, key.clone());
-        if let Some(older) = Arc::make_mut(&mut self.snapshot.revisions).insert(key, gate) {
+        let older = self.snapshot.revisions.get(&key).cloned();
+        self.snapshot.revisions.insert_mut(key, gate);
+        if let Some(older) = older {
             self.retire(&older, now);
         }
         Dirty::SNAPSHOT
     }
 
     pub(crate) fn delete_revision(&mut self, key: &RevisionKey, now: Instant) -> Dirty {
-        if !self.snapshot.revisions.contains_key(key) {
-            return Dirty::NOTHING;
-        }
+        let Some(gate) = self.snapshot.revisions.get(key).cloned() else { return Dirty::NOTHING };
         self.private.remove(&private_service(key));
-        if let Some(gate) = Arc::make_mut(&mut self.snapshot.revisions).remove(key) {
-            self.retire(&gate, now);
+        self.early.remove(key);
+        if let Some(backends) = &self.backends {
+            backends.remove(key);
         }
+        self.snapshot.revisions.remove_mut(key);
+        self.retire(&gate, now);
         Dirty::SNAPSHOT
     }
 
@@ -185,8 +203,10 @@ impl Indexes {
     /// Instances are live: gates are told at once, and no snapshot changes.
     fn endpoints_changed(&mut self, services: BTreeSet<ServiceKey>, now: Instant) -> Dirty {
         for service in services {
-            if let Some(gate) = self.private.get(&service).and_then(|key| self.snapshot.revisions.get(key)) {
-                gate.set_instances(self.endpoints.of_revision(&service), now);
+            let public = RevisionKey { namespace: service.namespace.clone(), name: service.name.clone() };
+            let key = self.private.get(&service).or(self.backends.as_ref().map(|_| &public));
+            if let Some((key, gate)) = key.and_then(|key| self.snapshot.revisions.get_key_value(key)) {
+                self.tell_instances(key, gate, now);
             } else if let Some(entry) = self.snapshot.services.get(&service) {
                 for port in &entry.ports {
                     port.gate.set_instances(self.endpoints.of_port(&service, &port.name), now);
@@ -194,6 +214,22 @@ impl Indexes {
             }
         }
         Dirty::NOTHING
+    }
+
+    fn tell_instances(&self, key: &RevisionKey, gate: &Arc<Gate>, now: Instant) {
+        let private = private_service(key);
+        match &self.backends {
+            None => gate.set_instances(self.endpoints.of_revision(&private), now),
+            Some(backends) => {
+                let public = ServiceKey { namespace: key.namespace.clone(), name: key.name.clone() };
+                let known = Known {
+                    candidates: self.endpoints.candidates(&private),
+                    public: self.endpoints.ready_addresses(&public),
+                    early: self.early.get(key).copied().unwrap_or_default(),
+                };
+                backends.update(key, gate, known, now);
+            }
+        }
     }
 
     // Services
@@ -231,19 +267,18 @@ impl Indexes {
             })
             .collect();
         let entry = Arc::new(ServiceEntry { external_name, ports });
-        if let Some(older) = Arc::make_mut(&mut self.snapshot.services).insert(key, entry) {
+        let older = self.snapshot.services.get(&key).cloned();
+        self.snapshot.services.insert_mut(key, entry);
+        if let Some(older) = older {
             self.retire_service(&older, now);
         }
         Dirty::SNAPSHOT
     }
 
     pub(crate) fn delete_service(&mut self, key: &ServiceKey, now: Instant) -> Dirty {
-        if !self.snapshot.services.contains_key(key) {
-            return Dirty::NOTHING;
-        }
-        if let Some(older) = Arc::make_mut(&mut self.snapshot.services).remove(key) {
-            self.retire_service(&older, now);
-        }
+        let Some(older) = self.snapshot.services.get(key).cloned() else { return Dirty::NOTHING };
+        self.snapshot.services.remove_mut(key);
+        self.retire_service(&older, now);
         Dirty::SNAPSHOT
     }
 
@@ -270,18 +305,14 @@ impl Indexes {
                 self.delete_secret(&key)
             }
             Some(Ok(certificate)) => {
-                Arc::make_mut(&mut self.snapshot.certificates).insert(key, certificate);
+                self.snapshot.certificates.insert_mut(key, certificate);
                 Dirty::SNAPSHOT
             }
         }
     }
 
     pub(crate) fn delete_secret(&mut self, key: &SecretRef) -> Dirty {
-        if !self.snapshot.certificates.contains_key(key) {
-            return Dirty::NOTHING;
-        }
-        Arc::make_mut(&mut self.snapshot.certificates).remove(key);
-        Dirty::SNAPSHOT
+        if self.snapshot.certificates.remove_mut(key) { Dirty::SNAPSHOT } else { Dirty::NOTHING }
     }
 
     pub(crate) fn secrets(&self) -> Vec<SecretRef> {
@@ -295,11 +326,10 @@ fn private_service(revision: &RevisionKey) -> ServiceKey {
 
 impl IngressStatus {
     fn set(&mut self, key: &IngressKey, state: Option<IngressState>) {
-        let all = Arc::make_mut(&mut self.live);
         match state {
-            Some(state) => all.insert(key.clone(), state),
-            None => all.remove(key),
-        };
+            Some(state) => self.live.insert_mut(key.clone(), state),
+            None => drop(self.live.remove_mut(key)),
+        }
     }
 }
 

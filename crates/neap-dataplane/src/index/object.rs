@@ -45,6 +45,15 @@ pub(super) fn revision_settings(revision: &Revision, depth: usize) -> Settings {
     }
 }
 
+/// Whether the sidecar's word is enough that an instance takes requests (E1.8): not where a kubelet has to run a command
+/// for it, or has to see a start through first.
+pub(super) fn is_believed_early(revision: &Revision) -> bool {
+    revision.spec.pod.containers.iter().all(|container| {
+        let by_command = container.readiness_probe.as_ref().is_some_and(|probe| probe.exec.is_some());
+        !by_command && container.startup_probe.is_none()
+    })
+}
+
 /// Of several containers, the one with a port (A4.12).
 fn serving_container(containers: &[Container]) -> Option<&Container> {
     let has_port = |container: &&Container| container.ports.as_ref().is_some_and(|ports| !ports.is_empty());

@@ -181,7 +181,7 @@ fn certificates_come_and_go_with_their_secrets() {
         }
     };
     let (plane, _) = DataPlane::new("c");
-    let count = || plane.snapshot().certificates.len();
+    let count = || plane.snapshot().certificates.size();
     plane.feed(Feed::Apply(secret(&made.cert.pem())), now);
     assert_eq!(count(), 1);
     plane.feed(Feed::Apply(secret("broken")), now);

@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_and_merging() {
+    fn a1_12_a1_13_paths_and_merging() {
         let errors = Errors::missing(&["image"])
             .via_field_index("containers", 0)
             .and(Errors::missing(&["name"]).via_index(1).via_field("env"))

@@ -168,14 +168,14 @@ fn path(path: &Value, namespace: &str) -> Errors {
         return Errors::missing(&["splits"]);
     }
     let mut errors = Errors::none();
-    let mut sum = 0;
+    let mut sum = 0i64;
     for (i, split) in splits.iter().enumerate() {
         let mut wrong = Errors::none();
         let percent = split["percent"].as_i64().unwrap_or(0);
         if !(0..=100).contains(&percent) {
             wrong.add(Errors::out_of_bounds(percent, 0, 100, "percent"));
         }
-        sum += percent;
+        sum = sum.saturating_add(percent);
         for field in ["serviceName", "serviceNamespace"] {
             if text(split, field).is_empty() {
                 wrong.add(Errors::missing(&[field]));

@@ -21,6 +21,7 @@ pub mod field_error;
 mod internal;
 mod podspec;
 mod serving;
+mod shape;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -53,6 +54,7 @@ pub fn admit(
     {
         value["metadata"]["namespace"] = namespace.into();
     }
+    shape::check(&request.kind.group, &request.kind.kind, &mut value).map_err(refusal)?;
     let old = match (&request.operation, &request.old_object) {
         (Operation::Update, Some(old)) => Some(serde_json::to_value(old).map_err(unreadable)?),
         _ => None,

@@ -10,6 +10,7 @@ use super::podspec;
 use super::template;
 use super::view::{difference, is_set, items, list_mut, text};
 use crate::config::Settings;
+use crate::convert;
 use crate::names::is_fqdn;
 
 /// An object on its way in.
@@ -26,12 +27,18 @@ fn is_owned(value: &Value) -> bool {
 
 /// Service.
 pub(super) fn service(x: &mut Incoming<'_>) -> Errors {
-    template::default(&mut x.value, x.old, x.settings);
-    let spec = &mut x.value["spec"];
-    if items(&spec["traffic"]).is_empty() {
-        spec["traffic"] = json!([{"latestRevision": true, "percent": 100}]);
+    // A Service that owns nothing says nothing of what to run, and is given nothing to say.
+    let manual = convert::is_manual(&x.value);
+    if manual {
+        x.value["spec"] = json!({});
+    } else {
+        template::default(&mut x.value, x.old, x.settings);
+        let spec = &mut x.value["spec"];
+        if items(&spec["traffic"]).is_empty() {
+            spec["traffic"] = json!([{"latestRevision": true, "percent": 100}]);
+        }
+        default_traffic(spec);
     }
-    default_traffic(spec);
     annotations::set_user(&mut x.value, x.old, x.user);
 
     let value = &x.value;
@@ -40,8 +47,10 @@ pub(super) fn service(x: &mut Incoming<'_>) -> Errors {
         .and(annotations::no_autoscaling(&meta["annotations"]).via_field("annotations"))
         .and(annotations::rollout(&meta["annotations"]).via_field("annotations"))
         .via_field("metadata");
-    errors.add(template::validate(&value["spec"]["template"], meta, x.settings).via_field("spec.template"));
-    errors.add(traffic(&value["spec"]["traffic"], true).via_field("spec"));
+    if !manual {
+        errors.add(template::validate(&value["spec"]["template"], meta, x.settings).via_field("spec.template"));
+        errors.add(traffic(&value["spec"]["traffic"], true).via_field("spec"));
+    }
     if let Some(old) = x.old {
         errors.add(annotations::user_unchanged(value, old));
         errors.add(

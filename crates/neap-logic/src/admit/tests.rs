@@ -76,7 +76,7 @@ fn with_annotation(key: &str, value: &str) -> Value {
 }
 
 #[test]
-fn a_service_is_filled_in() {
+fn a2_7_a_service_is_filled_in() {
     let got = admitted(&with_container(json!({})), &Settings::default());
     assert_eq!(
         got["spec"],
@@ -95,7 +95,7 @@ fn a_service_is_filled_in() {
 }
 
 #[test]
-fn details_are_filled_in_where_they_are_missing() {
+fn a4_22_details_are_filled_in_where_they_are_missing() {
     let check = |settings: &Settings, spec: Value, path: &str, want: Value| {
         let got = admitted(&service(json!({"spec": spec})), settings);
         assert_eq!(got["spec"]["template"]["spec"].pointer(path).cloned().unwrap_or(Value::Null), want, "{path}");
@@ -294,7 +294,7 @@ fn containers_are_refused_in_upstreams_words() {
 
 /// Rows A4.11, A4.18, A4.20, A4.21: what a feature that is off makes of its fields.
 #[test]
-fn features_that_are_off_say_so() {
+fn a4_11_a4_18_a4_21_features_that_are_off_say_so() {
     let s = Settings::default();
     let pod = |volume: Value| {
         let mut value = with_pod(json!({"volumes": [volume]}));
@@ -343,7 +343,7 @@ fn features_that_are_off_say_so() {
 }
 
 #[test]
-fn names_must_fit() {
+fn a4_25_a7_1_names_must_fit() {
     let s = Settings::default();
     let named = |name: &str| service(json!({"metadata": {"name": name}, "spec": {"containers": [{"image": "app"}]}}));
     refused(
@@ -379,7 +379,7 @@ fn names_must_fit() {
 }
 
 #[test]
-fn annotations_must_fit() {
+fn a7_9_a7_10_c1_9_annotations_must_fit() {
     let s = Settings::default();
     let at = "spec.template.metadata.annotations.";
     let check =
@@ -454,7 +454,7 @@ fn annotations_must_fit() {
 }
 
 #[test]
-fn traffic_must_add_up() {
+fn a5_2_a2_2_traffic_must_add_up() {
     let s = Settings::default();
     let check = |traffic: Value, want: &str| {
         let mut value = with_container(json!({}));
@@ -495,7 +495,7 @@ fn traffic_must_add_up() {
 }
 
 #[test]
-fn revisions_never_change() {
+fn a4_23_a4_24_revisions_never_change() {
     let s = Settings::default();
     let revision = json!({"apiVersion": "serving.knative.dev/v1", "kind": "Revision", "metadata": {"name": "r"}, "spec": {"containers": [{"image": "a"}]}});
     let old = admitted(&revision, &s);
@@ -513,7 +513,7 @@ fn revisions_never_change() {
 }
 
 #[test]
-fn mappings_need_a_domain_of_their_own() {
+fn a6_1_mappings_need_a_domain_of_their_own() {
     let s = Settings::default();
     let mapping = |name: &str| {
         json!({"apiVersion": "serving.knative.dev/v1beta1", "kind": "DomainMapping", "metadata": {"name": name, "namespace": "ns"},
@@ -577,7 +577,7 @@ fn internal_kinds_are_checked() {
 }
 
 #[test]
-fn config_maps_are_checked() {
+fn a7_4_config_maps_are_checked() {
     let s = Settings::default();
     let map = |data: Value| {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "config-features", "namespace": "knative-serving",
@@ -596,7 +596,7 @@ fn config_maps_are_checked() {
 }
 
 #[test]
-fn features_open_fields() {
+fn a4_6_a4_21_features_open_fields() {
     let mut s = Settings::default();
     s.features.podspec_node_selector = Flag::Allowed;
     s.features.podspec_init_containers = Flag::Enabled;
@@ -615,7 +615,7 @@ fn features_open_fields() {
 }
 
 #[test]
-fn insecure_defaults_are_warned_about() {
+fn a7_11_insecure_defaults_are_warned_about() {
     let (_, warnings) = run(&with_container(json!({})), None, &Settings::default()).expect("admitted");
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].contains("spec.template.spec.containers[0].securityContext.runAsNonRoot"), "{warnings:?}");
@@ -626,4 +626,22 @@ fn what_is_on_its_way_out_passes() {
     let mut value = with_container(json!({"image": ""}));
     value["metadata"]["deletionTimestamp"] = json!("2026-01-02T03:04:05Z");
     assert!(run(&value, Some(&value), &Settings::default()).is_ok());
+}
+
+/// I4: a manual Service is given no template and no traffic, and needs none.
+#[test]
+fn i4_a_manual_service_says_nothing_else() {
+    let manual = |spec: Value| {
+        json!({"apiVersion": "serving.knative.dev/v1", "kind": "Service", "spec": spec,
+            "metadata": {"name": "hello", "namespace": "ns", "annotations": {"neap.dev/service-mode": "manual"}}})
+    };
+    for spec in [json!({}), json!({"template": {"spec": {"containers": []}}}), Value::Null] {
+        assert_eq!(admitted(&manual(spec), &Settings::default())["spec"], json!({}));
+    }
+    let ordinary =
+        admitted(&manual(json!({"template": {"spec": {"containers": [{"image": "app"}]}}})), &Settings::default());
+    assert_eq!(ordinary["spec"]["traffic"], json!([{"latestRevision": true, "percent": 100}]));
+    let mut nameless = manual(json!({}));
+    nameless["metadata"]["name"] = "A".into();
+    assert!(run(&nameless, None, &Settings::default()).is_err());
 }

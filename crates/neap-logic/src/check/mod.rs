@@ -92,7 +92,9 @@ fn written(object: &Object, faults: &mut Vec<String>) {
     if meta["name"] != object.name.as_str() || meta["namespace"].as_str() != object.namespace.as_deref() {
         faults.push(format!("{at} is named otherwise inside"));
     }
-    let limit_applies = !matches!(object.resource.kind.as_str(), "ClusterDomainClaim" | "DomainMapping");
+    // Those are named by host.
+    let limit_applies =
+        !matches!(object.resource.kind.as_str(), "ClusterDomainClaim" | "DomainMapping" | "Certificate");
     if limit_applies && object.name.len() > names::MAX_NAME {
         faults.push(format!("{at} has a name of {} characters", object.name.len()));
     }

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_follows_its_dependents() {
+    fn a1_3_a1_4_ready_follows_its_dependents() {
         check(|_| {}, "ConfigurationsReady=Unknown() Ready=Unknown() RoutesReady=Unknown()");
         check(
             |c| {
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn times_move_only_with_their_condition() {
+    fn a1_2_times_move_only_with_their_condition() {
         let mut first = Conditions::new(CONFIGURATION, &[], at(1));
         first.mark_true(READY);
         let mut second = Conditions::new(CONFIGURATION, &first.into_vec(), at(9));

@@ -9,6 +9,9 @@ use super::reader::{Data, Mistake, Reader};
 /// The config-map's name.
 pub const MAP: &str = "config-domain";
 
+/// The type of a domain whose namespaces can have wildcard certificates.
+pub const WILDCARD: &str = "wildcard";
+
 /// Domains by the labels they ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Domain {
@@ -52,7 +55,7 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Domain {
         match rule(text) {
             Some(mut rule) => {
                 if rule.selector.is_empty() && rule.kind.is_empty() {
-                    rule.kind = "wildcard".into();
+                    rule.kind = WILDCARD.into();
                 }
                 domains.insert(domain.clone(), rule);
             }

@@ -42,6 +42,7 @@ pub fn examples(default_domain: &str) -> Vec<ConfigMap> {
         config_map(logging::MAP, "logging", LOGGING),
         config_map(network::MAP, "networking", NETWORK),
         config_map(observability::MAP, "observability", OBSERVABILITY),
+        config_map(keys::config::TRACING, "tracing", &[]),
         config_map(neap::MAP, "controller", NEAP),
     ];
     for map in &mut maps {
@@ -138,6 +139,18 @@ const DEPLOYMENT: &[Row] = &[
     ("queue-sidecar-cpu-limit", "1000m", ""),
     ("queue-sidecar-memory-request", "400Mi", ""),
     ("queue-sidecar-memory-limit", "800Mi", ""),
+    ("queue-sidecar-ephemeral-storage-request", "512Mi", ""),
+    ("queue-sidecar-ephemeral-storage-limit", "1024Mi", ""),
+    ("queue-sidecar-token-audiences", "", "Audiences a token is mounted into the sidecar for, separated by commas."),
+    ("queue-sidecar-rootca", "", "Further root certificates for the sidecar, PEM."),
+    (
+        "queue-sidecar-tls-min-version",
+        "",
+        "Bounds of the sidecar's TLS: versions such as 1.3, suites and curves by name.",
+    ),
+    ("queue-sidecar-tls-max-version", "", ""),
+    ("queue-sidecar-tls-cipher-suites", "", ""),
+    ("queue-sidecar-tls-curve-preferences", "", ""),
     ("default-affinity-type", "prefer-spread-revision-over-nodes", "Spread of pods: this or none."),
     ("runtime-class-name", "", "YAML: runtime class to the labels a revision must carry for it."),
     ("pod-is-always-schedulable", "false", "Whether an unschedulable pod is only a matter of time."),
@@ -166,6 +179,12 @@ const LOGGING: &[Row] = &[
     ("loglevel.queueproxy", "info", ""),
     ("loglevel.webhook", "info", ""),
     ("loglevel.activator", "info", ""),
+    ("loglevel.hpaautoscaler", "info", ""),
+    ("loglevel.net-istio-controller", "info", ""),
+    ("loglevel.net-contour-controller", "info", ""),
+    ("loglevel.net-kourier-controller", "info", ""),
+    ("loglevel.net-gateway-api-controller", "info", ""),
+    ("zap-logger-config", logging::ZAP_LOGGER_CONFIG, "How sidecars write their log, JSON."),
 ];
 
 const NETWORK: &[Row] = &[

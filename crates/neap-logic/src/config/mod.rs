@@ -109,4 +109,6 @@ pub fn checksum(example: &str) -> String {
 }
 
 #[cfg(test)]
+mod facts_tests;
+#[cfg(test)]
 mod tests;

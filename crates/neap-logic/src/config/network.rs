@@ -128,7 +128,9 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Network {
             "a label selector in YAML",
             |v| match v {
                 "" => Some(None),
-                text => serde_yaml::from_str(text).ok(),
+                text => serde_yaml::from_str(text)
+                    .ok()
+                    .filter(|s: &Option<LabelSelector>| s.iter().all(has_known_operators)),
             },
         ),
         rollout_duration: Duration::from_secs(r.parse(
@@ -159,6 +161,11 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Network {
             |v| matches!(v, "http" | "https").then(|| v.to_owned()),
         ),
     }
+}
+
+fn has_known_operators(selector: &LabelSelector) -> bool {
+    let known = ["In", "NotIn", "Exists", "DoesNotExist"];
+    selector.match_expressions.iter().flatten().all(|r| known.contains(&r.operator.as_str()))
 }
 
 fn enabled(r: &mut Reader<'_>, keys: &[&'static str]) -> bool {

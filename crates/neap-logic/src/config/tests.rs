@@ -70,7 +70,7 @@ fn every_mistake_is_reported() {
 }
 
 #[test]
-fn old_spellings_and_odd_forms_are_read() {
+fn b6_old_spellings_and_odd_forms_are_read() {
     let s = parse("config-network", &[("autoTLS", "Enabled"), ("ingress.class", "x"), ("rolloutDuration", "90")])
         .expect("fine");
     assert!(s.network.external_domain_tls);
@@ -91,7 +91,7 @@ fn old_spellings_and_odd_forms_are_read() {
 }
 
 #[test]
-fn the_most_specific_domain_wins() {
+fn b5_1_the_most_specific_domain_wins() {
     let s = parse(
         "config-domain",
         &[("b.com", ""), ("a.com", ""), ("shop.com", "selector:\n  app: shop"), ("_example", "x")],

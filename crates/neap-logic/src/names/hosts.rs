@@ -32,6 +32,14 @@ pub enum HostError {
         #[source]
         source: TemplateError,
     },
+    /// The name of all routes of a namespace is no wildcard.
+    #[error(
+        "domain-template in config-network makes {host:?} of all routes of a namespace, which no certificate can be for: the route's name must be a part of its own, the first one"
+    )]
+    Wildcard {
+        /// The name.
+        host: String,
+    },
     /// The name is no DNS name.
     #[error("invalid domain name {host:?}: each part between dots takes 1 to 63 lower-case letters, digits or dashes")]
     Invalid {
@@ -73,6 +81,19 @@ pub fn host(route: &RouteName<'_>, tag: &str, local: bool, settings: &Settings) 
     match host.split('.').all(super::is_dns1123_label) {
         true => Ok(host),
         false => Err(HostError::Invalid { host }),
+    }
+}
+
+/// The name of all routes of a namespace under a domain, as certificates have it: `*.ns.example.com`.
+pub fn wildcard(namespace: &str, domain: &str, settings: &Settings) -> Result<String, HostError> {
+    let empty = BTreeMap::<String, String>::new();
+    let rendered = settings.network.domain_template.render(&json!({
+        "Name": "*", "Namespace": namespace, "Domain": domain, "Annotations": empty, "Labels": empty,
+    }));
+    let host = rendered.map_err(|source| HostError::Template { key: "domain-template", source })?;
+    match host.strip_prefix("*.").is_some_and(|rest| rest.split('.').all(super::is_dns1123_label)) {
+        true => Ok(host),
+        false => Err(HostError::Wildcard { host }),
     }
 }
 

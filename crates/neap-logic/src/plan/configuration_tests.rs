@@ -55,7 +55,7 @@ fn mark(world: &mut World, revision: &str, status: &str, message: &str) {
 }
 
 #[test]
-fn a_generation_becomes_a_revision() {
+fn d2_1_d2_2_c1_1_c1_2_c1_3_a_generation_becomes_a_revision() {
     let mut world = World::of(CONFIGURATION);
     run(&mut world);
     assert_eq!(ready(&world), "Unknown - - created=hello-00001 ready=-");
@@ -80,7 +80,7 @@ fn a_generation_becomes_a_revision() {
 }
 
 #[test]
-fn a_failing_revision_leaves_the_last_good_one() {
+fn a3_4_a3_5_d2_2_a_failing_revision_leaves_the_last_good_one() {
     let mut world = World::of(CONFIGURATION);
     run(&mut world);
     mark(&mut world, "hello-00001", "True", "");
@@ -101,7 +101,7 @@ fn a_failing_revision_leaves_the_last_good_one() {
 }
 
 #[test]
-fn names_given_by_the_user() {
+fn d2_1_a3_5_names_given_by_the_user() {
     let named = CONFIGURATION.replace("metadata: {labels: {team: a}}", "metadata: {name: hello-x}");
     let mut world = World::of(&named);
     run(&mut world);
@@ -119,7 +119,7 @@ fn names_given_by_the_user() {
 }
 
 #[test]
-fn a_refused_revision_is_explained() {
+fn a3_5_a_refused_revision_is_explained() {
     let world = World::of(CONFIGURATION);
     let context = Context { now: now(), settings: Default::default(), refusals: Vec::new() };
     let first = plan(&observe(&world, "ns", "hello", context.clone()).expect("there"));

@@ -37,7 +37,7 @@ fn condition(world: &World, type_: &str) -> String {
 }
 
 #[test]
-fn a_mapping_leads_to_the_service() {
+fn d9_1_d9_2_c1_15_a_mapping_leads_to_the_service() {
     let mut world = World::of(WORLD);
     run(&mut world, true);
     assert_eq!(world.value("ClusterDomainClaim", "", "shop.example.org").expect("claimed")["spec"]["namespace"], "ns");
@@ -67,7 +67,7 @@ fn a_mapping_leads_to_the_service() {
 }
 
 #[test]
-fn a_mapping_says_what_is_missing() {
+fn a6_1_d9_4_a_mapping_says_what_is_missing() {
     let mut world = World::of(WORLD);
     run(&mut world, false);
     assert_eq!(condition(&world, "DomainClaimed"), "False DomainClaimFailed");

@@ -118,7 +118,7 @@ spec: {rules: [{hosts: [a.example.com], http: {paths: []}}]}
     }
 
     #[test]
-    fn it_is_ready_when_this_version_is_served() {
+    fn a6_5_it_is_ready_when_this_version_is_served() {
         let ours = networking::NEAP_INGRESS_CLASS;
         let hash = |i: &Ingress| Served { hash: Some(network_hash(i)), conflicts: Vec::new() };
         check(ours, hash, "True  neap-gateway-internal.knative-serving.svc.cluster.local");

@@ -50,7 +50,7 @@ fn marks(world: &World) -> String {
 }
 
 #[test]
-fn marks_follow_the_route() {
+fn d3_1_c1_7_c1_8_marks_follow_the_route() {
     let mut world = World::of(WORLD);
     run(&mut world);
     assert_eq!(marks(&world), "c:-:r c-1:active:r c-2:active:r");
@@ -70,7 +70,7 @@ fn marks_follow_the_route() {
 }
 
 #[test]
-fn marks_go_with_the_route() {
+fn d3_1_marks_go_with_the_route() {
     let mut world = World::of(WORLD);
     run(&mut world);
     world.patch("Route", "ns", "r", json!({"metadata": {"deletionTimestamp": "2026-01-02T03:04:05Z"}}));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use neap_api::keys::serving;
+use neap_api::keys::{neap, serving};
 
 /// Labels or annotations.
 pub type Words = BTreeMap<String, String>;
@@ -28,10 +28,14 @@ pub fn labels(meta: &ObjectMeta) -> Words {
     meta.labels.clone().unwrap_or_default()
 }
 
-/// The annotations for a child: all but the record of client-side apply and those in `without`.
+/// What is said of one object alone: the record of client-side apply, the form an old object was written in, and that a
+/// Service owns nothing.
+const OWN: [&str; 3] = [serving::LAST_APPLIED, neap::WRITTEN_AS, neap::SERVICE_MODE];
+
+/// The annotations for a child: all but those of the parent alone and those in `without`.
 pub fn annotations(meta: &ObjectMeta, without: &[&str]) -> Words {
     let mut annotations = meta.annotations.clone().unwrap_or_default();
-    annotations.retain(|key, _| key != serving::LAST_APPLIED && !without.contains(&key.as_str()));
+    annotations.retain(|key, _| !OWN.contains(&key.as_str()) && !without.contains(&key.as_str()));
     annotations
 }
 

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_says_how_it_goes() {
+    fn a6_3_d12_1_ready_says_how_it_goes() {
         let check = |collection, wanted: &str| {
             let now = Timestamp::from_second(1).unwrap();
             let mut metric = Metric::default();

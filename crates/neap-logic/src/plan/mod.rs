@@ -33,6 +33,7 @@ pub mod service;
 pub mod sidecar;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod wildcard;
 
 /// What every plan may consider beside the objects.
 #[derive(Debug, Clone)]

@@ -66,7 +66,7 @@ fn message(world: &World, type_: &str) -> String {
 }
 
 #[test]
-fn images_are_resolved_first() {
+fn a4_29_d4_5_images_are_resolved_first() {
     let mut world = World::of(REVISION);
     run_with(&mut world, Digest::Pending);
     assert_eq!(world.names(), ["Revision/hello-00001"]);
@@ -85,7 +85,7 @@ fn images_are_resolved_first() {
 }
 
 #[test]
-fn a_revision_is_deployed_and_becomes_ready() {
+fn d4_1_d4_2_d4_3_a4_30_a4_31_a_revision_is_deployed_and_becomes_ready() {
     let mut world = World::of(REVISION);
     run(&mut world);
     assert_eq!(
@@ -132,7 +132,7 @@ fn a_revision_is_deployed_and_becomes_ready() {
 }
 
 #[test]
-fn progress_alone_makes_nothing_available() {
+fn a4_28_progress_alone_makes_nothing_available() {
     // A4.28: one ready instance of three that are wanted first.
     let mut world = World::of(REVISION);
     run(&mut world);
@@ -172,7 +172,7 @@ fn pod(container_status: Value) -> World {
 }
 
 #[test]
-fn what_a_pod_suffers_from_is_shown_at_once() {
+fn a4_29_d4_5_what_a_pod_suffers_from_is_shown_at_once() {
     let check = |status: Value, want: &str, text: &str| {
         let world = pod(status);
         assert!(shown(&world).contains(want), "{} lacks {want}", shown(&world));
@@ -234,7 +234,7 @@ fn a_sidecar_is_added_where_one_is_set() {
 }
 
 #[test]
-fn images_nobody_need_be_asked_about() {
+fn b4_2_images_nobody_need_be_asked_about() {
     let check = |image: &str, want: usize| {
         let mut revision: Revision = serde_yaml::from_str(REVISION).expect("YAML");
         revision.spec.pod.containers[0].image = Some(image.into());

@@ -56,7 +56,7 @@ fn ready(world: &World) -> String {
 }
 
 #[test]
-fn pods_stand_behind_it_while_there_are_any() {
+fn d6_1_d6_2_d6_3_a6_4_pods_stand_behind_it_while_there_are_any() {
     let mut world = World::of(WORLD);
     run(&mut world, &["10.0.0.1"]);
     let private = world.value("Service", "ns", "r-private").expect("created");
@@ -85,7 +85,7 @@ fn pods_stand_behind_it_while_there_are_any() {
 }
 
 #[test]
-fn a_foreign_service_is_left_alone() {
+fn a6_4_a_foreign_service_is_left_alone() {
     let mut world = World::of(WORLD);
     world.put_yaml("{apiVersion: v1, kind: Service, metadata: {name: r, namespace: ns}, spec: {}}");
     assert!(run(&mut world, &[]).writes.is_empty());

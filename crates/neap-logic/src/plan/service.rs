@@ -6,13 +6,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use neap_api::ConditionStatus;
 use neap_api::condition::{READY, find};
 use neap_api::keys::serving as keys;
-use neap_api::serving::{Configuration, ConfigurationSpec, Revision, Route, RouteSpec, Service, TrafficTarget};
+use neap_api::serving::{
+    Configuration, ConfigurationSpec, Revision, Route, RouteSpec, Service, ServiceStatus, TrafficTarget,
+};
 
 use super::cache::Cache;
 use super::configuration::NameClaim;
 use super::ensure::{Match, controller_ref, ensure, is_controlled_by};
 use super::{Context, Plan, Write, meta};
 use crate::conditions::{self, Conditions};
+use crate::convert;
 
 const CONFIGURATIONS_READY: &str = "ConfigurationsReady";
 const ROUTES_READY: &str = "RoutesReady";
@@ -56,7 +59,9 @@ pub fn plan(o: &Observed) -> Plan {
     let mut c = Conditions::new(conditions::SERVICE, &status.conditions, o.context.now);
     status.observed_generation = service.metadata.generation.unwrap_or_default();
 
-    if configuration(o, &mut plan, &mut c, &mut status) {
+    if convert::is_manual_service(service) {
+        by_hand(&mut plan, &mut c, &mut status);
+    } else if configuration(o, &mut plan, &mut c, &mut status) {
         route(o, &mut plan, &mut c, &mut status);
     }
     // A Route fails because of a failed Configuration, never the other way round: the cause is what to show.
@@ -68,13 +73,18 @@ pub fn plan(o: &Observed) -> Plan {
     plan
 }
 
+/// A Service that owns nothing: whatever Configuration and Route there are belong to whoever cares for them by hand, and
+/// nothing is said of them, since it may not be true.
+fn by_hand(plan: &mut Plan, c: &mut Conditions, status: &mut ServiceStatus) {
+    for dependent in [CONFIGURATIONS_READY, ROUTES_READY] {
+        c.mark_unknown(dependent, "Manual", "The Service is manual: it does not manage its Configuration and Route.");
+    }
+    *status = ServiceStatus { observed_generation: status.observed_generation, ..ServiceStatus::default() };
+    plan.because("the Service is manual and owns nothing");
+}
+
 /// Handles the Configuration; says whether the Route may be looked at.
-fn configuration(
-    o: &Observed,
-    plan: &mut Plan,
-    c: &mut Conditions,
-    status: &mut neap_api::serving::ServiceStatus,
-) -> bool {
+fn configuration(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut ServiceStatus) -> bool {
     let service = o.service.as_ref();
     let name = meta::name(&service.metadata);
     let held = o.configuration.as_deref();
@@ -135,7 +145,7 @@ fn configuration(
     true
 }
 
-fn route(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut neap_api::serving::ServiceStatus) {
+fn route(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut ServiceStatus) {
     let service = o.service.as_ref();
     let name = meta::name(&service.metadata);
     let held = o.route.as_deref();

@@ -52,7 +52,7 @@ fn report(world: &mut World, kind: &str, extra: serde_json::Value) {
 }
 
 #[test]
-fn a_service_owns_a_configuration_and_a_route() {
+fn d1_1_d1_2_c1_4_a_service_owns_a_configuration_and_a_route() {
     let mut world = World::of(SERVICE);
     let plan = run(&mut world);
     assert_eq!(plan.events.len(), 2);
@@ -75,7 +75,7 @@ fn a_service_owns_a_configuration_and_a_route() {
 }
 
 #[test]
-fn it_is_ready_when_both_are_and_traffic_has_moved() {
+fn a2_4_a2_6_it_is_ready_when_both_are_and_traffic_has_moved() {
     let mut world = World::of(SERVICE);
     run(&mut world);
     report(
@@ -103,7 +103,7 @@ fn it_is_ready_when_both_are_and_traffic_has_moved() {
 }
 
 #[test]
-fn labels_removed_above_are_removed_below() {
+fn d1_1_labels_removed_above_are_removed_below() {
     let mut world = World::of(SERVICE);
     run(&mut world);
     world.patch("Service", "ns", "hello", json!({"metadata": {"labels": {"team": null, "new": "b"}}}));
@@ -114,7 +114,7 @@ fn labels_removed_above_are_removed_below() {
 }
 
 #[test]
-fn foreign_children_are_left_alone() {
+fn a2_5_a2_6_foreign_children_are_left_alone() {
     let mut world = World::of(SERVICE);
     world.put_yaml(
         "apiVersion: serving.knative.dev/v1\nkind: Configuration\nmetadata: {name: hello, namespace: ns}\nspec: {}",
@@ -128,7 +128,7 @@ fn foreign_children_are_left_alone() {
 }
 
 #[test]
-fn a_named_revision_is_waited_for_and_must_be_ours() {
+fn d1_3_a2_6_a_named_revision_is_waited_for_and_must_be_ours() {
     let named = SERVICE.replace("  template:\n", "  template:\n    metadata: {name: hello-x}\n");
     let mut world = World::of(&named);
     run(&mut world);
@@ -140,7 +140,7 @@ fn a_named_revision_is_waited_for_and_must_be_ours() {
 }
 
 #[test]
-fn a_failure_shows_its_cause() {
+fn a2_5_a_failure_shows_its_cause() {
     let mut world = World::of(SERVICE);
     run(&mut world);
     for (kind, reason) in [("Configuration", "RevisionFailed"), ("Route", "RevisionMissing")] {
@@ -153,4 +153,53 @@ fn a_failure_shows_its_cause() {
         conditions_of(&world),
         "ConfigurationsReady=False(RevisionFailed) Ready=False(RevisionFailed) RoutesReady=False(RevisionMissing)"
     );
+}
+
+/// I4: a manual Service owns nothing, and lets go of nothing that it owned.
+#[test]
+fn i4_a_manual_service_leaves_its_children_alone() {
+    let says = "ConfigurationsReady=Unknown(Manual) Ready=Unknown(Manual) RoutesReady=Unknown(Manual)";
+    let manual = json!({"metadata": {"annotations": {"neap.dev/service-mode": "manual"}},
+        "spec": {"template": null, "traffic": null}});
+    let mut world = World::of(SERVICE);
+    world.patch("Service", "ns", "hello", manual.clone());
+    let plan = run(&mut world);
+    assert!(plan.writes.is_empty() && plan.events.is_empty());
+    assert_eq!(world.names(), ["Service/hello"]);
+    assert_eq!(conditions_of(&world), says);
+
+    let mut world = World::of(SERVICE);
+    run(&mut world);
+    report(&mut world, "Configuration", json!({"latestReadyRevisionName": "hello-00001"}));
+    report(&mut world, "Route", json!({"url": "http://hello"}));
+    run(&mut world);
+    world.patch("Service", "ns", "hello", manual);
+    let plan = run(&mut world);
+    assert!(plan.writes.is_empty());
+    assert_eq!(world.names(), ["Configuration/hello", "Route/hello", "Service/hello"]);
+    assert_eq!(conditions_of(&world), says);
+    assert_eq!(world.value("Service", "ns", "hello").expect("there")["status"]["url"], json!(null));
+    // Saying what to run again takes them up again.
+    world.put_yaml(SERVICE);
+    run(&mut world);
+    assert_eq!(
+        conditions_of(&world),
+        "ConfigurationsReady=True() Ready=Unknown(TrafficNotMigrated) RoutesReady=Unknown(TrafficNotMigrated)"
+    );
+}
+
+#[test]
+fn what_is_said_of_the_service_alone_is_not_handed_down() {
+    let mut world = World::of(SERVICE);
+    let own = json!({"neap.dev/written-as": "{}", "neap.dev/service-mode": "manual", "kept": "yes"});
+    world.patch("Service", "ns", "hello", json!({"metadata": {"annotations": own}}));
+    run(&mut world);
+    for kind in ["Configuration", "Route"] {
+        let annotations = &world.value(kind, "ns", "hello").expect("made")["metadata"]["annotations"];
+        assert_eq!(annotations["kept"], "yes");
+        assert!(
+            annotations.as_object().expect("some").keys().all(|key| !key.starts_with("neap.dev/")),
+            "{annotations}"
+        );
+    }
 }

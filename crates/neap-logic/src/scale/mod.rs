@@ -11,6 +11,7 @@ mod bounds;
 mod decide;
 mod delay;
 mod hpa;
+pub mod scrape;
 mod settings;
 #[cfg(test)]
 mod tests;

@@ -79,7 +79,7 @@ fn check(traffic: serde_json::Value, want: Result<&str, &str>) {
 }
 
 #[test]
-fn targets_become_groups() {
+fn a5_1_targets_become_groups() {
     check(json!([{"configurationName": "c", "latestRevision": true, "percent": 100}]), Ok("[] r2:100"));
     check(
         json!([{"revisionName": "r1", "percent": 90, "tag": "current"}, {"configurationName": "c", "percent": 10, "tag": "next"}]),
@@ -93,7 +93,7 @@ fn targets_become_groups() {
 }
 
 #[test]
-fn bad_targets_say_why() {
+fn a5_5_bad_targets_say_why() {
     check(
         json!([{"configurationName": "no"}]),
         Err(r#"ConfigurationMissing true Configuration "no" referenced in traffic not found."#),

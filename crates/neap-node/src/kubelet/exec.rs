@@ -1,4 +1,5 @@
-//! The `exec` subresource's command, in a container that runs. The streams are the API server's business.
+//! The `exec` subresource's command and the `attach` subresource's container, which must run. How their streams are
+//! carried is told in `talk`.
 
 use neap_runtime::pod::{CommandOptions, CommandSession, Error, PodId};
 
@@ -15,7 +16,7 @@ pub enum ExecError {
     NoCommand,
     #[error("container not found ({container:?}): it does not run")]
     NotRunning { container: String },
-    #[error("the command cannot be run in container {container:?} of pod {pod:?}")]
+    #[error("container {container:?} of pod {pod:?} cannot be talked with")]
     Runtime { pod: String, container: String, source: Error },
 }
 
@@ -35,14 +36,25 @@ impl Kubelet {
         if command.argv.is_empty() {
             return Err(ExecError::NoCommand);
         }
-        let missing = || ExecError::NotFound(LogsError::NoSuchPod { name: pod.to_owned() });
         let (found, container) = self.find_container(namespace, pod, container)?;
-        let id = PodId(found.uid.clone());
-        self.shared.runtime.exec(&id, &container, command).await.map_err(|error| match error {
-            Error::NoSuchPod(_) => missing(),
-            Error::NoSuchContainer { .. } | Error::NotRunning { .. } => ExecError::NotRunning { container },
-            source => ExecError::Runtime { pod: found.name, container, source },
-        })
+        let begun = self.shared.runtime.exec(&PodId(found.uid.clone()), &container, command).await;
+        begun.map_err(|error| failed(error, found.name, container))
+    }
+
+    /// The streams of a container's own process.
+    ///
+    /// # Errors
+    /// There is no such container, or it does not run.
+    pub async fn attach(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: Option<&str>,
+        stdin: bool,
+    ) -> Result<CommandSession, ExecError> {
+        let (found, container) = self.find_container(namespace, pod, container)?;
+        let begun = self.shared.runtime.attach(&PodId(found.uid.clone()), &container, stdin).await;
+        begun.map_err(|error| failed(error, found.name, container))
     }
 
     /// The pod and the container that are meant.
@@ -56,5 +68,13 @@ impl Kubelet {
         let found = self.shared.names.find(namespace, pod).ok_or_else(missing)?;
         let container = choose(&found, container).map_err(ExecError::NotFound)?;
         Ok((found, container))
+    }
+}
+
+fn failed(error: Error, pod: String, container: String) -> ExecError {
+    match error {
+        Error::NoSuchPod(_) => ExecError::NotFound(LogsError::NoSuchPod { name: pod }),
+        Error::NoSuchContainer { .. } | Error::NotRunning { .. } => ExecError::NotRunning { container },
+        source => ExecError::Runtime { pod, container, source },
     }
 }

@@ -6,6 +6,7 @@
 mod drain;
 mod env;
 mod exec;
+mod forward;
 mod images;
 mod logs;
 mod needs;
@@ -15,10 +16,12 @@ mod recorder;
 mod schedule;
 mod secrets;
 mod sources;
+mod spdy;
 mod spec;
 mod status;
 mod talk;
 mod tell;
+mod upgrade;
 mod volumes;
 mod worker;
 
@@ -47,7 +50,7 @@ pub use logs::LogsError;
 pub use node::Machine;
 pub use secrets::docker_credentials;
 pub use spec::{ApiAccess, Surroundings, read_resolv_conf};
-pub use talk::{ExecRequest, Refusal};
+pub use upgrade::{PodRequest, Refusal};
 
 use logs::Names;
 use needs::Needs;

@@ -1,27 +1,33 @@
-//! A command's streams over one WebSocket, as kubectl speaks them (`v5.channel.k8s.io`, and `v4` without half-closing):
-//! every message begins with the number of its stream.
+//! Streams of a command, or of a container itself, as kubectl speaks them. Over a WebSocket (`v5.channel.k8s.io`, and
+//! `v4` without half-closing) every message begins with the number of its stream; over SPDY, which older clients speak,
+//! each has a stream of its own.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures::{SinkExt, Stream, StreamExt};
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use futures::stream::{BoxStream, SelectAll};
+use futures::{Sink, SinkExt, Stream, StreamExt};
+use http::{Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use neap_runtime::pod::{CommandOptions, CommandSession, Error};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until};
-use tokio_tungstenite::WebSocketStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::Kubelet;
 use super::exec::ExecError;
+use super::spdy::{self, Output};
+use super::upgrade::{self, Bytewise, Carrier, PodRequest, Refusal};
+use crate::report::chain;
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -33,50 +39,81 @@ const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
 /// Best first.
-const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
-/// Longest message taken. kubectl sends at most 32 KiB at once.
-const MAX_MESSAGE: usize = 1 << 20;
+const WEBSOCKET: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+const SPDY: [&str; 1] = ["v4.channel.k8s.io"];
 /// Read of a stream at once.
 const PIECE: usize = 16 << 10;
 /// A command that has ended may have left somebody behind who holds its output open: so long is waited for the rest.
 const REST: Duration = Duration::from_millis(200);
+/// How long a client may take to open the streams it asks for (the kubelet's `DefaultStreamCreationTimeout`).
+const OPENING: Duration = Duration::from_secs(30);
+/// How long a client may take to hear the end and close its connection.
+const LEAVING: Duration = Duration::from_secs(10);
 
-/// Why a request for a command is not granted: the status and what kubectl prints.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub status: StatusCode,
-    pub message: String,
+/// What the other side does.
+enum Heard {
+    Typed(Bytes),
+    /// Nothing more will be typed.
+    Closed,
+    Size(Bytes),
 }
 
-/// The `exec` request's query, and the headers that ask for a WebSocket.
-pub struct ExecRequest<'a> {
-    pub namespace: &'a str,
-    pub pod: &'a str,
-    pub query: &'a [(String, String)],
-    pub request: http::Request<Bytes>,
+/// Which streams the other side wants.
+#[derive(Clone, Copy)]
+struct Wanted {
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+    terminal: bool,
 }
 
 impl Kubelet {
-    /// Answers a request for `exec`: begins the command, and talks once the connection is a WebSocket.
+    /// Answers a request for `exec`: begins the command, and talks once the connection is made for it.
     ///
     /// # Errors
-    /// It asks for no WebSocket, or for a command that cannot be run.
-    pub async fn answer_exec(&self, asked: ExecRequest<'_>) -> Result<Response<()>, Refusal> {
-        let ExecRequest { namespace, pod, query, mut request } = asked;
-        let all = |key: &str| query.iter().filter(|(k, _)| k == key).map(|(_, v)| v.clone()).collect::<Vec<_>>();
-        let yes = |key: &str| all(key).iter().any(|v| v == "true" || v == "1");
-        let command = CommandOptions { argv: all("command"), terminal: yes("tty"), stdin: yes("stdin") };
-        let container = all("container").into_iter().next();
+    /// It asks for no protocol that is known, or for a command that cannot be run.
+    pub async fn answer_exec(&self, mut asked: PodRequest<'_>) -> Result<Response<()>, Refusal> {
+        let terminal = asked.yes("tty");
+        let command = CommandOptions { argv: asked.all("command"), terminal, stdin: asked.yes("stdin") };
+        let (answer, carrier, container) = self.prepare(&asked)?;
+        let session = self.exec(asked.namespace, asked.pod, Some(&container), command).await.map_err(|e| refused(&e))?;
+        self.talk_over(&mut asked, carrier, session);
+        Ok(answer)
+    }
+
+    /// Answers a request for `attach`, in the same way.
+    ///
+    /// # Errors
+    /// It asks for no protocol that is known, or for a container that does not run.
+    pub async fn answer_attach(&self, mut asked: PodRequest<'_>) -> Result<Response<()>, Refusal> {
+        let (answer, carrier, container) = self.prepare(&asked)?;
+        let stdin = asked.yes("stdin");
+        let session = self.attach(asked.namespace, asked.pod, Some(&container), stdin).await.map_err(|e| refused(&e))?;
+        self.talk_over(&mut asked, carrier, session);
+        Ok(answer)
+    }
+
+    /// What can be refused before anything is begun.
+    fn prepare(&self, asked: &PodRequest<'_>) -> Result<(Response<()>, Carrier, String), Refusal> {
+        let container = asked.all("container").into_iter().next();
         // Before the rest: a client that is refused asks again in an older way, and shows the answer to that.
-        self.find_container(namespace, pod, container.as_deref()).map_err(|e| refused(&e))?;
-        let answer = handshake(request.headers())?;
-        let session = self.exec(namespace, pod, container.as_deref(), command).await.map_err(|e| refused(&e))?;
-        let upgraded = hyper::upgrade::on(&mut request);
+        let found = self.find_container(asked.namespace, asked.pod, container.as_deref());
+        let (_, container) = found.map_err(|e| refused(&e))?;
+        let (answer, carrier) = upgrade::accept(asked.request.headers(), &WEBSOCKET, &SPDY)?;
+        Ok((answer, carrier, container))
+    }
+
+    fn talk_over(&self, asked: &mut PodRequest<'_>, carrier: Carrier, session: CommandSession) {
+        let terminal = asked.yes("tty");
+        let stderr = asked.yes("stderr") && !terminal;
+        let wanted = Wanted { stdin: asked.yes("stdin"), stdout: asked.yes("stdout"), stderr, terminal };
+        let upgraded = hyper::upgrade::on(&mut asked.request);
         let shared = Arc::clone(&self.shared);
         self.shared.talks.spawn(async move {
             let talk = async {
-                match upgraded.await {
-                    Ok(socket) => talk(hyper_util::rt::TokioIo::new(socket), session).await,
+                match upgraded.await.map(TokioIo::new) {
+                    Ok(socket) if carrier == Carrier::WebSocket => over_websocket(socket, session).await,
+                    Ok(socket) => over_spdy(upgrade::bytewise(socket, carrier).await, session, wanted).await,
                     Err(error) => tracing::debug!(%error, "a connection for a command was not made"),
                 }
             };
@@ -86,7 +123,6 @@ impl Kubelet {
                 () = shared.shutdown.cancelled() => {}
             }
         });
-        Ok(answer)
     }
 }
 
@@ -96,105 +132,159 @@ fn refused(error: &ExecError) -> Refusal {
         ExecError::NotFound(_) | ExecError::NoCommand => StatusCode::BAD_REQUEST,
         ExecError::NotRunning { .. } | ExecError::Runtime { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let mut message = error.to_string();
-    if let ExecError::Runtime { source, .. } = error {
-        message = format!("{message}: {}", chain(source));
-    }
-    Refusal { status, message }
+    Refusal { status, message: chain(error) }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {}", chain(cause)),
-        None => error.to_string(),
-    }
-}
-
-/// The answer that makes a connection a WebSocket (RFC 6455, 4.2.2).
-fn handshake(headers: &HeaderMap) -> Result<Response<()>, Refusal> {
-    let bad = |message: &str| Refusal { status: StatusCode::BAD_REQUEST, message: message.to_owned() };
-    let has = |name, wanted: &str| {
-        let values = headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
-        values.flat_map(|v| v.split(',')).any(|v| v.trim().eq_ignore_ascii_case(wanted))
+async fn over_websocket(socket: impl AsyncRead + AsyncWrite + Unpin + Send, session: CommandSession) {
+    let (mut sink, stream) = upgrade::websocket(socket).await.split();
+    let ended = {
+        let mut said = (&mut sink).sink_map_err(io::Error::other).with(|(to, bytes): (u8, Bytes)| {
+            std::future::ready(io::Result::Ok(Message::binary([&[to], &bytes[..]].concat())))
+        });
+        // Clients take the first message for the sign that the command runs.
+        match said.send((STDOUT, Bytes::new())).await {
+            Ok(()) => talk(said, messages(stream), session).await,
+            Err(_) => false,
+        }
     };
-    if !has(CONNECTION, "upgrade") || !has(UPGRADE, "websocket") {
-        return Err(bad("a command's streams are offered over a WebSocket only; use kubectl 1.29 or newer"));
+    if ended {
+        // Without a code kubectl takes the end for an accident.
+        let end = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::from_static("") };
+        drop(sink.send(Message::Close(Some(end))).await);
     }
-    let key = headers.get(SEC_WEBSOCKET_KEY).ok_or_else(|| bad("the WebSocket's key is missing"))?;
-    let protocol = PROTOCOLS.into_iter().find(|known| has(SEC_WEBSOCKET_PROTOCOL, known));
-    let protocol = protocol
-        .ok_or_else(|| bad("none of the WebSocket's protocols is known; known are v5 and v4.channel.k8s.io"))?;
-    let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
-    let mut answer = Response::new(());
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let set = answer.headers_mut();
-    set.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    set.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    set.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
-    let accept = HeaderValue::from_str(&accept).map_err(|_| bad("the WebSocket's key is not one"))?;
-    set.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    Ok(answer)
+}
+
+fn messages<E>(stream: impl Stream<Item = Result<Message, E>>) -> impl Stream<Item = Heard> {
+    let open = stream.take_while(|message| std::future::ready(!matches!(message, Err(_) | Ok(Message::Close(_)))));
+    open.filter_map(|message| {
+        let bytes = match message {
+            Ok(Message::Binary(bytes)) => Some(bytes),
+            // The protocol's sister in base64 sends text; ours has none.
+            Ok(Message::Text(text)) => STANDARD.decode(text.as_bytes()).ok().map(Bytes::from),
+            _ => None,
+        };
+        std::future::ready(bytes.and_then(|bytes| match (bytes.first(), bytes.get(1..)) {
+            (Some(&STDIN), _) => Some(Heard::Typed(bytes.slice(1..))),
+            (Some(&CLOSE), Some([STDIN])) => Some(Heard::Closed),
+            (Some(&RESIZE), _) => Some(Heard::Size(bytes.slice(1..))),
+            _ => None,
+        }))
+    })
+}
+
+async fn over_spdy((incoming, outgoing): Bytewise, session: CommandSession, wanted: Wanted) {
+    let (sender, opened) = mpsc::channel(1);
+    let talking = async {
+        let Ok(Some((outputs, heard))) = timeout(OPENING, streams(opened, wanted)).await else {
+            tracing::debug!("a client did not open the streams it asked for");
+            return;
+        };
+        let said = futures::sink::unfold(outputs, |outputs: Vec<(u8, Output)>, (to, bytes): (u8, Bytes)| async move {
+            if let Some((_, output)) = outputs.iter().find(|(stream, _)| *stream == to)
+                && !output.say(bytes).await
+            {
+                return Err(io::Error::from(io::ErrorKind::BrokenPipe));
+            }
+            Ok(outputs)
+        });
+        talk(said, heard, session).await;
+        // Until the client has heard it; its leaving ends this earlier.
+        tokio::time::sleep(LEAVING).await;
+    };
+    tokio::select! {
+        () = talking => {}
+        spoken = spdy::run(incoming, outgoing, sender) => if let Err(error) = spoken {
+            tracing::debug!(error = chain(&error), "whoever talked with a command went away");
+        }
+    }
+}
+
+/// The streams that were asked for, once all of them are open.
+async fn streams(
+    mut opened: mpsc::Receiver<spdy::Stream>,
+    wanted: Wanted,
+) -> Option<(Vec<(u8, Output)>, SelectAll<BoxStream<'static, Heard>>)> {
+    let Wanted { stdin, stdout, stderr, terminal } = wanted;
+    let wanted = 1 + [stdin, stdout, stderr, terminal].into_iter().filter(|one| *one).count();
+    let (mut outputs, mut heard) = (Vec::new(), SelectAll::new());
+    while outputs.len() < wanted {
+        let spdy::Stream { headers, input, output } = opened.recv().await?;
+        let pieces = futures::stream::unfold(input, |mut input| async { Some((input.recv().await?, input)) });
+        let stream = match headers.get("streamtype").map(String::as_str) {
+            Some("stdin") => {
+                let end = futures::stream::once(std::future::ready(Heard::Closed));
+                heard.push(pieces.map(Heard::Typed).chain(end).boxed());
+                STDIN
+            }
+            Some("resize") => {
+                heard.push(pieces.map(Heard::Size).boxed());
+                RESIZE
+            }
+            Some("stdout") => STDOUT,
+            Some("stderr") => STDERR,
+            Some("error") => ERROR,
+            _ => return None,
+        };
+        outputs.push((stream, output));
+    }
+    // Ends with the connection, not when nothing more is typed.
+    heard.push(futures::stream::pending().boxed());
+    Some((outputs, heard))
 }
 
 /// Until the command has ended and all it said is sent, or until the other side is gone: then the command ends.
-async fn talk(socket: impl AsyncRead + AsyncWrite + Unpin + Send, session: CommandSession) {
-    let mut config = WebSocketConfig::default();
-    config.max_message_size = Some(MAX_MESSAGE);
-    config.max_frame_size = Some(MAX_MESSAGE);
-    let socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(config)).await;
-    let (mut sink, stream) = socket.split();
+/// Whether it came to the end.
+async fn talk(
+    said: impl Sink<(u8, Bytes), Error = io::Error>,
+    heard: impl Stream<Item = Heard>,
+    session: CommandSession,
+) -> bool {
     let CommandSession { stdin, stdout, stderr, resize, exit } = session;
+    let mut said = std::pin::pin!(said);
     let output = async {
-        // Clients take the first message for the sign that the command runs.
-        sink.send(Message::binary(vec![STDOUT])).await?;
-        let ended = say_all(&mut sink, stdout, stderr, exit).await?;
-        let mut last = vec![ERROR];
-        last.extend(ended.to_string().into_bytes());
-        sink.send(Message::binary(last)).await?;
-        // Without a code kubectl takes the end for an accident.
-        let end = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::from_static("") };
-        sink.send(Message::Close(Some(end))).await
+        let ended = say_all(&mut said, stdout, stderr, exit).await?;
+        said.send((ERROR, ended.to_string().into())).await
     };
     tokio::select! {
-        said = output => {
-            if let Err(error) = said {
+        sent = output => {
+            if let Err(error) = &sent {
                 tracing::debug!(%error, "whoever talked with a command went away");
             }
+            sent.is_ok()
         }
-        () = hear(stream, stdin, resize) => {}
+        () = hear(heard, stdin, resize) => false,
     }
 }
 
 /// Sends what the command says, to its end; then how it ended.
 async fn say_all<S>(
-    sink: &mut S,
+    said: &mut S,
     mut stdout: impl AsyncRead + Unpin,
     stderr: Option<impl AsyncRead + Unpin>,
     exit: impl Future<Output = Result<i32, Error>>,
-) -> Result<Value, tungstenite::Error>
+) -> io::Result<Value>
 where
-    S: SinkExt<Message, Error = tungstenite::Error> + Unpin,
+    S: Sink<(u8, Bytes), Error = io::Error> + Unpin,
 {
     let mut exit = std::pin::pin!(exit);
     let mut ended = None;
-    let (mut out, mut err) = (vec![0; PIECE + 1], vec![0; PIECE + 1]);
-    (out[0], err[0]) = (STDOUT, STDERR);
+    let (mut out, mut err) = (vec![0; PIECE], vec![0; PIECE]);
     let (mut open, mut stderr) = (true, stderr);
     let mut last = Instant::now();
     while open || stderr.is_some() {
         let read_err = async {
             match &mut stderr {
-                Some(stream) => stream.read(&mut err[1..]).await,
+                Some(stream) => stream.read(&mut err).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            read = stdout.read(&mut out[1..]), if open => match read {
-                Ok(n @ 1..) => sink.send(Message::binary(out[..=n].to_vec())).await?,
+            read = stdout.read(&mut out), if open => match read {
+                Ok(n @ 1..) => said.send((STDOUT, Bytes::copy_from_slice(&out[..n]))).await?,
                 Ok(0) | Err(_) => open = false,
             },
             read = read_err => match read {
-                Ok(n @ 1..) => sink.send(Message::binary(err[..=n].to_vec())).await?,
+                Ok(n @ 1..) => said.send((STDERR, Bytes::copy_from_slice(&err[..n]))).await?,
                 Ok(0) | Err(_) => stderr = None,
             },
             code = &mut exit, if ended.is_none() => {
@@ -235,44 +325,35 @@ struct Size {
 
 /// Hands on what the other side types, until it is gone.
 async fn hear(
-    mut stream: impl Stream<Item = Result<Message, tungstenite::Error>> + Unpin,
+    heard: impl Stream<Item = Heard>,
     mut stdin: Option<impl AsyncWrite + Unpin>,
     resize: Option<neap_runtime::pod::Resize>,
 ) {
-    while let Some(Ok(message)) = stream.next().await {
-        let bytes = match &message {
-            Message::Binary(bytes) => bytes.clone(),
-            // The protocol's sister in base64 sends text; ours has none.
-            Message::Text(text) => match STANDARD.decode(text.as_bytes()) {
-                Ok(bytes) => bytes.into(),
-                Err(_) => continue,
-            },
-            Message::Close(_) => return,
-            _ => continue,
-        };
-        match bytes.split_first() {
-            Some((&STDIN, typed)) => {
+    let mut heard = std::pin::pin!(heard);
+    while let Some(one) = heard.next().await {
+        match one {
+            Heard::Typed(typed) => {
                 if let Some(input) = &mut stdin
-                    && (input.write_all(typed).await.is_err() || input.flush().await.is_err())
+                    && (input.write_all(&typed).await.is_err() || input.flush().await.is_err())
                 {
                     // The command reads no more; what it says still counts.
                     stdin = None;
                 }
             }
-            Some((&CLOSE, [STDIN])) => {
+            Heard::Closed => {
                 if let Some(mut input) = stdin.take() {
                     // Gone already is as good.
                     let _ = input.shutdown().await;
                 }
             }
-            Some((&RESIZE, size)) => {
-                if let (Some(resize), Ok(size)) = (&resize, serde_json::from_slice::<Size>(size))
+            Heard::Size(size) => {
+                // SPDY's clients end each with a line break.
+                if let (Some(resize), Ok(size)) = (&resize, serde_json::from_slice::<Size>(size.trim_ascii()))
                     && let Err(error) = resize(size.height, size.width)
                 {
                     tracing::debug!(%error, "a terminal does not take its size");
                 }
             }
-            _ => {}
         }
     }
 }
@@ -281,30 +362,8 @@ async fn hear(
 mod tests {
     use super::*;
     use std::sync::Mutex;
-
-    fn request(headers: &[(&'static str, &str)]) -> HeaderMap {
-        headers.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap())).collect()
-    }
-
-    #[test]
-    fn connections_become_websockets_of_the_best_protocol() {
-        let key = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
-        let (upgrade, connection) = (("upgrade", "websocket"), ("connection", "keep-alive, Upgrade"));
-        let both = ("sec-websocket-protocol", "v4.channel.k8s.io, v5.channel.k8s.io");
-        let answer = handshake(&request(&[key, upgrade, connection, both])).unwrap();
-        assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
-        assert_eq!(answer.headers()["sec-websocket-protocol"], "v5.channel.k8s.io");
-        // The example of RFC 6455.
-        assert_eq!(answer.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        for headers in [
-            vec![key, connection, both, ("upgrade", "SPDY/3.1")],
-            vec![key, upgrade, both],
-            vec![upgrade, connection, both],
-            vec![key, upgrade, connection, ("sec-websocket-protocol", "v1.channel.k8s.io")],
-        ] {
-            assert_eq!(handshake(&request(&headers)).unwrap_err().status, StatusCode::BAD_REQUEST, "{headers:?}");
-        }
-    }
+    use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::protocol::Role;
 
     #[tokio::test]
     async fn streams_sizes_and_the_exit_code_cross_the_socket() {
@@ -315,8 +374,8 @@ mod tests {
         let read = seen.clone();
         let session = CommandSession {
             stdin: Some(Box::pin(command_in)),
-            stdout: Box::pin(std::io::Cursor::new(b"out".to_vec())),
-            stderr: Some(Box::pin(std::io::Cursor::new(b"err".to_vec()))),
+            stdout: Box::pin(io::Cursor::new(b"out".to_vec())),
+            stderr: Some(Box::pin(io::Cursor::new(b"err".to_vec()))),
             resize: Some(Box::new(move |rows, columns| {
                 told.lock().unwrap().push((rows, columns));
                 Ok(())
@@ -345,7 +404,7 @@ mod tests {
             }
             got
         };
-        let ((), mut got) = tokio::join!(talk(ours, session), client);
+        let ((), mut got) = tokio::join!(over_websocket(ours, session), client);
         let last: Value = serde_json::from_slice(&got.pop().unwrap()[1..]).unwrap();
         assert_eq!(last["details"]["causes"][0], json!({"reason": "ExitCode", "message": "7"}));
         got.sort();
@@ -369,7 +428,7 @@ mod tests {
             let mut socket = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
             assert_eq!(socket.next().await.unwrap().unwrap(), Message::binary(vec![STDOUT]));
         };
-        tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(talk(ours, session), client) })
+        timeout(Duration::from_secs(30), async { tokio::join!(over_websocket(ours, session), client) })
             .await
             .unwrap();
         drop(held);

@@ -44,5 +44,5 @@ fn refuse(error: &StoreError) -> Refusal {
         StoreError::Name { .. } => Code::NameInvalid,
         _ => Code::Unknown,
     };
-    Refusal::new(code, reply::chain(error))
+    Refusal::new(code, crate::report::chain(error))
 }

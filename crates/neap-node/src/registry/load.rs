@@ -43,6 +43,6 @@ async fn feed(mut body: Incoming, pipe: std::os::fd::OwnedFd) -> io::Result<()> 
 fn refuse(error: &StoreError, broken: Option<&io::Error>) -> Refusal {
     match broken {
         Some(cause) => Refusal::new(Code::SizeInvalid, format!("the archive did not arrive whole: {cause}")),
-        None => Refusal::new(Code::ManifestInvalid, reply::chain(error)),
+        None => Refusal::new(Code::ManifestInvalid, crate::report::chain(error)),
     }
 }

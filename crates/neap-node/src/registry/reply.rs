@@ -14,17 +14,6 @@ pub(super) type Reply = Response<Body>;
 const API_VERSION: (HeaderName, HeaderValue) =
     (HeaderName::from_static("docker-distribution-api-version"), HeaderValue::from_static("registry/2.0"));
 
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        line = format!("{line}: {next}");
-        cause = next.source();
-    }
-    line
-}
-
 /// The specification's error codes, as far as they occur here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {

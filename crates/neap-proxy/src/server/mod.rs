@@ -81,6 +81,23 @@ impl Server {
         let threads = worker::start(self, listeners, workers.max(1), shutdown, handler)?;
         Ok(Running { threads, addresses })
     }
+
+    /// Serves on the calling thread, which becomes the only worker, until `shutdown` has been cancelled and all is
+    /// drained. For processes that are to be small: there is one runtime and no other thread. `beside` runs on it until
+    /// all has ended, such as what listens for signals.
+    pub fn run<H, F>(
+        self,
+        listeners: Vec<Listener>,
+        shutdown: CancellationToken,
+        beside: impl Future<Output = ()> + 'static,
+        handler: F,
+    ) -> std_io::Result<()>
+    where
+        H: Handler,
+        F: Fn(&Worker) -> H,
+    {
+        worker::run_here(self, listeners, shutdown, beside, &handler)
+    }
 }
 
 /// A server that runs.

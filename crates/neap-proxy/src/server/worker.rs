@@ -111,8 +111,7 @@ where
     H: Handler,
     F: Fn(&Worker) -> H + Send + Sync + 'static,
 {
-    let acceptors: Arc<[_]> =
-        listeners.iter().map(|listener| listener.tls.clone().map(tokio_rustls::TlsAcceptor::from)).collect();
+    let acceptors = acceptors(&listeners);
     let (seats, queues): (Vec<_>, Vec<_>) = (0..workers)
         .map(|_| {
             let (queue, receiver) = mpsc::channel(HAND_OVER);
@@ -142,6 +141,37 @@ where
         threads.push(Thread { handle, ended });
     }
     Ok(threads)
+}
+
+pub(super) fn run_here<H: Handler>(
+    server: Server,
+    listeners: Vec<Listener>,
+    shutdown: CancellationToken,
+    beside: impl Future<Output = ()> + 'static,
+    make_handler: &dyn Fn(&Worker) -> H,
+) -> io::Result<()> {
+    let shared = Shared::new(server, acceptors(&listeners));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (queue, receiver) = mpsc::channel(HAND_OVER);
+    let seats = vec![Seats { queue, taken: Arc::default() }];
+    let sockets = listeners.into_iter().map(|listener| listener.socket).enumerate().collect();
+    let worker = Worker { index: 0, tasks: TaskTracker::new(), shutdown, sweeps: Rc::default() };
+    LocalSet::new().block_on(&runtime, async {
+        // Its end ends nothing; our end ends it.
+        let beside = async {
+            beside.await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = run(worker, shared, receiver, sockets, seats, make_handler) => {}
+            () = beside => {}
+        }
+    });
+    Ok(())
+}
+
+fn acceptors(listeners: &[Listener]) -> Arc<[Option<tokio_rustls::TlsAcceptor>]> {
+    listeners.iter().map(|listener| listener.tls.clone().map(tokio_rustls::TlsAcceptor::from)).collect()
 }
 
 async fn run<H: Handler>(

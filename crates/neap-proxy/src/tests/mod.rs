@@ -8,5 +8,7 @@ mod http1;
 mod http2;
 mod lifetime;
 mod limits;
+mod malformed;
+mod malformed_h2;
 mod retry;
 mod whole;

@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Limits, UpstreamConfig};
@@ -103,13 +104,19 @@ pub struct Upstream {
     config: Rc<UpstreamConfig>,
     metrics: Metrics,
     tasks: TaskTracker,
+    leaving: CancellationToken,
 }
 
 impl Upstream {
     /// Connections that need a task of their own (h2, sockets after an upgrade) are spawned on `tasks`, which the
     /// worker waits for when it drains.
     pub fn new(config: UpstreamConfig, metrics: Metrics, tasks: TaskTracker) -> Self {
-        Self { pools: RefCell::default(), config: Rc::new(config), metrics, tasks }
+        Self { pools: RefCell::default(), config: Rc::new(config), metrics, tasks, leaving: CancellationToken::new() }
+    }
+
+    /// Tells all WebSockets that the server goes away (status 1001), and cuts those that do not go.
+    pub fn close_tunnels(&self) {
+        self.leaving.cancel();
     }
 
     /// Sends a request in canonical form (see [`crate::headers::canonical`]) and waits for the head of the answer.
@@ -164,6 +171,10 @@ impl Upstream {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    pub(crate) fn leaving(&self) -> &CancellationToken {
+        &self.leaving
     }
 
     pub(crate) fn tasks(&self) -> &TaskTracker {

@@ -13,9 +13,6 @@ const RATIO: u64 = 100;
 const ENTRIES: u64 = 4_000_000;
 /// What stands between two files in an archive: names, attributes.
 const DESCRIPTION: u64 = 1 << 20;
-/// Space that is left to everybody else: this part of the disk, and at most so many bytes.
-const SPARE_PART: u64 = 20;
-const SPARE_BYTES: u64 = 256 << 20;
 /// Bytes written between two looks at the disk.
 const LOOK: u64 = 64 << 20;
 
@@ -58,8 +55,7 @@ impl Budget {
             if self.unseen >= LOOK {
                 self.unseen = 0;
                 let disk = nix::sys::statvfs::fstatvfs(place.as_fd())?;
-                let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
-                if bytes(disk.blocks_available()) < (bytes(disk.blocks()) / SPARE_PART).min(SPARE_BYTES) {
+                if !crate::disk::takes(&disk, 0) {
                     return Err(io::Error::from(io::ErrorKind::StorageFull));
                 }
             }

@@ -10,6 +10,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 use super::manifest::{CONFIG_MAX, ConfigFile, Document, MANIFEST_MAX};
+use super::pull::names_in_chain;
 use super::store::{Names, Origin, Store, hex_of};
 use super::{Images, LOCAL, Layout, Reference, StoreError, blocking, now};
 
@@ -173,7 +174,11 @@ fn sweep(
     let manifests: Vec<(String, Origin)> = {
         let names = store.names();
         let all = names.repositories.values().flat_map(|r| &r.manifests);
-        all.map(|(digest, known)| (digest.clone(), known.origin)).collect()
+        let named: Vec<_> = all.map(|(digest, known)| (digest.clone(), known.origin)).collect();
+        // What runs stays, also when its name was taken away: its layers are mounted.
+        let kept = keep.iter().filter(|digest| named.iter().all(|(known, _)| known != *digest));
+        let kept: Vec<_> = kept.map(|digest| (digest.clone(), Origin::Pulled)).collect();
+        named.into_iter().chain(kept).collect()
     };
     let mut collected = Collected { names, ..Collected::default() };
     let (blobs, layers) = needed(store, &manifests);
@@ -205,13 +210,13 @@ fn needed(store: &Store, manifests: &[(String, Origin)]) -> (BTreeSet<String>, B
         layers.insert(merged.to_owned());
         let mut needed = store.reachable([root.clone()]);
         for digest in needed.clone() {
-            for (layer, diff_id) in layers_of(store, &digest) {
-                let name = layer_name(&diff_id);
-                let unpacked = is_unpacked(store, name) || is_unpacked(store, merged);
+            for (layer, unpacked_as) in layers_of(store, &digest) {
+                let names = unpacked_as.each_ref().map(|digest| layer_name(digest));
+                let unpacked = names.iter().chain([&merged]).any(|name| is_unpacked(store, name));
                 if *origin == Origin::Pulled && unpacked {
                     needed.remove(&layer);
                 }
-                layers.insert(name.to_owned());
+                layers.extend(names.map(str::to_owned));
             }
         }
         blobs.extend(needed.iter().map(|digest| hex_of(digest).to_owned()));
@@ -227,15 +232,17 @@ fn is_unpacked(store: &Store, name: &str) -> bool {
     Layout::ALL.iter().any(|layout| store.dir().join(layout.directory()).join(name).is_dir())
 }
 
-/// An image manifest's layers with the digests of their contents; empty for anything else.
-fn layers_of(store: &Store, digest: &str) -> Vec<(String, String)> {
-    let read = || -> Option<Vec<(String, String)>> {
+/// An image manifest's layers, each with the two names it may be unpacked under; empty for anything else.
+fn layers_of(store: &Store, digest: &str) -> Vec<(String, [String; 2])> {
+    let read = || -> Option<Vec<(String, [String; 2])>> {
         let bytes = store.read_blob("manifest", digest, MANIFEST_MAX).ok()?;
         let Document::Image(manifest) = Document::parse("manifest", &bytes).ok()? else { return None };
         let bytes = store.read_blob("configuration", &manifest.config.digest, CONFIG_MAX).ok()?;
         let file: ConfigFile = serde_json::from_slice(&bytes).ok()?;
-        let pairs = manifest.layers.into_iter().map(|l| l.digest).zip(file.rootfs.diff_ids);
-        Some(pairs.filter(|(_, diff_id)| super::reference::is_digest(diff_id)).collect())
+        let in_chain = names_in_chain(&file.rootfs.diff_ids);
+        let names = file.rootfs.diff_ids.into_iter().zip(in_chain).map(|(diff_id, in_chain)| [diff_id, in_chain]);
+        let pairs = manifest.layers.into_iter().map(|l| l.digest).zip(names);
+        Some(pairs.filter(|(_, [diff_id, _])| super::reference::is_digest(diff_id)).collect())
     };
     read().unwrap_or_default()
 }

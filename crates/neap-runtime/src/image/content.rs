@@ -66,7 +66,7 @@ impl BlobUpload {
 impl Images {
     pub async fn begin_blob(&self) -> Result<BlobUpload, StoreError> {
         let store = self.inner.store.clone();
-        let writer = blocking(move || store.begin()).await?;
+        let writer = blocking(move || store.has_room_for(0).and_then(|()| store.begin())).await?;
         Ok(BlobUpload { sink: Sink::new(writer) })
     }
 

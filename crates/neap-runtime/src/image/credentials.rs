@@ -1,12 +1,11 @@
 //! Which credentials fit which image, by the rules of Docker's and Kubernetes' credential files.
 
-use super::Reference;
 use crate::pod::Credentials;
 
-/// The credentials to try for an image, most specific first as given.
-pub(super) fn matching<'a>(reference: &Reference, all: &'a [Credentials]) -> Vec<&'a Credentials> {
+/// The credentials to try at a host for a repository, most specific first as given.
+pub(super) fn matching<'a>(host: &str, repository: &str, all: &'a [Credentials]) -> Vec<&'a Credentials> {
     let mut fitting: Vec<&Credentials> = Vec::new();
-    for c in all.iter().filter(|c| fits(&c.registry, reference)) {
+    for c in all.iter().filter(|c| fits(&c.registry, host, repository)) {
         if !fitting.contains(&c) {
             fitting.push(c);
         }
@@ -15,13 +14,13 @@ pub(super) fn matching<'a>(reference: &Reference, all: &'a [Credentials]) -> Vec
 }
 
 /// A key is a host, a URL (`https://index.docker.io/v1/`), or either with a path; labels of the host may be `*`.
-fn fits(key: &str, reference: &Reference) -> bool {
+fn fits(key: &str, registry: &str, repository: &str) -> bool {
     let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let (host, path) = key.split_once('/').unwrap_or((key, ""));
     // Old files name the API's version instead of a repository.
     let path = path.trim_end_matches('/');
     let path = if matches!(path, "v1" | "v2") { "" } else { path };
-    host_fits(host, &reference.registry) && path_fits(path, &reference.repository)
+    host_fits(host, registry) && path_fits(path, repository)
 }
 
 fn host_fits(pattern: &str, host: &str) -> bool {
@@ -56,10 +55,12 @@ fn path_fits(prefix: &str, repository: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Reference;
     use super::*;
 
     fn check(key: &str, image: &str, want: bool) {
-        assert_eq!(fits(key, &Reference::parse(image).unwrap()), want, "{key} {image}");
+        let reference = Reference::parse(image).unwrap();
+        assert_eq!(fits(key, &reference.registry, &reference.repository), want, "{key} {image}");
     }
 
     #[test]

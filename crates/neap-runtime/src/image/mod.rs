@@ -336,6 +336,29 @@ impl Images {
     }
 }
 
+/// Digests of images straight from their registries: for a process that keeps no images.
+#[derive(Clone)]
+pub struct Registries {
+    remote: Arc<remote::Remote>,
+}
+
+impl Registries {
+    pub fn new(config: &Config) -> Self {
+        Self { remote: Arc::new(remote::Remote::new(config)) }
+    }
+
+    /// The digest that a reference stands for now: `sha256:…`.
+    pub async fn resolve(&self, reference: &str, credentials: &[Credentials]) -> Result<String, ResolveError> {
+        let parsed = Reference::parse(reference)
+            .map_err(|problem| ResolveError::InvalidName { reference: reference.to_owned(), problem })?;
+        if let Some(digest) = &parsed.digest {
+            return Ok(digest.clone());
+        }
+        let asked = self.remote.digest(&parsed, credentials).await;
+        asked.map_err(|problem| ResolveError::Registry { reference: reference.to_owned(), problem })
+    }
+}
+
 impl Inner {
     async fn resolve(&self, text: &str, credentials: &[Credentials]) -> Result<String, ResolveError> {
         let reference = Reference::parse(text)

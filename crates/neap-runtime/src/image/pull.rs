@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures::future::{self, BoxFuture, FutureExt, Shared, WeakShared};
 use futures::stream::StreamExt;
+use tempfile::TempDir;
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use super::budget::Budget;
@@ -219,6 +220,26 @@ impl Inner {
         if self.ready().contains_key(digest) {
             return Ok(());
         }
+        match self.materialize_once(supply, digest).await {
+            // What a disk made of it, perhaps long ago: without the damaged files it is fetched anew.
+            Err(PullError::Store { problem, .. }) if is_damage(&problem) && self.drop_damaged(digest).await > 0 => {
+                self.materialize_once(supply, digest).await
+            }
+            other => other,
+        }
+    }
+
+    /// Takes out of the store what does not have its digest. Returns how much that was.
+    async fn drop_damaged(&self, digest: &str) -> usize {
+        let (store, root) = (self.store.clone(), digest.to_owned());
+        let dropped = blocking(move || {
+            let all = store.reachable([root]);
+            Ok(all.iter().filter(|digest| store.drop_if_damaged(digest)).count())
+        });
+        dropped.await.unwrap_or(0)
+    }
+
+    async fn materialize_once(&self, supply: Supply<'_>, digest: &str) -> Result<(), PullError> {
         let manifest = self.image_manifest(supply, digest).await?;
         self.fetch(supply, &manifest.config).await?;
         let config = self.read_config(supply, &manifest.config).await?;
@@ -291,32 +312,43 @@ impl Inner {
         diff_ids: &[String],
     ) -> Result<Vec<PathBuf>, PullError> {
         let whiteouts = if self.config.layout == Layout::UserOverlay { Whiteouts::User } else { Whiteouts::Trusted };
-        let layers = manifest.layers.iter().zip(diff_ids).map(|(layer, diff_id)| async move {
-            let target = self.layer_dir(diff_id);
-            let key = format!("layer {}", target.display());
-            let _one_at_a_time = self.flights.lock(key).await;
-            if target.is_dir() {
-                return Ok((target, Vec::new()));
+        let in_chain = names_in_chain(diff_ids);
+        let parts = manifest.layers.iter().zip(diff_ids).zip(&in_chain).map(|((layer, diff_id), in_chain)| async move {
+            let (alone, in_chain) = (self.layer_dir(diff_id), self.layer_dir(in_chain));
+            let _one_at_a_time = self.flights.lock(format!("layer {}", alone.display())).await;
+            if let Some(stands) = [&alone, &in_chain].into_iter().find(|dir| dir.is_dir()) {
+                return Ok(Part::Stands(stands.clone()));
             }
             self.fetch(supply, layer).await?;
             let _permit = self.flights.unpacks.acquire().await.expect("the semaphore is never closed");
             let blobs = vec![(self.store.blob_path(&layer.digest), diff_id.clone())];
-            let implied = self.unpack_into(supply, blobs, target.clone(), whiteouts).await?;
+            let (scratch, implied) = self.unpack_into(supply, blobs, whiteouts).await?;
             self.report(Progress::Unpacked { reference: supply.reference.to_owned(), digest: layer.digest.clone() });
-            Ok((target, implied))
+            if !implied.is_empty() {
+                return Ok(Part::Undressed { scratch, implied, target: in_chain });
+            }
+            self.install(supply, scratch, alone.clone()).await?;
+            Ok(Part::Stands(alone))
         });
-        let unpacked: Vec<(PathBuf, Vec<PathBuf>)> = future::try_join_all(layers).await?;
-        let layers: Vec<PathBuf> = unpacked.iter().map(|(path, _)| path.clone()).collect();
-        let incomplete: Vec<_> =
-            unpacked.into_iter().enumerate().filter(|(_, (_, implied))| !implied.is_empty()).collect();
-        if !incomplete.is_empty() {
-            let all = layers.clone();
-            let adopt = move || {
-                incomplete.iter().try_for_each(|(n, (path, implied))| {
-                    adopt_implied(path, implied, &all[..*n]).map_err(StoreError::disk("unpack into", path))
-                })
+        let mut layers: Vec<PathBuf> = Vec::new();
+        for part in future::try_join_all(parts).await? {
+            let layer = match part {
+                Part::Stands(path) => path,
+                Part::Undressed { scratch, implied, target } => {
+                    let lower = layers.clone();
+                    let dress = move || {
+                        let dressed = adopt_implied(scratch.path(), &implied, &lower);
+                        dressed.map_err(StoreError::disk("unpack into", scratch.path())).map(|()| scratch)
+                    };
+                    let scratch = blocking(dress).await.map_err(|e| supply.store(e))?;
+                    self.install(supply, scratch, target.clone()).await?;
+                    target
+                }
             };
-            blocking(adopt).await.map_err(|e| supply.store(e))?;
+            // One directory cannot lie in an overlay twice, and two layers of one content are nothing rare (BuildKit
+            // writes an empty one for each step that changes nothing). What counts is the upper one.
+            layers.retain(|lower| *lower != layer);
+            layers.push(layer);
         }
         Ok(layers)
     }
@@ -338,7 +370,8 @@ impl Inner {
         let _permit = self.flights.unpacks.acquire().await.expect("the semaphore is never closed");
         let blobs = manifest.layers.iter().zip(diff_ids);
         let blobs = blobs.map(|(layer, diff_id)| (self.store.blob_path(&layer.digest), diff_id.clone())).collect();
-        self.unpack_into(supply, blobs, target.clone(), Whiteouts::Apply).await?;
+        let (scratch, _) = self.unpack_into(supply, blobs, Whiteouts::Apply).await?;
+        self.install(supply, scratch, target.clone()).await?;
         Ok(target)
     }
 
@@ -346,12 +379,14 @@ impl Inner {
         &self,
         supply: Supply<'_>,
         blobs: Vec<(PathBuf, String)>,
-        target: PathBuf,
         whiteouts: Whiteouts,
-    ) -> Result<Vec<PathBuf>, PullError> {
+    ) -> Result<(TempDir, Vec<PathBuf>), PullError> {
         let incoming = self.store.dir().join("incoming");
-        let work = move || unpack_whole(&blobs, &target, &incoming, whiteouts);
-        blocking(work).await.map_err(|e| supply.store(e))
+        blocking(move || unpack_whole(&blobs, &incoming, whiteouts)).await.map_err(|e| supply.store(e))
+    }
+
+    async fn install(&self, supply: Supply<'_>, scratch: TempDir, target: PathBuf) -> Result<(), PullError> {
+        blocking(move || install(&scratch, &target)).await.map_err(|e| supply.store(e))
     }
 
     pub(super) fn layer_dir(&self, digest: &str) -> PathBuf {
@@ -371,6 +406,7 @@ impl Inner {
             return Err(supply.store(StoreError::Missing { what }));
         };
         let _permit = self.flights.downloads.acquire().await.expect("the semaphore is never closed");
+        self.store.has_room_for(blob.size).map_err(|e| supply.store(e))?;
         let mut tries = 0;
         loop {
             match self.download(supply, source, blob).await {
@@ -464,15 +500,36 @@ fn is_content(problem: &StoreError) -> bool {
     matches!(problem, StoreError::Digest { .. } | StoreError::Length { .. })
 }
 
-/// Unpacks into a scratch directory, checks, flushes, renames. Returns the implied directories of the last layer.
+fn is_damage(problem: &StoreError) -> bool {
+    is_content(problem) || matches!(problem, StoreError::Broken { .. })
+}
+
+/// A layer on its way to its place.
+enum Part {
+    Stands(PathBuf),
+    /// It has directories that it does not describe: owner and mode of those are what the layers below say.
+    Undressed { scratch: TempDir, implied: Vec<PathBuf>, target: PathBuf },
+}
+
+/// Names, in the form of digests, for layers whose looks depend on what lies below them: of two images that share such
+/// a layer each has its own, or one could open the other's directories to everybody.
+pub(super) fn names_in_chain(diff_ids: &[String]) -> Vec<String> {
+    let mut chain = String::new();
+    let mut next = |diff_id: &String| {
+        chain = digest_of(format!("{chain} {diff_id}").as_bytes());
+        chain.clone()
+    };
+    diff_ids.iter().map(&mut next).collect()
+}
+
+/// Unpacks into a scratch directory and checks. Returns also the implied directories of the last layer.
 fn unpack_whole(
     blobs: &[(PathBuf, String)],
-    target: &Path,
     incoming: &Path,
     whiteouts: Whiteouts,
-) -> Result<Vec<PathBuf>, StoreError> {
+) -> Result<(TempDir, Vec<PathBuf>), StoreError> {
     use std::os::unix::fs::PermissionsExt;
-    let failed = || StoreError::disk("unpack into", target);
+    let failed = || StoreError::disk("unpack into", incoming);
     let scratch = tempfile::Builder::new()
         .prefix("layer-")
         .permissions(std::fs::Permissions::from_mode(0o755))
@@ -489,6 +546,11 @@ fn unpack_whole(
         check_digest(&what, diff_id, &unpacked.diff_id)?;
         implied = unpacked.implied;
     }
+    Ok((scratch, implied))
+}
+
+/// Flushes and renames.
+fn install(scratch: &TempDir, target: &Path) -> Result<(), StoreError> {
     let install = || {
         // Once for the whole tree: thousands of files must not each wait for the disk.
         nix::unistd::syncfs(std::fs::File::open(scratch.path())?)?;
@@ -499,6 +561,5 @@ fn unpack_whole(
             done => done,
         }
     };
-    install().map_err(failed())?;
-    Ok(implied)
+    install().map_err(StoreError::disk("unpack into", target))
 }

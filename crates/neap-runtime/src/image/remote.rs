@@ -68,6 +68,15 @@ pub(super) struct BlobStream {
     pub(super) bytes: BoxStream<'static, std::io::Result<Bytes>>,
 }
 
+impl Endpoint {
+    fn repository(&self, reference: &Reference) -> String {
+        match self.prefix.as_str() {
+            "" => reference.repository.clone(),
+            prefix => format!("{prefix}/{}", reference.repository),
+        }
+    }
+}
+
 impl Remote {
     pub(super) fn new(config: &Config) -> Self {
         Self {
@@ -113,12 +122,15 @@ impl Remote {
         credentials: &[Credentials],
         question: impl AsyncFn(Source, &RegistryAuth) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
-        let mut users: Vec<Option<&Credentials>> = matching(reference, credentials).into_iter().map(Some).collect();
-        // Last, nobody: stale credentials must not keep a public image away.
-        users.push(None);
         let mut refusal = None;
         for endpoint in self.endpoints(reference) {
             refusal = None;
+            // A password is for the host it was given for: a mirror gets to see only its own.
+            let repository = endpoint.repository(reference);
+            let mut users: Vec<Option<&Credentials>> =
+                matching(&endpoint.host, &repository, credentials).into_iter().map(Some).collect();
+            // Last, nobody: stale credentials must not keep a public image away.
+            users.push(None);
             for user in &users {
                 let auth = user
                     .map_or(RegistryAuth::Anonymous, |c| RegistryAuth::Basic(c.username.clone(), c.password.clone()));
@@ -174,10 +186,7 @@ impl Remote {
             user: user.map(|c| (c.username.clone(), c.password.clone())),
         };
         let client = self.client(key)?;
-        let repository = match endpoint.prefix.as_str() {
-            "" => reference.repository.clone(),
-            prefix => format!("{prefix}/{}", reference.repository),
-        };
+        let repository = endpoint.repository(reference);
         let host = endpoint.host.clone();
         let reference = match (&reference.digest, &reference.tag) {
             (Some(digest), _) => oci_client::Reference::with_digest(host, repository, digest.clone()),

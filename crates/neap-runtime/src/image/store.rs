@@ -22,11 +22,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::StoreError;
 use super::manifest::Document;
+use crate::disk;
 
 /// Format of `names.json`. A greater number is refused: a newer Neap wrote it.
 const FORMAT: u32 = 1;
 /// Unfinished downloads older than this are not continued: the registry's content has most likely moved on.
 const PART_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Bytes written between two looks at the disk.
+const LOOK: u64 = 8 << 20;
 
 pub(super) struct Store {
     dir: PathBuf,
@@ -196,6 +199,30 @@ impl Store {
         Ok(bytes)
     }
 
+    /// Removes a blob that is not what its digest says. Returns whether it did.
+    pub(super) fn drop_if_damaged(&self, digest: &str) -> bool {
+        let path = self.blob_path(digest);
+        let hashed = || {
+            let mut hash = Sha256::new();
+            copy_hashed(&mut File::open(&path)?, &mut io::sink(), &mut hash)?;
+            io::Result::Ok(format!("sha256:{}", hex(&hash.finalize())))
+        };
+        let damaged = hashed().is_ok_and(|got| got != digest);
+        if damaged {
+            tracing::warn!(path = %path.display(), "removing content that is not what its digest says");
+        }
+        damaged && fs::remove_file(&path).is_ok()
+    }
+
+    /// Whether so many bytes may still arrive: what pods run on is not for images.
+    pub(super) fn has_room_for(&self, bytes: u64) -> Result<(), StoreError> {
+        let disk = nix::sys::statvfs::statvfs(&self.dir).map_err(|e| StoreError::disk("measure", &self.dir)(e.into()))?;
+        match disk::takes(&disk, bytes) {
+            true => Ok(()),
+            false => Err(StoreError::Full { path: self.dir.clone() }),
+        }
+    }
+
     pub(super) fn put_blob(&self, bytes: &[u8]) -> Result<String, StoreError> {
         let digest = digest_of(bytes);
         if self.has_blob(&digest, bytes.len() as u64) {
@@ -214,7 +241,15 @@ impl Store {
             .tempfile_in(&incoming)
             .map_err(StoreError::disk("write in", &incoming))?;
         let (file, path) = file.keep().map_err(|e| StoreError::disk("write in", &incoming)(e.error))?;
-        Ok(BlobWriter { file, path, blobs: self.dir.join("blobs/sha256"), hash: Sha256::new(), len: 0, keep: false })
+        Ok(BlobWriter {
+            file,
+            path,
+            blobs: self.dir.join("blobs/sha256"),
+            hash: Sha256::new(),
+            len: 0,
+            unseen: 0,
+            keep: false,
+        })
     }
 
     /// A blob of known digest, continued where an earlier attempt stopped.
@@ -227,7 +262,7 @@ impl Store {
             Ok((file, hash, len))
         };
         let (file, hash, len) = open().map_err(StoreError::disk("write", &path))?;
-        Ok(BlobWriter { file, path, blobs: self.dir.join("blobs/sha256"), hash, len, keep: true })
+        Ok(BlobWriter { file, path, blobs: self.dir.join("blobs/sha256"), hash, len, unseen: 0, keep: true })
     }
 
     /// Every manifest, configuration and layer that can be reached from the given manifests, as far as it is here.
@@ -258,6 +293,8 @@ pub(super) struct BlobWriter {
     blobs: PathBuf,
     hash: Sha256,
     len: u64,
+    /// Bytes written since the last look at the disk.
+    unseen: u64,
     keep: bool,
 }
 
@@ -274,6 +311,15 @@ impl BlobWriter {
         }
         self.hash.update(bytes);
         self.len += bytes.len() as u64;
+        self.unseen += bytes.len() as u64;
+        if self.unseen >= LOOK {
+            self.unseen = 0;
+            let disk = nix::sys::statvfs::fstatvfs(&self.file);
+            if disk.is_ok_and(|disk| !disk::takes(&disk, 0)) {
+                self.keep = false;
+                return Err(StoreError::Full { path: self.path.clone() });
+            }
+        }
         Ok(())
     }
 

@@ -33,6 +33,8 @@ const WHITEOUT: &str = ".wh.";
 const WHITEOUT_META: &str = ".wh..wh.";
 /// Symbolic links followed in one path at most, as in the kernel.
 const LINKS_MAX: u32 = 40;
+/// Directories within each other at most: each open one costs a descriptor, here and wherever the image is removed.
+const DEPTH_MAX: usize = 512;
 /// Directories made because a layer names only what is in them.
 const IMPLIED_MODE: u32 = 0o755;
 /// Two blocks of zeros end a tar.
@@ -433,6 +435,9 @@ impl Extractor {
                     let made: PathBuf = stack.iter().map(|(n, _)| n.as_os_str()).chain([name.as_os_str()]).collect();
                     self.implied.push(made);
                 }
+            }
+            if stack.len() >= DEPTH_MAX {
+                return Err(bad(&format!("a path of more than {DEPTH_MAX} directories")));
             }
             let fd = openat(&top, name.as_os_str(), DIRECTORY, Mode::empty())?;
             stack.push((name, Arc::new(fd)));

@@ -17,9 +17,6 @@ use crate::pod::{PodSpec, Volume};
 const LOOK: Duration = Duration::from_secs(1);
 /// Time between two measurements of pods that have bounds (Kubernetes' housekeeping: 10 s).
 const MEASURE: Duration = Duration::from_secs(10);
-/// What the machine keeps for itself: this part of the disk, and at most so many bytes.
-const RESERVE_PART: u64 = 20;
-const RESERVE_BYTES: u64 = 1 << 30;
 /// Files of a pod that are counted at most: a measurement must come to an end.
 const MAX_FILES: u64 = 2_000_000;
 
@@ -71,14 +68,7 @@ async fn measure_all(cells: Vec<Arc<PodCell>>) -> Vec<(Arc<PodCell>, Usage)> {
 }
 
 fn is_short(dir: &Path) -> bool {
-    nix::sys::statvfs::statvfs(dir).is_ok_and(|disk| {
-        let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
-        bytes(disk.blocks_available()) < reserve(bytes(disk.blocks()))
-    })
-}
-
-fn reserve(total: u64) -> u64 {
-    (total / RESERVE_PART).min(RESERVE_BYTES)
+    nix::sys::statvfs::statvfs(dir).is_ok_and(|disk| crate::disk::is_short(&disk))
 }
 
 fn is_bounded(spec: &PodSpec) -> bool {
@@ -201,7 +191,7 @@ mod tests {
                 && is_bounded(&spec(&[Some(1)], None))
                 && !is_bounded(&spec(&[None], None))
         );
-        assert_eq!((reserve(1 << 40), reserve(20 << 20)), (1 << 30, 1 << 20));
+        assert_eq!((crate::disk::reserve(1 << 40), crate::disk::reserve(20 << 20)), (1 << 30, 1 << 20));
     }
 
     #[test]

@@ -124,6 +124,14 @@ impl Machine for Fake {
         Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
     }
 
+    fn attach<'a>(&'a self, _: &'a Handle, _: bool) -> BoxFuture<'a, io::Result<CommandSession>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+
+    fn connect<'a>(&'a self, _: &'a Sandbox, _: u16) -> BoxFuture<'a, io::Result<tokio::net::TcpStream>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+
     fn ended<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Exit> {
         let (act, killed) = {
             let running = self.running.lock().expect("not poisoned");

@@ -6,7 +6,6 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
@@ -15,7 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::init::{Started, step};
+use super::init::{Started, open_terminal, step};
 use super::wire::{self, Exec, Terminal};
 use super::{direct, process};
 use crate::launch::{Isolation, Launch, Process, Root};
@@ -109,8 +108,7 @@ fn become_command(
 fn with_terminal(stdio: [OwnedFd; 3]) -> Started<([OwnedFd; 3], Option<OwnedFd>)> {
     let [socket, ..] = stdio;
     let make = || -> io::Result<OwnedFd> {
-        let master: OwnedFd = fs::OpenOptions::new().read(true).write(true).open(Path::new("/dev/ptmx"))?.into();
-        let terminal = sys::terminal_peer(master.as_fd())?;
+        let (master, terminal) = open_terminal()?;
         wire::send(socket.as_fd(), &Terminal, &[master.as_raw_fd()])?;
         Ok(terminal)
     };

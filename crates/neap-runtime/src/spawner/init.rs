@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::rootfs;
 use super::wire::{self, StartError};
 use super::{direct, process};
-use crate::launch::{Isolation, Launch, Root};
+use crate::launch::{Isolation, Launch, Root, Streams};
 use crate::record;
 use crate::sys;
 
@@ -33,7 +33,7 @@ pub(super) struct Go;
 /// First process to keeper. That it became the program is told by the end of the connection.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Report {
-    /// Everything but exec is done.
+    /// Everything but exec is done. The other end of its input or terminal comes along, if it has one.
     Built,
     Failed(StartError),
 }
@@ -76,15 +76,44 @@ fn start(keeper: &OwnedFd, isolation: Isolation, dir: &Path, fds: Vec<OwnedFd>) 
             launch.process.clone()
         }
     };
-    // The container's own, where it has one.
-    let stdin: OwnedFd = fs::File::open("/dev/null").or_else(step("open /dev/null"))?.into();
+    let (stdio, theirs) = streams(launch.streams, [stdout, stderr])?;
     let ready = process::prepare(&process, isolation)?;
-    wire::send(keeper.as_fd(), &Report::Built, &[]).or_else(step("report to the keeper"))?;
+    let theirs_raw: Vec<_> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
+    wire::send(keeper.as_fd(), &Report::Built, &theirs_raw).or_else(step("report to the keeper"))?;
+    drop(theirs);
     let go = wire::receive::<Go>(keeper.as_fd());
     if !matches!(go, Ok(Some(_))) {
         sys::exit_now(0);
     }
-    ready.execute([stdin, stdout, stderr])
+    ready.execute(stdio)
+}
+
+/// The three standard streams, and the end of them that the keeper takes.
+fn streams(streams: Streams, [stdout, stderr]: [OwnedFd; 2]) -> Started<([OwnedFd; 3], Option<OwnedFd>)> {
+    match streams {
+        Streams::Output => {
+            // The container's own, where it has one.
+            let null: OwnedFd = fs::File::open("/dev/null").or_else(step("open /dev/null"))?.into();
+            Ok(([null, stdout, stderr], None))
+        }
+        Streams::Input { .. } => {
+            let (reader, writer) = io::pipe().or_else(step("make the standard input"))?;
+            Ok(([reader.into(), stdout, stderr], Some(writer.into())))
+        }
+        Streams::Terminal { .. } => {
+            let (master, terminal) = open_terminal().or_else(step("make a terminal"))?;
+            sys::take_terminal(terminal.as_fd()).or_else(step("take the terminal"))?;
+            let copy = || terminal.try_clone().or_else(step("make a terminal"));
+            Ok(([copy()?, copy()?, copy()?], Some(master)))
+        }
+    }
+}
+
+/// A terminal of whose view this is: its master and its other end.
+pub(super) fn open_terminal() -> io::Result<(OwnedFd, OwnedFd)> {
+    let master: OwnedFd = fs::OpenOptions::new().read(true).write(true).open("/dev/ptmx")?.into();
+    let terminal = sys::terminal_peer(master.as_fd())?;
+    Ok((master, terminal))
 }
 
 fn enter_namespaces(launch: &Launch) -> Started<()> {

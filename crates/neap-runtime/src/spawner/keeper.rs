@@ -18,9 +18,10 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::guests::{self, Guests, STALL_STEP_MS};
 use super::init;
 use super::wire::{self, Cell, Order, Outcome, StartError};
-use crate::launch::{Isolation, LAUNCH_VERSION, Launch};
+use crate::launch::{Isolation, LAUNCH_VERSION, Launch, Streams};
 use crate::logs::write::{LogWriter, Stream};
 use crate::record::{self, Exit, Run};
 use crate::sys::{self, Fork};
@@ -114,9 +115,13 @@ fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd)
         oom_before = group.oom_kills();
     }
     let pidfd = sys::pidfd_open(child)?;
+    let mut theirs = None;
     let mut failure = match report(init)? {
         Report::Failed(error) => Some(error),
-        Report::Built => None,
+        Report::Built(end) => {
+            theirs = end;
+            None
+        }
         // It did not get as far as to say so: most likely for want of memory.
         Report::Silence => Some(StartError {
             config: false,
@@ -132,13 +137,14 @@ fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd)
         failure = match report(init)? {
             Report::Failed(error) => Some(error),
             // Its end of the connection closed when it became the program.
-            Report::Built | Report::Silence => None,
+            Report::Built(_) | Report::Silence => None,
         };
     }
     if let Some(error) = failure {
         let _ = waitpid(child, None);
-        drain(&mut log, &mut stdout, Stream::Stdout);
-        drain(&mut log, &mut stderr, Stream::Stderr);
+        let mut nobody = Guests::none();
+        drain(&mut log, &mut nobody, &mut stdout, Stream::Stdout);
+        drain(&mut log, &mut nobody, &mut stderr, Stream::Stderr);
         record::write(&dir.join("exit.json"), &Exit::not_started(error.clone(), crate::clock::now()))?;
         let _ = wire::send(control.as_fd(), &Outcome::Failed(error), &[]);
         return Ok(());
@@ -156,14 +162,23 @@ fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd)
     record::write(&dir.join("run.json"), &run)?;
     // The runtime may have ended since its order: then it finds the record.
     let _ = wire::send(control.as_fd(), &Outcome::Started(Box::new(run)), &[]);
-    copy_until_end(&mut log, &mut stdout, &mut stderr, &pidfd)?;
+    // After that: nobody waits for the socket.
+    let mut guests = Guests::new(dir, launch.streams, theirs.as_ref());
+    let mut held = None;
+    if let (Streams::Terminal { .. }, Some(master)) = (launch.streams, &theirs) {
+        (stdout, held) = guests::terminal_reader(master).map(|(reader, held)| (reader, Some(held)))?;
+    }
+    // A pipe's other end is the guests' alone: it is closed when they close it.
+    drop(theirs);
+    copy_until_end(&mut log, &mut guests, &mut stdout, &mut stderr, &pidfd)?;
     if cell.isolation == Isolation::None {
         // No PID namespace ends its children with it. Its number stands for its group until it is waited for.
         let _ = nix::sys::signal::killpg(child, nix::sys::signal::SIGKILL);
     }
     let status = waitpid(child, None)?;
-    drain(&mut log, &mut stdout, Stream::Stdout);
-    drain(&mut log, &mut stderr, Stream::Stderr);
+    drain(&mut log, &mut guests, &mut stdout, Stream::Stdout);
+    drain(&mut log, &mut guests, &mut stderr, Stream::Stderr);
+    drop((guests, held));
     // A full disk must not keep the end from being recorded.
     let _ = log.finish(crate::clock::now());
     let (code, signal) = match status {
@@ -181,7 +196,7 @@ fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd)
 
 /// What the first process says next.
 enum Report {
-    Built,
+    Built(Option<OwnedFd>),
     Failed(StartError),
     Silence,
 }
@@ -189,7 +204,7 @@ enum Report {
 fn report(init: &OwnedFd) -> io::Result<Report> {
     Ok(match wire::receive::<init::Report>(init.as_fd())? {
         Some((init::Report::Failed(error), _)) => Report::Failed(error),
-        Some((init::Report::Built, _)) => Report::Built,
+        Some((init::Report::Built, fds)) => Report::Built(fds.into_iter().next()),
         None => Report::Silence,
     })
 }
@@ -208,37 +223,56 @@ fn fifo(path: &Path) -> io::Result<(File, File)> {
     Ok((keeper, container))
 }
 
-fn copy_until_end(log: &mut LogWriter, stdout: &mut File, stderr: &mut File, process: &OwnedFd) -> io::Result<()> {
+fn copy_until_end(
+    log: &mut LogWriter,
+    guests: &mut Guests,
+    stdout: &mut File,
+    stderr: &mut File,
+    process: &OwnedFd,
+) -> io::Result<()> {
     loop {
-        let mut fds = [
-            PollFd::new(process.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stdout.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stderr.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut fds, PollTimeout::NONE) {
+        let (read, write, held_up) = guests.interests();
+        let mut fds = vec![PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        if !held_up {
+            fds.push(PollFd::new(stdout.as_fd(), PollFlags::POLLIN));
+            fds.push(PollFd::new(stderr.as_fd(), PollFlags::POLLIN));
+        }
+        let own = fds.len();
+        fds.extend(read.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        fds.extend(write.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+        let timeout = if held_up { PollTimeout::from(STALL_STEP_MS) } else { PollTimeout::NONE };
+        let turned = match poll(&mut fds, timeout) {
             Err(nix::errno::Errno::EINTR) => continue,
             other => other?,
         };
-        let [ended, out, err] = fds.map(|fd| fd.revents().is_some_and(|e| !e.is_empty()));
-        if out {
-            copy_once(log, stdout, Stream::Stdout);
+        let happened: Vec<bool> = fds.iter().map(|fd| fd.revents().is_some_and(|e| !e.is_empty())).collect();
+        drop(fds);
+        let (own, theirs) = happened.split_at(own);
+        if held_up || theirs.contains(&true) {
+            guests.attend(turned == 0);
         }
-        if err {
-            copy_once(log, stderr, Stream::Stderr);
+        if let [_, out, err] = own {
+            if *out {
+                copy_once(log, guests, stdout, Stream::Stdout);
+            }
+            if *err {
+                copy_once(log, guests, stderr, Stream::Stderr);
+            }
         }
-        if ended {
+        if own[0] {
             return Ok(());
         }
     }
 }
 
 /// One read's worth. A log that cannot be written (full disk) loses lines; the container is not held up by it.
-fn copy_once(log: &mut LogWriter, pipe: &mut File, stream: Stream) -> bool {
+fn copy_once(log: &mut LogWriter, guests: &mut Guests, pipe: &mut File, stream: Stream) -> bool {
     let mut buffer = [0_u8; READ_BYTES];
     match pipe.read(&mut buffer) {
         Ok(0) | Err(_) => false,
         Ok(n) => {
             let _ = log.write(stream, &buffer[..n], crate::clock::now());
+            guests.tell(stream, &buffer[..n]);
             true
         }
     }
@@ -246,11 +280,12 @@ fn copy_once(log: &mut LogWriter, pipe: &mut File, stream: Stream) -> bool {
 
 /// What is still in the pipe when the container has ended. Bounded: in a mode without a PID namespace some
 /// straggler may go on writing.
-fn drain(log: &mut LogWriter, pipe: &mut File, stream: Stream) {
+fn drain(log: &mut LogWriter, guests: &mut Guests, pipe: &mut File, stream: Stream) {
     for _ in 0..256 {
-        if !copy_once(log, pipe, stream) {
+        if !copy_once(log, guests, pipe, stream) {
             break;
         }
+        guests.let_read();
     }
 }
 

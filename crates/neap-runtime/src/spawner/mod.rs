@@ -6,6 +6,7 @@
 mod client;
 mod direct;
 mod exec;
+pub(crate) mod guests;
 mod init;
 mod keeper;
 mod process;

@@ -3,6 +3,8 @@
 //! Two halves with the swap of the root between them. Before it, everything that comes from the machine is opened
 //! as a mount that hangs nowhere; after it, those are hung at paths that can no longer lead out of the container.
 
+use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -10,7 +12,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat, stat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use super::init::{Started, step};
 use super::wire::StartError;
@@ -46,6 +49,19 @@ const MASKED: [&str; 11] = [
     "/sys/devices/virtual/powercap",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// What may be mounted in /proc nevertheless: files that programs only read, which lxcfs and its like make smaller.
+const HARMLESS: [&str; 8] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+];
+/// Symbolic links followed in one path at most, as in the kernel.
+const LINKS_MAX: u32 = 40;
 /// mount(2) takes its options on one page.
 const MAX_OPTIONS: usize = 4000;
 
@@ -54,6 +70,8 @@ struct Pending {
     mount: OwnedFd,
     target: PathBuf,
     kind: Target,
+    /// Of the pod; its target may be a link of the image's.
+    volume: bool,
 }
 
 enum Target {
@@ -69,12 +87,20 @@ pub(super) fn build(launch: &Launch) -> Started<()> {
     for bind in &launch.mounts {
         pending.push(open_bind(bind, launch.privileged)?);
     }
-    let devices = if launch.privileged { Vec::new() } else { open_devices()? };
+    let (devices, covers) = match launch.privileged {
+        true => (Vec::new(), Vec::new()),
+        false => (open_devices()?, open_covers()?),
+    };
     sys::swap_root(&root).or_else(step("change to the container's root"))?;
 
+    let root: OwnedFd = fs::File::open("/").or_else(step("open the container's root"))?.into();
     for item in &pending {
-        hang(item)?;
-        if item.target == Path::new("/dev") && !launch.privileged {
+        let was_there = is_at(&item.mount, "/dev");
+        match item.volume {
+            true => hang_volume(&root, item, launch.privileged)?,
+            false => hang(item)?,
+        }
+        if !launch.privileged && !was_there && is_at(&item.mount, "/dev") {
             fill_dev(&devices)?;
         }
     }
@@ -82,7 +108,7 @@ pub(super) fn build(launch: &Launch) -> Started<()> {
         if !user {
             close_writing("/sys/fs/cgroup", MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC)?;
         }
-        mask()?;
+        mask(covers)?;
     }
     // Images name working directories that they do not hold; other runtimes make them too.
     if !launch.process.cwd.as_os_str().is_empty() {
@@ -159,7 +185,7 @@ fn system_mounts(launch: &Launch, user: bool) -> Started<Vec<Pending>> {
     let mut all = Vec::new();
     let mut add = |target: &str, mount: io::Result<OwnedFd>| -> Started<()> {
         let mount = mount.or_else(step(format_args!("prepare {target}")))?;
-        all.push(Pending { mount, target: PathBuf::from(target), kind: Target::Directory });
+        all.push(Pending { mount, target: PathBuf::from(target), kind: Target::Directory, volume: false });
         Ok(())
     };
     add("/proc", sys::new_filesystem(c"proc", &[], safe))?;
@@ -192,7 +218,7 @@ fn system_mounts(launch: &Launch, user: bool) -> Started<Vec<Pending>> {
             let mount = sys::open_tree(source, false)
                 .and_then(|tree| sys::mount_set(tree.as_fd(), safe | read_only, false).map(|()| tree));
             let mount = mount.or_else(step(format_args!("prepare {}", target.display())))?;
-            all.push(Pending { mount, target, kind: Target::Directory });
+            all.push(Pending { mount, target, kind: Target::Directory, volume: false });
         }
     }
     Ok(all)
@@ -217,7 +243,7 @@ fn open_bind(bind: &Bind, privileged: bool) -> Started<Pending> {
     }
     let meta = fs::File::from(tree.try_clone().or_else(step(what()))?).metadata().or_else(step(what()))?;
     let kind = if meta.is_dir() { Target::Directory } else { Target::File };
-    Ok(Pending { mount: tree, target: bind.target.clone(), kind })
+    Ok(Pending { mount: tree, target: bind.target.clone(), kind, volume: true })
 }
 
 /// A path inside a volume, made as directories where it is missing, never followed out of the volume.
@@ -251,49 +277,125 @@ fn open_devices() -> Started<Vec<(&'static str, OwnedFd)>> {
     DEVICES.iter().map(open).collect()
 }
 
+/// What hides a file, once for each that might be. Taken from the machine: inside, where a volume may lie over /dev,
+/// a "/dev/null" could be a link to the very file that is to be hidden (CVE-2025-31133).
+fn open_covers() -> Started<Vec<OwnedFd>> {
+    let open = |_: &&str| {
+        let cover = sys::open_tree(Path::new("/dev/null"), false)
+            .and_then(|tree| sys::mount_set(tree.as_fd(), RDONLY | NOSUID | NOEXEC, false).map(|()| tree));
+        cover.or_else(step("open /dev/null"))
+    };
+    MASKED.iter().map(open).collect()
+}
+
+/// Of the system's own: never through a link, so an image in which /proc is one does not start.
 fn hang(item: &Pending) -> Started<()> {
     let target = &item.target;
-    let place = match item.kind {
-        Target::Directory => fs::create_dir_all(target),
-        Target::File => touch(target),
-    };
-    place.or_else(step(format_args!("make the mount point {}", target.display())))?;
+    fs::create_dir_all(target).or_else(step(format_args!("make the mount point {}", target.display())))?;
     sys::move_mount(item.mount.as_fd(), target).or_else(step(format_args!("mount {}", target.display())))
 }
 
-fn touch(path: &Path) -> io::Result<()> {
-    if path.exists() {
-        return Ok(());
+/// Where the image's links lead, as everywhere: `/var/run` is `/run` in most of them. But not into /proc, which other
+/// containers' volumes could lead it to, and where the rest of this file relies on what it finds.
+fn hang_volume(root: &OwnedFd, item: &Pending, privileged: bool) -> Started<()> {
+    let target = &item.target;
+    let place = reach(root, target, &item.kind)
+        .or_else(step(format_args!("make the mount point {}", target.display())))?;
+    if !privileged && !HARMLESS.iter().any(|path| target == Path::new(path)) {
+        let there = fstatfs(&place).map_err(io::Error::from);
+        let there = there.or_else(step(format_args!("look at the mount point {}", target.display())))?;
+        if there.filesystem_type() == PROC_SUPER_MAGIC {
+            let message = format!("the mount path {} leads into /proc, where nothing can be mounted", target.display());
+            return Err(StartError { config: true, message });
+        }
     }
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
+    sys::move_mount_onto(item.mount.as_fd(), place.as_fd()).or_else(step(format_args!("mount {}", target.display())))
+}
+
+/// Opens a mount point, and makes what is missing of it. A directory is looked for where links lead; a file is mounted
+/// over the link that has its name.
+fn reach(root: &OwnedFd, target: &Path, kind: &Target) -> io::Result<OwnedFd> {
+    let flags = match kind {
+        Target::Directory => libc::O_PATH | libc::O_DIRECTORY,
+        Target::File => libc::O_PATH | libc::O_NOFOLLOW,
+    };
+    match sys::open_in_root(root.as_fd(), target, flags) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => return other,
     }
-    fs::File::create(path).map(drop)
+    let parts = |path: &Path| path.components().map(|c| c.as_os_str().to_owned()).collect::<Vec<_>>();
+    let mut rest: VecDeque<OsString> = parts(target).into();
+    let mut at = PathBuf::from("/");
+    let mut links = 0;
+    while let Some(part) = rest.pop_front() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        // What is absolute begins at the root again.
+        let here = at.join(part);
+        match fs::symlink_metadata(&here) {
+            Ok(meta) if meta.is_symlink() => {
+                links += 1;
+                if links > LINKS_MAX {
+                    return Err(io::Error::from_raw_os_error(libc::ELOOP));
+                }
+                for part in parts(&fs::read_link(&here)?).into_iter().rev() {
+                    rest.push_front(part);
+                }
+            }
+            Ok(_) => at = here,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match kind {
+                    Target::File if rest.is_empty() => fs::File::create_new(&here).map(drop)?,
+                    _ => fs::create_dir(&here)?,
+                }
+                at = here;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    sys::open_in_root(root.as_fd(), &at, flags)
+}
+
+/// Whether this mount is what the container sees at `path`, however that was spelled.
+fn is_at(mount: &OwnedFd, path: &str) -> bool {
+    let identity = |stat: nix::sys::stat::FileStat| (stat.st_dev, stat.st_ino);
+    match (fstat(mount), stat(path)) {
+        (Ok(mount), Ok(seen)) => identity(mount) == identity(seen),
+        _ => false,
+    }
 }
 
 fn fill_dev(devices: &[(&str, OwnedFd)]) -> Started<()> {
     let all = || -> io::Result<()> {
         for (name, device) in devices {
             let target = Path::new("/dev").join(name);
-            fs::File::create(&target)?;
+            // Whatever lies there already (in a volume) is covered, not followed and not changed.
+            if fs::symlink_metadata(&target).is_err() {
+                fs::File::create_new(&target)?;
+            }
             sys::move_mount(device.as_fd(), &target)?;
         }
         for (name, to) in LINKS {
-            symlink(to, Path::new("/dev").join(name))?;
+            match symlink(to, Path::new("/dev").join(name)) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other?,
+            }
         }
         Ok(())
     };
     all().or_else(step("fill /dev"))
 }
 
-fn mask() -> Started<()> {
+fn mask(mut covers: Vec<OwnedFd>) -> Started<()> {
     for path in MASKED {
         let target = Path::new(path);
         let Ok(meta) = fs::symlink_metadata(target) else { continue };
         let cover = if meta.is_dir() {
             sys::new_filesystem(c"tmpfs", &[("size", "0")], RDONLY | NOSUID | NODEV | NOEXEC)
         } else {
-            sys::open_tree(Path::new("/dev/null"), false)
+            Ok(covers.pop().expect("there is one for each path"))
         };
         cover.and_then(|c| sys::move_mount(c.as_fd(), target)).or_else(step(format_args!("hide {path}")))?;
     }

@@ -121,3 +121,116 @@ pub(crate) async fn ends_a_command_with_all_it_began() {
     }
     world.end().await;
 }
+
+/// Reads until what was read holds this.
+async fn until(stream: &mut (impl AsyncReadExt + Unpin), wanted: &str) -> String {
+    let (mut text, mut buffer) = (String::new(), [0_u8; 4096]);
+    while !text.contains(wanted) {
+        let read = tokio::time::timeout(PATIENCE, stream.read(&mut buffer)).await;
+        let length = read.unwrap_or_else(|_| panic!("waited for {wanted:?}; there is {text:?}")).expect("reads");
+        assert!(length > 0, "the end came before {wanted:?}: {text:?}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+    text
+}
+
+pub(crate) async fn is_attached_to() {
+    for mode in [Mode::Container, Mode::Rootless, Mode::Process] {
+        let world = world(mode).await;
+        let script = "while read line; do echo heard $line; echo aside >&2; done; echo the end";
+        let mut spec = pod("listens", &["/bin/busybox", "sh", "-c", script]);
+        (spec.containers[0].stdin, spec.containers[0].stdin_once) = (true, true);
+        spec.restart = RestartPolicy::Never;
+        let id = world.run(spec).await;
+        world.wait(&id, "a run", |s| s.ready).await;
+        let attach = async |stdin| world.runtime.attach(&id, "user", stdin).await.unwrap_or_else(|e| panic!("{e:?}"));
+        // Who only looks changes nothing by leaving.
+        drop(attach(false).await);
+        let mut looks = attach(false).await;
+        assert!(looks.stdin.is_none() && looks.resize.is_none());
+        let mut session = attach(true).await;
+        let mut stdin = session.stdin.take().expect("open");
+        stdin.write_all(b"one\ntwo\n").await.expect("written");
+        let talking = async {
+            let text = until(&mut session.stdout, "heard two\n").await;
+            assert_eq!(text, "heard one\nheard two\n", "{mode:?}");
+            until(session.stderr.as_mut().expect("apart"), "aside\n").await;
+            stdin.shutdown().await.expect("closed");
+            drop(stdin);
+            assert_eq!(all(&mut session.stdout).await, "the end\n");
+        };
+        let (ended, ()) = tokio::join!(session.exit, talking);
+        assert_eq!(ended.expect("known"), 0);
+        let looking = all(&mut looks.stdout);
+        let (seen, _) = tokio::join!(looking, looks.exit);
+        assert_eq!(seen, "heard one\nheard two\nthe end\n", "{mode:?}");
+        world.wait(&id, "the end", |s| s.phase == PodPhase::Succeeded).await;
+        assert!(world.log(&id, LogOptions::default()).await.contains("heard two\n"));
+        assert!(matches!(world.runtime.attach(&id, "user", false).await, Err(Error::NotRunning { .. })));
+        world.end().await;
+    }
+}
+
+pub(crate) async fn has_a_terminal() {
+    for mode in [Mode::Container, Mode::Rootless, Mode::Process] {
+        let world = world(mode).await;
+        let mut spec = pod("shell", &["/bin/busybox", "sh", "-c", "while read a; do $a; done"]);
+        (spec.containers[0].stdin, spec.containers[0].terminal) = (true, true);
+        if mode == Mode::Container {
+            spec.containers[0].user = Some(1000);
+        }
+        let id = world.run(spec).await;
+        world.wait(&id, "a run", |s| s.ready).await;
+        let mut session = world.runtime.attach(&id, "user", true).await.expect("attached");
+        assert!(session.stderr.is_none());
+        session.resize.as_ref().expect("a terminal")(33, 101).expect("sized");
+        let mut stdin = session.stdin.take().expect("open");
+        let talking = async {
+            stdin.write_all(b"/bin/busybox stty size\r/bin/busybox tty\r").await.expect("written");
+            let text = until(&mut session.stdout, "/dev/pts/").await;
+            assert!(text.contains("33 101"), "{mode:?} {text:?}");
+            // More than any buffer on the way holds: the container waits for its reader, and nothing is lost.
+            stdin.write_all(b"/bin/busybox dd if=/dev/zero bs=1000 count=1000\r").await.expect("written");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let text = until(&mut session.stdout, "1000+0 records out").await;
+            assert_eq!(text.matches('\0').count(), 1_000_000, "{mode:?}");
+        };
+        tokio::select! {
+            () = talking => {}
+            ended = session.exit => panic!("{ended:?}"),
+        }
+        drop((stdin, session.stdout));
+        assert!(world.runtime.status(&id).expect("here").ready, "it lives on without guests");
+        world.end().await;
+    }
+}
+
+pub(crate) async fn has_ports_that_can_be_reached() {
+    for mode in [Mode::Container, Mode::Rootless, Mode::Process] {
+        let world = world(mode).await;
+        let mut spec = crate::words::web("inner");
+        (spec.containers[0].readiness, spec.containers[0].startup) = (None, None);
+        if mode != Mode::Container {
+            // On a port of its own.
+            spec.containers[0].command = shell("exec /bin/busybox httpd -f -p 127.0.0.1:$PORT -h /tmp");
+        } else {
+            // Nobody outside the pod's network gets there.
+            spec.containers[0].command = ["/bin/busybox", "httpd", "-f", "-p", "127.0.0.1:8080", "-h", "/www"].map(Into::into).to_vec();
+        }
+        let id = world.run(spec).await;
+        world.wait(&id, "a run", |s| s.ready).await;
+        let begun = Instant::now();
+        let mut socket = loop {
+            match world.runtime.connect(&id, 8080).await {
+                Ok(socket) => break socket,
+                Err(error) => assert!(begun.elapsed() < PATIENCE, "{mode:?} {error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        socket.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("written");
+        let answer = all(&mut socket).await;
+        assert!(answer.starts_with("HTTP/1.") && (mode != Mode::Container || answer.ends_with("hello\n")), "{answer:?}");
+        assert!(matches!(world.runtime.connect(&id, 1).await, Err(Error::Connect { port: 1, .. })));
+        world.end().await;
+    }
+}

@@ -3,7 +3,7 @@
 
 use super::*;
 
-const LIMITS: Limits = Limits { events: 100, bytes: 1 << 20 };
+const LIMITS: Limits = Limits { events: 100, bytes: 1 << 20, burst: 1 };
 
 fn apply(index: &mut Index, key: &str, value: Option<&str>) {
     let op = match value {
@@ -12,6 +12,7 @@ fn apply(index: &mut Index, key: &str, value: Option<&str>) {
     };
     let revision = index.revision() + 1;
     index.apply(vec![(Bytes::from(key.to_owned()), Expect::Any, op)], revision);
+    index.trim(|_| Seq::MAX);
 }
 
 /// Keys with any record, and versions in all.
@@ -53,10 +54,11 @@ fn events_share_the_key_and_the_values_of_the_index() {
 
 #[test]
 fn the_newest_revision_is_kept_whatever_it_weighs() {
-    let mut index = Index::new(Limits { events: 2, bytes: 10 });
+    let mut index = Index::new(Limits { events: 2, bytes: 10, burst: 1 });
     apply(&mut index, "before", Some("x"));
     let steps = (0..5).map(|key| (Bytes::from(vec![key]), Expect::Any, Op::Put(Bytes::new())));
     let events = index.apply(steps.collect(), 3);
+    index.trim(|_| Seq::MAX);
     assert_eq!(events, 1..6);
     assert_eq!((index.first_seq(), index.compacted()), (1, 2));
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use neap_store::{Entry, Error, Event, Expect, Lagged, Op, Options, Revision, Store, Txn, Watch};
 
 /// Small limits, so that trimming happens all the time.
-const OPTIONS: Options = Options { history_events: 60, history_bytes: 30_000 };
+const OPTIONS: Options = Options { history_events: 60, history_bytes: 30_000, history_burst: 1 };
 
 pub(crate) enum Backing {
     Memory,

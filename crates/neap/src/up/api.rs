@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::data_dir::DataDir;
-use super::platform::{Error, Parts, listen, now};
+use super::platform::{Error, listen};
+use crate::parts::Parts;
+use crate::process::now;
 
 /// Who the platform's own parts are.
 const SELF: &str = "system:serviceaccount:knative-serving:controller";
@@ -71,7 +73,7 @@ impl Api {
     /// Takes up the sockets: the users' and, where pods have a network of their own, theirs.
     pub(super) async fn serve(
         &self,
-        parts: &mut Parts,
+        parts: &mut Parts<Error>,
         listener: TcpListener,
         bridge: Option<Ipv4Addr>,
     ) -> Result<(), Error> {

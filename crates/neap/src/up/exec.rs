@@ -1,27 +1,43 @@
-//! The `exec` subresource of pods: from a request of the API to the kubelet, which talks with the command itself.
+//! The subresources of pods that are conversations: from a request of the API to the kubelet, which talks with the
+//! command, the container or the port itself.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{Response, header};
 use neap_apiserver::codec::full;
 use neap_apiserver::{Body, Connect, Registry};
-use neap_node::kubelet::{ExecRequest, Kubelet, Refusal};
+use neap_node::kubelet::{Kubelet, PodRequest, Refusal};
 
-/// Adds it to the API.
-pub(super) fn attach(registry: &Registry, kubelet: Kubelet) {
-    let exec: Connect = Arc::new(move |call| {
+type Answer = Result<Response<()>, Refusal>;
+
+/// Adds them to the API.
+pub(super) fn attach(registry: &Registry, kubelet: &Kubelet) {
+    add(registry, kubelet, "exec", |kubelet, asked| Box::pin(kubelet.answer_exec(asked)));
+    add(registry, kubelet, "attach", |kubelet, asked| Box::pin(kubelet.answer_attach(asked)));
+    add(registry, kubelet, "portforward", |kubelet, asked| Box::pin(kubelet.answer_forward(asked)));
+}
+
+fn add(
+    registry: &Registry,
+    kubelet: &Kubelet,
+    name: &str,
+    answer: for<'a> fn(&'a Kubelet, PodRequest<'a>) -> BoxFuture<'a, Answer>,
+) {
+    let kubelet = kubelet.clone();
+    let connect: Connect = Arc::new(move |call| {
         let kubelet = kubelet.clone();
         Box::pin(async move {
             let asked =
-                ExecRequest { namespace: &call.namespace, pod: &call.name, query: &call.query, request: call.request };
-            match kubelet.answer_exec(asked).await {
+                PodRequest { namespace: &call.namespace, pod: &call.name, query: &call.query, request: call.request };
+            match answer(&kubelet, asked).await {
                 Ok(switching) => switching.map(|()| full(Bytes::new())),
                 Err(refusal) => refused(&refusal),
             }
         })
     });
-    registry.connect("", "pods", "exec", exec);
+    registry.connect("", "pods", name, connect);
 }
 
 fn refused(refusal: &Refusal) -> Response<Body> {

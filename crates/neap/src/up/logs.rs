@@ -12,7 +12,7 @@ use neap_apiserver::{Body, Connect, ConnectRequest, Registry};
 use neap_node::kubelet::{Kubelet, LogsError};
 use neap_runtime::pod::{LogOptions, LogStream};
 
-use super::platform::now;
+use crate::process::now;
 
 /// Adds both to the API.
 pub(super) fn attach(registry: &Registry, kubelet: Kubelet) {

@@ -21,7 +21,7 @@ const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CONNECTIONS: usize = 32;
 
 /// Serves until `stop`.
-pub(super) async fn serve(listener: TcpListener, registry: Arc<Registry>, stop: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, registry: Arc<Registry>, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {

@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use jiff::Timestamp;
 use kube::Client;
 use neap_controllers::autoscaler::{self, AlwaysInPath, Autoscaler};
 use neap_controllers::{Clock, Controllers, ServedBoard, SettingsFollower};
@@ -18,8 +16,6 @@ use neap_runtime::image::Images;
 use neap_runtime::pod::PodRuntime;
 use prometheus_client::registry::Registry as Metrics;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::api::Api;
@@ -29,6 +25,8 @@ use super::endpoints::{Endpoints, dialable};
 use super::ports::{Drains, Resolver, Stats, mirror_ingress_status};
 use super::{bootstrap, logs};
 use crate::args;
+use crate::parts::{Ended, Parts};
+use crate::process::now;
 
 /// The cluster's own domain.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -82,8 +80,8 @@ pub enum Error {
     Sample(#[source] io::Error),
     #[error("the sample is not ready: {why}")]
     Demo { why: String },
-    #[error("{part} ended by itself; this is a fault of neap")]
-    Ended { part: &'static str },
+    #[error(transparent)]
+    Ended(#[from] Ended),
 }
 
 /// What becomes of pods when the platform stops.
@@ -107,8 +105,7 @@ pub struct Platform {
     gateway_stop: CancellationToken,
     /// Stops everything else.
     stop: CancellationToken,
-    tasks: JoinSet<&'static str>,
-    failures: mpsc::Receiver<Error>,
+    parts: Parts<Error>,
 }
 
 impl Platform {
@@ -263,7 +260,7 @@ impl Platform {
         };
         let kubelet = Kubelet::new(kubelet, client.clone(), pods.clone(), stop.clone());
         logs::attach(api.registry(), kubelet.clone());
-        super::exec::attach(api.registry(), kubelet.clone());
+        super::exec::attach(api.registry(), &kubelet);
         parts.spawn("images", kubelet::collect_images(client.clone(), images.clone(), pods.clone(), stop.clone()));
         parts.spawn("kubelet", async move { kubelet.run().await });
         parts.spawn("metrics", super::metrics::serve(sockets.metrics, Arc::new(metrics), stop.clone()));
@@ -271,8 +268,7 @@ impl Platform {
         within(controllers_ready.cancelled()).await?;
         data_dir::replace(&data.kubeconfig(), api.kubeconfig(&endpoints.api_url())?.as_bytes(), 0o600)?;
         data_dir::replace(&data.endpoints(), endpoints.json().as_bytes(), 0o644)?;
-        let Parts { tasks, failures, .. } = parts;
-        Ok(Self { client, images, runtime, endpoints, data, store, gateway, gateway_stop, stop, tasks, failures })
+        Ok(Self { client, images, runtime, endpoints, data, store, gateway, gateway_stop, stop, parts })
     }
 
     pub fn client(&self) -> Client {
@@ -307,22 +303,18 @@ impl Platform {
 
     /// Resolves when a part that should run for ever has ended.
     pub async fn failed(&mut self) -> Error {
-        match self.failures.recv().await {
-            Some(error) => error,
-            // Every part has let go of its end: they were all told to stop.
-            None => std::future::pending().await,
-        }
+        self.parts.failed().await
     }
 
     /// Requests in flight end first, then the controllers, then the API; the store last.
     pub async fn stop(self, ending: Ending) {
         self.gateway_stop.cancel();
-        let Self { gateway, stop, mut tasks, runtime, store, data, .. } = self;
+        let Self { gateway, stop, parts, runtime, store, data, .. } = self;
         if tokio::time::timeout(DRAIN, gateway.join()).await.is_err() {
             tracing::warn!("requests were still in flight after {} s", DRAIN.as_secs());
         }
         stop.cancel();
-        if tokio::time::timeout(START, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
+        if tokio::time::timeout(START, parts.join()).await.is_err() {
             tracing::warn!("not every part ended in time");
         }
         if ending == Ending::Whole {
@@ -341,46 +333,6 @@ impl Platform {
             tracing::error!(%error, "the last writes may not be on disk");
         }
         drop(data);
-    }
-}
-
-/// Tasks that run as long as the platform; each has a name for the one sentence about its end.
-pub(super) struct Parts {
-    tasks: JoinSet<&'static str>,
-    failed: mpsc::Sender<Error>,
-    failures: mpsc::Receiver<Error>,
-    stop: CancellationToken,
-}
-
-impl Parts {
-    fn new(stop: CancellationToken) -> Self {
-        let (failed, failures) = mpsc::channel(1);
-        Self { tasks: JoinSet::new(), failed, failures, stop }
-    }
-
-    pub(super) fn spawn(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_fallible(name, part.map(Ok::<(), Error>));
-    }
-
-    pub(super) fn spawn_fallible<E: Into<Error>>(
-        &mut self,
-        name: &'static str,
-        part: impl Future<Output = Result<(), E>> + Send + 'static,
-    ) {
-        let (failed, stop) = (self.failed.clone(), self.stop.clone());
-        self.tasks.spawn(async move {
-            // A part need not know the stop signal: it is let go then.
-            let result = tokio::select! {
-                result = part => result,
-                () = stop.cancelled() => return name,
-            };
-            if !stop.is_cancelled() {
-                let error = result.err().map_or(Error::Ended { part: name }, Into::into);
-                // The first failure is told; later ones follow from it.
-                drop(failed.try_send(error));
-            }
-            name
-        });
     }
 }
 
@@ -478,9 +430,4 @@ fn mode(flag: args::Runtime) -> neap_runtime::Mode {
 /// Where pods and users reach this machine.
 fn node_address(bridge: Option<Ipv4Addr>, listen: IpAddr) -> IpAddr {
     bridge.map_or_else(|| dialable(SocketAddr::new(listen, 0)).ip(), IpAddr::V4)
-}
-
-#[expect(clippy::disallowed_methods, reason = "the roof hands the clock to everyone else")]
-pub(super) fn now() -> Timestamp {
-    Timestamp::now()
 }

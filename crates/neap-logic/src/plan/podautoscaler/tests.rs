@@ -143,7 +143,7 @@ impl World {
 }
 
 #[test]
-fn from_birth_to_sleep_and_back() {
+fn a6_2_d11_1_from_birth_to_sleep_and_back() {
     let mut w = World::new(json!({}));
     w.after(0).is("1 -1/0 Unknown(Queued) not-ready Proxy 630s");
     w.ready = 1;
@@ -237,7 +237,7 @@ fn waits_only_for_what_must_spread() {
 }
 
 #[test]
-fn children() {
+fn d11_1_d11_2_children() {
     let mut w = World::new(json!({"autoscaling.knative.dev/metric": "rps", "x": "y"}));
     w.after(0);
     let sks = w.sks.as_ref().unwrap();
@@ -279,7 +279,7 @@ fn somebody_elses_child_is_left_alone() {
 }
 
 #[test]
-fn hpa() {
+fn d13_1_hpa() {
     let w = World::new(
         json!({"autoscaling.knative.dev/class": "hpa.autoscaling.knative.dev", "autoscaling.knative.dev/target": "70"}),
     );

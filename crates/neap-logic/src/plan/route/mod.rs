@@ -43,6 +43,8 @@ pub struct Observed {
     pub ingress: Option<Arc<Ingress>>,
     /// The Certificates that carry its label.
     pub certificates: Vec<Arc<Certificate>>,
+    /// The wildcard Certificates of its namespace for its domain, while public hosts have certificates.
+    pub wildcards: Vec<Arc<Certificate>>,
     /// Everything else.
     pub context: Context,
 }
@@ -67,10 +69,20 @@ pub fn observe<C: Cache>(cache: &C, namespace: &str, name: &str, context: Contex
         },
         ingress: cache.get(namespace, &names::ingress(name)),
         certificates: cache.labelled(namespace, keys::ROUTE, name),
+        wildcards: wildcards(cache, &route_name, &context),
         known,
         route,
         context,
     })
+}
+
+fn wildcards<C: Cache>(cache: &C, route: &hosts::RouteName<'_>, context: &Context) -> Vec<Arc<Certificate>> {
+    let settings = context.settings.as_ref();
+    if !settings.network.external_domain_tls {
+        return Vec::new();
+    }
+    let domain = settings.domain.lookup(route.labels, &settings.neap.cluster_domain);
+    cache.labelled(route.namespace, networking::WILDCARD_DOMAIN, &domain)
 }
 
 /// The Configurations and Revisions a Route's targets lead to.
@@ -165,6 +177,9 @@ fn assign(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut RouteS
     let tls = certificates::plan(o, &traffic, &visibilities, plan, c)?;
     if tls.https_main {
         status.url = Some(hosts::url("https", &main_host, settings));
+    }
+    if tls.https_local {
+        status.address = Some(Address { url: Some(format!("https://{local_host}")) });
     }
     let rollout = rollout(o, &traffic, plan);
     let desired = ingress::make(o, &traffic, &visibilities, &rollout, tls.entries)?;

@@ -80,7 +80,7 @@ fn serve(world: &mut World) {
 }
 
 #[test]
-fn a_route_becomes_ready_when_its_ingress_is() {
+fn a5_4_a5_6_d5_1_d5_2_a_route_becomes_ready_when_its_ingress_is() {
     let mut world = World::of(WORLD);
     run(&mut world);
     assert_eq!(
@@ -115,7 +115,7 @@ fn a_route_becomes_ready_when_its_ingress_is() {
 }
 
 #[test]
-fn tags_get_hosts_and_headers() {
+fn d5_2_c3_11_tags_get_hosts_and_headers() {
     let mut world = World::of(WORLD);
     let traffic =
         json!([{"revisionName": "hello-1", "percent": 100}, {"revisionName": "hello-2", "tag": "next", "percent": 0}]);
@@ -160,7 +160,7 @@ fn tags_get_hosts_and_headers() {
 }
 
 #[test]
-fn a_hidden_route_has_no_public_rule() {
+fn c3_5_a_hidden_route_has_no_public_rule() {
     let mut world = World::of(WORLD);
     world.patch(
         "Route",
@@ -177,7 +177,7 @@ fn a_hidden_route_has_no_public_rule() {
 }
 
 #[test]
-fn what_cannot_be_routed_says_why() {
+fn a5_5_what_cannot_be_routed_says_why() {
     let mut world = World::of(WORLD);
     world.patch("Route", "ns", "hello", json!({"spec": {"traffic": [{"revisionName": "no", "percent": 100}]}}));
     run(&mut world);
@@ -191,7 +191,7 @@ fn what_cannot_be_routed_says_why() {
 }
 
 #[test]
-fn a_rollout_keeps_the_route_waiting() {
+fn a5_6_c3_10_a_rollout_keeps_the_route_waiting() {
     let mut world = World::of(WORLD);
     let mut slow = settings();
     slow.network.rollout_duration = Duration::from_secs(100);
@@ -208,7 +208,7 @@ fn a_rollout_keeps_the_route_waiting() {
 }
 
 #[test]
-fn certificates_are_asked_for_when_tls_is_on() {
+fn d5_3_certificates_are_asked_for_when_tls_is_on() {
     let mut world = World::of(WORLD);
     let mut secure = settings();
     secure.network.external_domain_tls = true;
@@ -230,4 +230,90 @@ fn certificates_are_asked_for_when_tls_is_on() {
     assert_eq!(world.value("Ingress", "ns", "hello").expect("there")["spec"]["tls"][0]["secretName"], name);
     run(&mut world);
     assert!(world.value("Certificate", "ns", name).is_none());
+}
+
+fn make_ready(world: &mut World, certificate: &str) {
+    let ready = json!({"status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}});
+    world.patch("Certificate", "ns", certificate, ready);
+}
+
+#[test]
+fn d5_3_a_wildcard_certificate_of_the_namespace_is_used() {
+    let mut world = World::of(WORLD);
+    world.put_yaml(
+        "apiVersion: networking.internal.knative.dev/v1alpha1\nkind: Certificate\nmetadata: {name: ns.localhost, namespace: ns, \
+         labels: {networking.knative.dev/wildcardDomain: localhost}}\n\
+         spec: {dnsNames: [\"*.ns.localhost\"], secretName: wild, domain: localhost}",
+    );
+    let mut secure = settings();
+    secure.network.external_domain_tls = true;
+    run_with(&mut world, secure.clone());
+    assert!(world.value("Certificate", "ns", "route-uid-route-hello").is_none());
+    assert!(shown(&world).contains("CertificateProvisioned=True(HTTPDowngrade)"), "{}", shown(&world));
+    make_ready(&mut world, "ns.localhost");
+    run_with(&mut world, secure.clone());
+    assert!(shown(&world).contains("CertificateProvisioned=True()"), "{}", shown(&world));
+    assert_eq!(status(&world)["url"], "https://hello.ns.localhost");
+    let tls = &world.value("Ingress", "ns", "hello").expect("there")["spec"]["tls"];
+    assert_eq!(*tls, json!([{"hosts": ["hello.ns.localhost"], "secretName": "wild", "secretNamespace": "ns"}]));
+    // One that is for other hosts is of no use.
+    world.patch("Certificate", "ns", "ns.localhost", json!({"spec": {"dnsNames": ["*.other.localhost"]}}));
+    run_with(&mut world, secure);
+    assert!(world.value("Certificate", "ns", "route-uid-route-hello").is_some());
+}
+
+#[test]
+fn d5_3_hosts_inside_the_cluster_have_certificates_of_their_own() {
+    let mut world = World::of(WORLD);
+    let traffic = json!([{"configurationName": "hello", "latestRevision": true, "percent": 100, "tag": "blue"}]);
+    world.patch("Route", "ns", "hello", json!({"spec": {"traffic": traffic}}));
+    let mut secure = settings();
+    secure.network.cluster_local_domain_tls = true;
+    run_with(&mut world, secure.clone());
+    let certificates: Vec<String> = world.names().into_iter().filter(|name| name.starts_with("Cert")).collect();
+    let tag = crate::names::hash::adler32(b"blue");
+    assert_eq!(
+        certificates,
+        [
+            format!("Certificate/route-uid-route-hello-{tag}-local"),
+            "Certificate/route-uid-route-hello-local".to_owned()
+        ]
+    );
+    let made = world.value("Certificate", "ns", "route-uid-route-hello-local").expect("made");
+    assert_eq!(made["spec"]["dnsNames"], json!(["hello.ns", "hello.ns.svc", "hello.ns.svc.cluster.local"]));
+    assert_eq!(made["metadata"]["labels"]["networking.knative.dev/certificate-type"], "cluster-local-domain");
+    make_ready(&mut world, "route-uid-route-hello-local");
+    run_with(&mut world, secure);
+    assert_eq!(status(&world)["address"]["url"], "https://hello.ns.svc.cluster.local");
+    assert_eq!(status(&world)["url"], "http://hello.ns.localhost:8080", "public hosts have none");
+}
+
+#[test]
+fn a5_7_what_certificates_add_up_to() {
+    let mut world = World::of(WORLD);
+    let check = |world: &mut World, settings: &Settings, want: &str| {
+        run_with(world, settings.clone());
+        assert!(shown(world).contains(&format!("CertificateProvisioned={want}")), "{} not in {}", want, shown(world));
+    };
+    let mut s = settings();
+    check(&mut world, &s, "True(TLSNotEnabled)");
+    s.network.external_domain_tls = true;
+    check(&mut world, &s, "True(HTTPDowngrade)");
+    s.network.http_protocol = crate::config::network::HttpProtocol::Redirected;
+    check(&mut world, &s, "Unknown(CertificateNotReady)");
+    let name = "route-uid-route-hello";
+    let failed = json!({"status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "False", "reason": "Bad"}]}});
+    world.patch("Certificate", "ns", name, failed);
+    check(&mut world, &s, "False(CertificateProvisionFailed)");
+    make_ready(&mut world, name);
+    check(&mut world, &s, "True()");
+    world.patch("Certificate", "ns", name, json!({"metadata": {"ownerReferences": null}}));
+    check(&mut world, &s, "False(CertificateNotOwned)");
+    world.patch(
+        "Route",
+        "ns",
+        "hello",
+        json!({"metadata": {"labels": {"networking.knative.dev/visibility": "cluster-local"}}}),
+    );
+    check(&mut world, &s, "True(TLSNotEnabled)");
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use neap_proxy::upstream::Deadline;
-use neap_proxy::{OnEnd, Outcome, Picked, Picker, ProxyError, Response, Target};
+use neap_proxy::{OnEnd, Outcome, Picked, Picker, Protocol, ProxyError, Response, Target};
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::SETTLE;
@@ -131,12 +131,18 @@ pub(crate) struct Activator {
     began: Instant,
     /// How long it had to wait, if it did.
     pub(crate) waited: Option<Duration>,
+    protocol: Option<Protocol>,
 }
 
 impl Activator {
     pub(crate) fn new(gate: Arc<Gate>, arrived: Instant) -> Self {
         let visit = Visit { gate, arrived, counted: false, leave: None, status: None };
-        Self { visit: Some(visit), began: arrived, waited: None }
+        Self { visit: Some(visit), began: arrived, waited: None, protocol: None }
+    }
+
+    /// The same, with a protocol that is not the Revision's: before a sidecar it is the client's.
+    pub(crate) fn speaking(gate: Arc<Gate>, arrived: Instant, protocol: Protocol) -> Self {
+        Self { protocol: Some(protocol), ..Self::new(gate, arrived) }
     }
 }
 
@@ -151,7 +157,8 @@ impl Picker for Activator {
                 if waited {
                     self.waited = Some(self.began.elapsed());
                 }
-                let target = Target { addr, protocol: visit.gate.settings.protocol };
+                let protocol = self.protocol.unwrap_or(visit.gate.settings.protocol);
+                let target = Target { addr, protocol };
                 Ok(Picked { target, hold: visit })
             }
             Err(error) => {

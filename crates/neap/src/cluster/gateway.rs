@@ -1,0 +1,61 @@
+//! `neap gateway`: the data plane of a cluster. One process is ingress and activator in one hop.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use neap_api::keys::networking;
+use neap_dataplane::{DataPlane, Door, Gateway, GatewayListener};
+use prometheus_client::registry::Registry as Metrics;
+use tokio_util::sync::CancellationToken;
+
+use super::{Base, Error, listen, ready};
+use crate::args;
+
+pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) -> Result<(), Error> {
+    let mut base = Base::new(&flags.cluster, env).await?;
+    let mut metrics = Metrics::default();
+    let (plane, wakes) = DataPlane::new(networking::NEAP_INGRESS_CLASS);
+    let watches = neap_dataplane::watch::run(base.client.clone(), plane.clone(), base.stop.clone());
+    base.parts.spawn("gateway watches", watches);
+
+    let doors = [
+        (flags.http_port, "--http-port", Door::External, false),
+        (flags.https_port, "--https-port", Door::External, true),
+        (flags.internal_port, "--internal-port", Door::Local, false),
+    ];
+    let mut listeners = Vec::new();
+    for (port, flag, door, tls) in doors {
+        let address = SocketAddr::new(flags.listen, port);
+        let unusable = |source| Error::Listen { address, flag, source };
+        let socket = listen(address, flag).await?.into_std().map_err(unusable)?;
+        listeners.push(GatewayListener { socket, door, tls, trust_forwarded: false });
+    }
+    let settings = base.settings.borrow().clone();
+    let config = neap_dataplane::Config {
+        https_port: settings.neap.external_https_port,
+        cluster_domain: settings.neap.cluster_domain.clone(),
+        ..Default::default()
+    };
+    let gateway = Gateway::new(config, plane.clone(), &mut metrics);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    // Requests in flight end before the watches they live on.
+    let closing = CancellationToken::new();
+    let running = gateway.start(listeners, workers, closing.clone()).map_err(Error::Gateway)?;
+    base.admin(flags.metrics, metrics).await?;
+    ready("gateway");
+
+    let Base { mut signals, mut parts, stop, .. } = base;
+    let result = tokio::select! {
+        () = signals.any() => Ok(()),
+        fault = parts.failed() => Err(fault),
+    };
+    closing.cancel();
+    if tokio::time::timeout(Duration::from_secs(flags.drain_seconds), running.join()).await.is_err() {
+        tracing::warn!("requests were still in flight at the end");
+    }
+    stop.cancel();
+    parts.join().await;
+    drop(wakes);
+    result
+}

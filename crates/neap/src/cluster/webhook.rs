@@ -1,0 +1,392 @@
+//! `neap webhook`: the same admission as on one machine, asked by a cluster's API server (facts A7).
+//!
+//! It makes its own certificate authority, kept in a Secret so that all copies share it, and writes the webhook
+//! configurations that name it: whoever runs it has nothing else to set up.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::DynamicObject;
+use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use kube::core::response::Status;
+use kube::{Api, Client};
+use neap_api::keys::config;
+use neap_apiserver::pki::{self, Authority};
+use neap_logic::admit::admit;
+use neap_logic::config::Settings;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::{Base, Error, listen, ready};
+use crate::args;
+use crate::process::now;
+
+/// The Secret with the authority, and the Service the API server asks (A7.2, A7.7).
+const SECRET: &str = "webhook-certs";
+const SERVICE: &str = "webhook";
+const CERTIFICATE: &str = "ca-cert.pem";
+const KEY: &str = "ca-key.pem";
+/// Who writes the configurations.
+const MANAGER: &str = "neap-webhook";
+const DEFAULTING: &str = "/defaulting";
+const VALIDATION: &str = "/resource-validation";
+const SETTINGS: &str = "/config-validation";
+/// Questions at once; an API server waits for the rest.
+const CONNECTIONS: usize = 512;
+/// An object and what it was before, each of at most 3 MiB, and some words.
+const BODY_MAX: usize = 8 << 20;
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+pub(super) async fn run(flags: args::Webhook, env: &BTreeMap<String, String>) -> Result<(), Error> {
+    let mut base = Base::new(&flags.cluster, env).await?;
+    let authority = authority(&base.client).await?;
+    let listener = listen(flags.listen, "--listen").await?;
+    let address = listener.local_addr().map_err(|source| Error::Listen {
+        address: flags.listen,
+        flag: "--listen",
+        source,
+    })?;
+    let tls = pki::server_config(&authority, &authority.serving(&names(flags.url.as_deref(), address))?)?;
+    base.parts.spawn("admission", serve(listener, tls, base.settings.clone(), base.stop.clone()));
+    // Only now: from here on every write of these kinds waits for this process.
+    configure(&base.client, authority.pem(), flags.url.as_deref()).await?;
+    ready("webhook");
+    base.serve().await
+}
+
+/// Under which names the API server may ask.
+fn names(url: Option<&str>, address: SocketAddr) -> Vec<String> {
+    let inside = ["", ".svc", ".svc.cluster.local"].map(|end| format!("{SERVICE}.{}{end}", config::NAMESPACE));
+    let mut names = vec![SERVICE.to_owned(), address.ip().to_string()];
+    names.extend(inside);
+    let uri = url.and_then(|url| url.parse::<http::Uri>().ok());
+    names.extend(uri.and_then(|uri| Some(uri.host()?.trim_matches(['[', ']']).to_owned())));
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The authority all copies share, made by whoever comes first.
+async fn authority(client: &Client) -> Result<Authority, Error> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), config::NAMESPACE);
+    if let Some(secret) = secrets.get_opt(SECRET).await? {
+        return read(&secret);
+    }
+    let (authority, key) = Authority::create(now())?;
+    let mut secret = Secret::default();
+    secret.metadata.name = Some(SECRET.into());
+    let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
+    secret.data = Some([(CERTIFICATE.into(), bytes(authority.pem())), (KEY.into(), bytes(&key))].into());
+    match secrets.create(&PostParams::default(), &secret).await {
+        Ok(_) => Ok(authority),
+        // Another copy was quicker.
+        Err(kube::Error::Api(status)) if status.code == 409 => read(&secrets.get(SECRET).await?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn read(secret: &Secret) -> Result<Authority, Error> {
+    let fail = |why| Error::Secret { name: SECRET, why };
+    let text = |key: &str| {
+        let bytes = secret.data.as_ref()?.get(key)?;
+        String::from_utf8(bytes.0.clone()).ok()
+    };
+    let (pem, key) = (
+        text(CERTIFICATE).ok_or(fail("ca-cert.pem is missing"))?,
+        text(KEY).ok_or(fail("ca-key.pem is missing"))?,
+    );
+    Authority::from_pem(pem, &key, now()).map_err(|_| fail("the key does not fit"))
+}
+
+/// Tells the API server to ask here.
+async fn configure(client: &Client, authority: &str, url: Option<&str>) -> Result<(), Error> {
+    let target = |path: &str| {
+        let bundle = ByteString(authority.as_bytes().to_vec());
+        match url {
+            Some(url) => json!({"caBundle": bundle, "url": format!("{}{path}", url.trim_end_matches('/'))}),
+            None => json!({
+                "caBundle": bundle,
+                "service": {"namespace": config::NAMESPACE, "name": SERVICE, "port": 443, "path": path},
+            }),
+        }
+    };
+    let resources = |group: &str, versions: &[&str], resources: &[&str], operations: &[&str]| {
+        json!({"apiGroups": [group], "apiVersions": versions, "operations": operations, "resources": resources, "scope": "*"})
+    };
+    let rules = |operations: &[&str]| {
+        let all = &["*"];
+        json!([
+            resources("autoscaling.internal.knative.dev", all, &["metrics", "podautoscalers"], operations),
+            resources("networking.internal.knative.dev", all, &["certificates", "ingresses", "serverlessservices"], operations),
+            resources(
+                neap_api::serving::GROUP,
+                all,
+                &["configurations", "revisions", "routes", "services", "domainmappings", "domainmappings/status"],
+                operations,
+            ),
+        ])
+    };
+    let hook = |name: &str, path: &str, rules: Value, more: Value| {
+        let mut hook = json!({
+            "name": name, "clientConfig": target(path), "rules": rules, "failurePolicy": "Fail", "sideEffects": "None",
+            "matchPolicy": "Equivalent", "timeoutSeconds": 10, "admissionReviewVersions": ["v1"],
+        });
+        json_patch::merge(&mut hook, &more);
+        hook
+    };
+    let document = |kind: &str, name: &str, hook: Value| {
+        json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind,
+            "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "knative-serving"}}, "webhooks": [hook],
+        })
+    };
+    let name = "webhook.serving.knative.dev";
+    let defaulting = hook(name, DEFAULTING, rules(&["CREATE", "UPDATE"]), json!({"reinvocationPolicy": "IfNeeded"}));
+    apply::<MutatingWebhookConfiguration>(client, name, document("MutatingWebhookConfiguration", name, defaulting)).await?;
+    let name = "validation.webhook.serving.knative.dev";
+    let validation = hook(name, VALIDATION, rules(&["CREATE", "UPDATE", "DELETE"]), json!({}));
+    apply::<ValidatingWebhookConfiguration>(client, name, document("ValidatingWebhookConfiguration", name, validation))
+        .await?;
+    let name = "config.webhook.serving.knative.dev";
+    let maps = json!([resources("", &["v1"], &["configmaps"], &["CREATE", "UPDATE"])]);
+    let components = [
+        "autoscaler", "controller", "logging", "networking", "observability", "tracing", "net-certmanager",
+    ];
+    let only = json!({"objectSelector": {"matchExpressions": [
+        {"key": "app.kubernetes.io/name", "operator": "In", "values": ["knative-serving"]},
+        {"key": "app.kubernetes.io/component", "operator": "In", "values": components},
+    ]}});
+    let settings = hook(name, SETTINGS, maps, only);
+    apply::<ValidatingWebhookConfiguration>(client, name, document("ValidatingWebhookConfiguration", name, settings)).await
+}
+
+async fn apply<K>(client: &Client, name: &str, document: Value) -> Result<(), Error>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + Serialize
+        + DeserializeOwned,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let written = api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&document)).await;
+    written.map(drop).map_err(|source| Error::Install {
+        kind: K::kind(&()).into_owned(),
+        name: name.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+async fn serve(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    settings: watch::Receiver<Arc<Settings>>,
+    stop: CancellationToken,
+) {
+    let acceptor = TlsAcceptor::from(tls);
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else { continue };
+        while connections.try_join_next().is_some() {}
+        let (acceptor, settings) = (acceptor.clone(), settings.clone());
+        connections.spawn(async move {
+            let _permit = permit;
+            let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return tracing::debug!(%error, "a caller of the webhook speaks no TLS"),
+                Err(_) => return,
+            };
+            let service = service_fn(|request| {
+                let settings = settings.borrow().clone();
+                async move { Ok::<_, Infallible>(respond(request, &settings).await) }
+            });
+            let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            server.http1().timer(TokioTimer::new());
+            server.http2().timer(TokioTimer::new());
+            if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+                tracing::debug!(%error, "a connection of the API server broke");
+            }
+        });
+    }
+}
+
+async fn respond(request: Request<Incoming>, settings: &Settings) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    if head.method == Method::GET {
+        return text(StatusCode::OK, "webhook\n");
+    }
+    match Limited::new(body, BODY_MAX).collect().await {
+        Ok(body) => review(head.uri.path(), &body.to_bytes(), settings),
+        Err(error) => text(StatusCode::BAD_REQUEST, &format!("the review cannot be read: {error}")),
+    }
+}
+
+/// Answers one review.
+fn review(path: &str, body: &[u8], settings: &Settings) -> Response<Full<Bytes>> {
+    if ![DEFAULTING, VALIDATION, SETTINGS].contains(&path) {
+        return text(StatusCode::NOT_FOUND, &format!("{DEFAULTING}, {VALIDATION} and {SETTINGS} are here\n"));
+    }
+    let review: Result<AdmissionReview<DynamicObject>, _> = serde_json::from_slice(body);
+    let request: AdmissionRequest<DynamicObject> = match review.map(TryInto::try_into) {
+        Ok(Ok(request)) => request,
+        Ok(Err(error)) => return text(StatusCode::BAD_REQUEST, &format!("no admission review: {error}")),
+        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("no admission review: {error}")),
+    };
+    let mut response = decide(path, &request, settings);
+    // The library would write bytes as a list of numbers; the contract says base64.
+    let patch = response.patch.take().map(|patch| STANDARD.encode(patch));
+    let mut review = serde_json::to_value(response.into_review()).expect("a review is JSON");
+    if let Some(patch) = patch {
+        review["response"]["patch"] = patch.into();
+    }
+    let mut answer = Response::new(Full::new(Bytes::from(review.to_string())));
+    answer.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    answer
+}
+
+fn decide(path: &str, request: &AdmissionRequest<DynamicObject>, settings: &Settings) -> AdmissionResponse {
+    let mut response = AdmissionResponse::from(request);
+    match admit(request, settings) {
+        Ok((admitted, warnings)) => {
+            if path != DEFAULTING {
+                // Said once: both doors see every write.
+                response.warnings = (!warnings.is_empty()).then_some(warnings);
+                return response;
+            }
+            let Some(object) = &request.object else { return response };
+            let (Ok(before), Ok(after)) = (serde_json::to_value(object), serde_json::to_value(&admitted)) else {
+                return refuse(response, Status::failure("the object cannot be read", "BadRequest").with_code(400));
+            };
+            let patch = json_patch::diff(&before, &after);
+            if patch.is_empty() {
+                return response;
+            }
+            response.with_patch(patch).unwrap_or_else(|error| {
+                let status = Status::failure(&format!("the defaults cannot be said: {error}"), "InternalError");
+                refuse(AdmissionResponse::from(request), status.with_code(500))
+            })
+        }
+        Err(status) => refuse(response, status),
+    }
+}
+
+fn refuse(mut response: AdmissionResponse, status: Status) -> AdmissionResponse {
+    response.allowed = false;
+    response.result = status;
+    response
+}
+
+fn text(status: StatusCode, words: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(words.to_owned())));
+    *response.status_mut() = status;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use neap_api::keys::serving;
+
+    use super::*;
+
+    fn ask(path: &str, operation: &str, object: Value) -> Value {
+        let review = json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": {
+                "uid": "u-1", "operation": operation, "name": "hello", "namespace": "default",
+                "kind": {"group": "serving.knative.dev", "version": "v1", "kind": "Service"},
+                "resource": {"group": "serving.knative.dev", "version": "v1", "resource": "services"},
+                "userInfo": {"username": "ada"}, "object": object, "options": {},
+            },
+        });
+        let body = serde_json::to_vec(&review).expect("JSON");
+        let response = review_bytes(path, &body);
+        response["response"].clone()
+    }
+
+    fn review_bytes(path: &str, body: &[u8]) -> Value {
+        let response = review(path, body, &Settings::default());
+        assert_eq!(response.status(), StatusCode::OK);
+        let body = response.into_body().collect().now_or_never().expect("it is there").expect("a body").to_bytes();
+        serde_json::from_slice(&body).expect("JSON")
+    }
+
+    fn service(image: &str) -> Value {
+        json!({
+            "apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "hello", "namespace": "default"},
+            "spec": {"template": {"spec": {"containers": [{"image": image}]}}},
+        })
+    }
+
+    #[test]
+    fn a7_2_defaults_travel_as_a_patch() {
+        let answer = ask(DEFAULTING, "CREATE", service("a"));
+        assert_eq!((&answer["uid"], &answer["allowed"]), (&json!("u-1"), &json!(true)));
+        let patch = STANDARD.decode(answer["patch"].as_str().unwrap_or_else(|| panic!("{answer}")));
+        let patch: json_patch::Patch = serde_json::from_slice(&patch.expect("base64")).expect("a patch");
+        let mut object = service("a");
+        json_patch::patch(&mut object, &patch).expect("it fits");
+        assert_eq!(object["metadata"]["annotations"][serving::CREATOR], "ada");
+        assert_eq!(object["spec"]["template"]["spec"]["timeoutSeconds"], 300);
+        // What was admitted needs no further patch.
+        assert!(ask(DEFAULTING, "CREATE", object)["patch"].is_null());
+    }
+
+    #[test]
+    fn a7_3_what_is_wrong_is_refused_with_words() {
+        let answer = ask(VALIDATION, "CREATE", json!({
+            "apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "hello"},
+            "spec": {"template": {"spec": {"containers": [{"image": "a"}], "containerConcurrency": -1}}},
+        }));
+        assert_eq!(answer["allowed"], json!(false));
+        let words = answer["status"]["message"].as_str().unwrap_or_default();
+        assert!(words.contains("containerConcurrency"), "{words}");
+        assert_eq!(answer["status"]["code"], 400, "{answer}");
+        assert_eq!(ask(VALIDATION, "CREATE", service("a"))["allowed"], json!(true));
+    }
+
+    #[test]
+    fn what_is_no_review_is_said_so() {
+        let check = |path: &str, body: &[u8], want: StatusCode| {
+            assert_eq!(review(path, body, &Settings::default()).status(), want);
+        };
+        check(DEFAULTING, b"{", StatusCode::BAD_REQUEST);
+        check(DEFAULTING, b"{\"apiVersion\":\"admission.k8s.io/v1\",\"kind\":\"AdmissionReview\"}", StatusCode::BAD_REQUEST);
+        check("/other", b"{}", StatusCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn the_certificate_names_every_way_in() {
+        let names = names(Some("https://198.19.0.1:8443/x"), "0.0.0.0:8443".parse().expect("an address"));
+        for name in ["webhook", "webhook.knative-serving.svc", "198.19.0.1"] {
+            assert!(names.iter().any(|n| n == name), "{name} in {names:?}");
+        }
+    }
+}
