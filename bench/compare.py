@@ -259,7 +259,7 @@ class Api(http.server.BaseHTTPRequestHandler):
                                                             "serving.knative.dev/configuration": "hello"}),
             "spec": {"containerConcurrency": 0, "timeoutSeconds": 300, "containers": [{"name": "user", "image": "x"}]},
             "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-        labels = {"networking.internal.knative.dev/serviceType": "Private", "serving.knative.dev/revision": "hello-00001",
+        labels = {"networking.internal.knative.dev/serviceType": "Private", "serving.knative.dev/revision": "hello-00001", "serving.knative.dev/revisionUID": "1",
                   "kubernetes.io/service-name": "hello-00001-private"}
         private = dict(named("hello-00001-private"), labels=labels)
         ports = [{"name": "http", "port": MIDDLE, "protocol": "TCP"}]

@@ -180,6 +180,66 @@ mod tests {
         }
         let want = include_str!("../tests/kinds.txt");
         assert_eq!(rows.join("\n") + "\n", want);
+        let facts = ["A0.1", "A0.2", "A0.3", "A0.4", "A0.5", "A0.6", "A0.7", "A0.8", "A0.9", "A0.10", "A0.11", "A0.12"];
+        assert_eq!(rows.len(), facts.len());
+    }
+
+    #[test]
+    fn kinds_are_described_for_people() {
+        for crd in knative() {
+            let schema = serde_json::to_value(&crd.spec.versions[0].schema).expect("JSON");
+            let root = &schema["openAPIV3Schema"];
+            let about = root["description"].as_str().unwrap_or_default();
+            assert!(about.ends_with('.') && !about.contains("derived type"), "{}: {about:?}", crd.spec.names.kind);
+            assert!(root["required"].is_null(), "{}", crd.spec.names.kind);
+        }
+    }
+
+    #[test]
+    fn a0_14_kinds_say_what_they_can_stand_in_for() {
+        let with = |duck: &str| -> Vec<String> {
+            let labelled =
+                knative().filter(|crd| crd.metadata.labels.as_ref().is_some_and(|all| all.contains_key(duck)));
+            labelled.map(|crd| crd.spec.names.kind).collect()
+        };
+        assert_eq!(with(ADDRESSABLE), ["Service", "Route"]);
+        assert_eq!(with(PODSPECABLE), ["Service", "Configuration"]);
+    }
+
+    /// A2.3, A3.3, A4.27, A5.3, A6.1 to A6.8: the fields of a status beside those that all have (A1.1).
+    #[test]
+    fn a1_1_a1_6_a2_3_a3_3_a4_27_a5_3_a6_7_a6_8_statuses() {
+        let check = |kind: &str, want: &[&str]| {
+            let crd = knative().find(|crd| crd.spec.names.kind == kind).expect("a kind");
+            let schema = serde_json::to_value(&crd.spec.versions[0].schema).expect("JSON");
+            let status = &schema["openAPIV3Schema"]["properties"]["status"]["properties"];
+            let mut have: Vec<&str> = status.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect();
+            let common = ["observedGeneration", "conditions", "annotations"];
+            let mut all: Vec<&str> =
+                if kind == "ClusterDomainClaim" { Vec::new() } else { common.iter().chain(want).copied().collect() };
+            have.sort_unstable();
+            all.sort_unstable();
+            assert_eq!(have, all, "{kind}");
+            if want.contains(&"address") {
+                assert_eq!(status["address"]["properties"]["url"]["type"], "string");
+            }
+        };
+        const LATEST: [&str; 2] = ["latestReadyRevisionName", "latestCreatedRevisionName"];
+        check("Service", &[&LATEST[..], &["url", "address", "traffic"]].concat());
+        check("Configuration", &LATEST);
+        check(
+            "Revision",
+            &["logUrl", "containerStatuses", "initContainerStatuses", "actualReplicas", "desiredReplicas"],
+        );
+        check("Route", &["url", "address", "traffic"]);
+        check("DomainMapping", &["url", "address"]);
+        check("PodAutoscaler", &["serviceName", "metricsServiceName", "desiredScale", "actualScale"]);
+        check("Metric", &[]);
+        check("ServerlessService", &["serviceName", "privateServiceName"]);
+        check("Ingress", &["publicLoadBalancer", "privateLoadBalancer"]);
+        check("Certificate", &["notAfter", "http01Challenges"]);
+        check("ClusterDomainClaim", &[]);
+        check("Image", &[]);
     }
 
     /// What an API server stores is what was sent and what admission adds; one default is Kubernetes' own.

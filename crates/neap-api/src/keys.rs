@@ -229,3 +229,28 @@ pub mod config {
     /// Settings of our own.
     pub const NEAP: &str = "config-neap";
 }
+
+#[cfg(test)]
+mod tests {
+    use super::headers;
+
+    /// C4: the names of headers; HTTP does not tell capitals from small letters.
+    #[test]
+    fn c4_1_c4_2_c4_3_c4_4_c4_5_c4_6_c4_7_c4_8_c4_9_headers() {
+        let rows = [
+            ("Knative-Serving-Revision", headers::REVISION),
+            ("Knative-Serving-Namespace", headers::NAMESPACE),
+            ("Knative-Serving-Tag", headers::TAG),
+            ("Knative-Serving-Default-Route", headers::DEFAULT_ROUTE),
+            ("K-Network-Probe", headers::PROBE),
+            ("K-Network-Hash", headers::HASH),
+            ("K-Proxy-Request", headers::PROXY_REQUEST),
+            ("K-Original-Host", headers::ORIGINAL_HOST),
+            ("K-Kubelet-Probe", headers::KUBELET_PROBE),
+            ("K-Passthrough-Lb", headers::PASSTHROUGH_LB),
+        ];
+        for (fact, name) in rows {
+            assert_eq!(name, fact.to_lowercase());
+        }
+    }
+}

@@ -79,6 +79,7 @@ pub(crate) fn for_builtin(schema: &mut Value) {
 /// For Knative kinds: a container may come without a name (A4.22 gives it one), so containers are no map for
 /// server-side apply, and strategic merge does not exist for custom kinds at all.
 pub(crate) fn for_knative(schema: &mut Value) {
+    describe(schema);
     drop_defaults(schema);
     annotate(schema, "", false);
     open_traffic_defaults(schema);
@@ -101,6 +102,20 @@ fn open_probe_ports(schema: &mut Value) {
         }
     }
     object.get_mut("items").into_iter().for_each(open_probe_ports);
+}
+
+/// What a kind is about is written at its spec, where the generator cannot take it for the kind; and it takes every spec
+/// for required, which is for admission to say.
+fn describe(schema: &mut Value) {
+    let about = schema.pointer("/properties/spec/description").cloned();
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
+    match about {
+        Some(about) => drop(object.insert("description".into(), about)),
+        None => drop(object.remove("description")),
+    }
+    object.remove("required");
 }
 
 /// The generator writes down what a field is decoded as when it is absent. To an API server that would be a value to store,

@@ -140,6 +140,8 @@ pub(crate) struct Record {
     audit: Audit,
     line: Value,
     now: Now,
+    /// What is said of it may show what it holds.
+    is_secret: bool,
     is_over: bool,
 }
 
@@ -190,7 +192,9 @@ impl Record {
         audit.offer(&line);
         if level == "Request" && !request.body().is_empty() {
             let fits = request.body().len() <= BODY;
-            let body = fits.then(|| codec::parse(headers, request.body()).or_else(|_| codec::yaml(request.body())));
+            let body = fits.then(|| {
+                codec::parse(headers, request.body()).or_else(|_| codec::yaml(request.body(), &mut Vec::new()))
+            });
             line["requestObject"] = body.and_then(Result::ok).unwrap_or_default();
         }
         if verb == Some("create") && line.pointer("/objectRef/name").is_none() {
@@ -199,14 +203,16 @@ impl Record {
                 line["objectRef"]["name"] = name.into();
             }
         }
-        Some(Self { audit: audit.clone(), line, now: clock.clone(), is_over: false })
+        let is_secret = matches!(&target, Target::Resource(at) if is_secret(at));
+        Some(Self { audit: audit.clone(), line, now: clock.clone(), is_secret, is_over: false })
     }
 
     /// Notes how a request was refused or failed.
     pub(crate) fn failed(mut self, error: &ApiError) {
         let status = error.status();
         let denied = matches!(error, ApiError::Forbidden { .. } | ApiError::ForbiddenPath(_));
-        let outcome = json!({"metadata": {}, "status": "Failure", "message": cut(&status.message),
+        let message = if self.is_secret { "left out" } else { cut(&status.message) };
+        let outcome = json!({"metadata": {}, "status": "Failure", "message": message,
             "reason": status.reason, "code": status.code});
         let decided = !matches!(error, ApiError::Unauthorized);
         self.end(outcome, decided.then_some(!denied));

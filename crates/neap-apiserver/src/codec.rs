@@ -256,9 +256,9 @@ fn read_yaml(body: &[u8], faults: &mut Vec<String>) -> std::result::Result<Value
     Ok(value)
 }
 
-/// An applied configuration.
-pub fn yaml(body: &[u8]) -> Result<Value> {
-    read_yaml(body, &mut Vec::new())
+/// An applied configuration; names that it says twice are added to `faults`.
+pub fn yaml(body: &[u8], faults: &mut Vec<String>) -> Result<Value> {
+    read_yaml(body, faults)
         .map_err(|e| ApiError::bad_request(format!("error decoding YAML: error converting YAML to JSON: yaml: {e}")))
 }
 

@@ -196,6 +196,19 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>) -> Vec<StatusCause> 
         if let Some(why) = metadata::name_fault(&text(version, "/name"), NameRule::Label1035) {
             causes.push(invalid(&format!("spec.versions[{i}].name"), &version["name"], why));
         }
+        for (key, below) in [
+            ("specReplicasPath", &[".spec."][..]),
+            ("statusReplicasPath", &[".status."]),
+            ("labelSelectorPath", &[".spec.", ".status."]),
+        ] {
+            let path = text(version, &format!("/subresources/scale/{key}"));
+            if !path.is_empty() && !below.iter().any(|part| path.starts_with(part)) {
+                let place = if versions.len() == 1 { "spec".to_owned() } else { format!("spec.versions[{i}]") };
+                let roots: Vec<&str> = below.iter().map(|part| part.trim_end_matches('.')).collect();
+                let why = format!("should be a json path under {}", roots.join(" or "));
+                causes.push(invalid(&format!("{place}.subresources.scale.{key}"), &json!(path), &why));
+            }
+        }
         match version.pointer("/schema/openAPIV3Schema") {
             None => causes.push(required(&format!("spec.versions[{i}].schema.openAPIV3Schema"), "")),
             Some(schema) => {
@@ -252,13 +265,6 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>) -> Vec<StatusCause> 
         }
     }
     causes
-}
-
-/// What a definition says and this server does not do; better told at once than found out.
-pub(crate) fn warning(object: &Value) -> Option<String> {
-    let text = object.get("spec").map(Value::to_string).unwrap_or_default();
-    let rules = text.contains("\"x-kubernetes-validations\":");
-    rules.then(|| "spec: rules in x-kubernetes-validations (CEL) are kept, but not enforced by this server".to_owned())
 }
 
 fn typed(object: &Value) -> std::result::Result<CustomResourceDefinition, String> {
@@ -369,7 +375,7 @@ fn finish(server: &Arc<Inner>, definition: &str) {
     let Some((mut object, entry)) = load(server, definition) else { return };
     let kinds = server.registry.kinds();
     if let Some(kind) = served(&kinds, definition) {
-        let left = server.store.range(storage::prefix(kind, None).as_bytes(), None, 1, None);
+        let left = server.store.range_uncounted(storage::prefix(kind, None).as_bytes(), None, 1, None);
         if left.is_ok_and(|p| !p.entries.is_empty()) {
             return;
         }

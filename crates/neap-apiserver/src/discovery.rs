@@ -117,6 +117,9 @@ fn group(kinds: &Kinds, name: &str) -> Value {
 }
 
 pub(crate) fn verbs(kind: &Kind) -> &'static [&'static str] {
+    if kind.read.is_some() {
+        return crate::verbs::computed::VERBS;
+    }
     if kind.answer.is_some() {
         &["create"]
     } else if kind.semantics == Semantics::Custom {

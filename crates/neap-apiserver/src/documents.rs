@@ -100,9 +100,6 @@ fn index(kinds: &Kinds) -> Value {
             ));
             match kind.document.get(&version.name) {
                 Some(Document::Packed(packed)) => hash.update(packed),
-                Some(Document::Fetch(_)) => {
-                    hash.update(kind.schema_document(&version.name).unwrap_or_default().to_string());
-                }
                 Some(Document::None) | None => {}
             }
         }

@@ -37,8 +37,8 @@ pub type Prepare = Arc<dyn Fn(&mut Value, Option<&Value>) + Send + Sync>;
 pub type Check = Arc<dyn Fn(&Value, Option<&Value>) -> Vec<StatusCause> + Send + Sync>;
 /// Answers a create of a kind that is never stored (reviews).
 pub type Answer = Arc<dyn Fn(Value, &UserInfo) -> Result<Value> + Send + Sync>;
-/// Makes the schema document of a version.
-pub type Fetch = Arc<dyn Fn(&str) -> Option<Value> + Send + Sync>;
+/// Computes all objects of a kind that is never stored, as they are now.
+pub type Read = Arc<dyn Fn() -> BoxFuture<'static, Vec<Value>> + Send + Sync>;
 /// A cell of a table computed from the object and the present time.
 pub type Cell = Arc<dyn Fn(&Value, jiff::Timestamp) -> Value + Send + Sync>;
 
@@ -168,11 +168,10 @@ pub struct Version {
     pub(crate) head: Arc<str>,
 }
 
-/// The schema of a version as a document, for OpenAPI. Kept packed or fetched anew: documents are large and rarely read.
+/// The schema of a version as a document, for OpenAPI. Kept packed: documents are large and rarely read.
 #[derive(Clone)]
 pub enum Document {
     Packed(Arc<[u8]>),
-    Fetch(Fetch),
     None,
 }
 
@@ -204,6 +203,8 @@ pub struct Kind {
     pub grace: Option<Grace>,
     /// Set for kinds that are answered and never stored.
     pub answer: Option<Answer>,
+    /// Set for kinds whose objects are computed when they are read.
+    pub read: Option<Read>,
     pub create_on_update: bool,
     /// Whether a delete that removes the object answers with it, and not with a Status.
     pub shows_deleted: bool,
@@ -219,7 +220,7 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// `trusted` is for schemas that ship with the program: they are compiled without the checks for structure.
+    /// Schemas that ship with the program (`Origin::Compiled`) are compiled without the checks for structure.
     pub fn from_crd(crd: &CustomResourceDefinition, origin: Origin) -> std::result::Result<Self, KindError> {
         let spec = &crd.spec;
         // Whom users of a version that is on its way out are sent to: the best that is not, and is better.
@@ -314,6 +315,7 @@ impl Kind {
             convert: None,
             grace: None,
             answer: None,
+            read: None,
             create_on_update: false,
             shows_deleted: false,
             delete_collection: true,
@@ -392,7 +394,6 @@ impl Kind {
     pub fn schema_document(&self, version: &str) -> Option<Value> {
         match self.document.get(version)? {
             Document::Packed(bytes) => unpack(bytes),
-            Document::Fetch(fetch) => fetch(version),
             Document::None => None,
         }
     }
@@ -465,7 +466,7 @@ fn version(
     let mut selectable = Vec::new();
     for field in v.selectable_fields.iter().flatten() {
         let path = JsonPath::parse(&field.json_path).map_err(|e| e.to_string())?;
-        selectable.push(SelectableField { label: field.json_path.trim_start_matches('.').to_owned(), path });
+        selectable.push(SelectableField { label: field.json_path.trim_start_matches('.').to_owned(), path, absent: "" });
     }
     let api_version = api_version(group, &v.name);
     let deprecated = v

@@ -11,10 +11,12 @@
 
 pub mod audit;
 pub mod auth;
+mod cel;
 pub mod codec;
 pub mod crd;
 mod discovery;
 mod documents;
+mod gate;
 mod history;
 pub mod jsonpath;
 pub mod kind;
@@ -41,7 +43,7 @@ mod verbs;
 
 pub use codec::Body;
 pub use kind::{
-    Admit, Column, ColumnValue, Connect, ConnectRequest, Convert, Document, Kind, KindError, Origin, ScalePaths,
+    Admit, Column, ColumnValue, Connect, ConnectRequest, Convert, Document, Kind, KindError, Origin, Read, ScalePaths,
     Semantics, Version,
 };
 pub use registry::{Kinds, Registry};

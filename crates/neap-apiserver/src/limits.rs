@@ -15,8 +15,10 @@ const DEEPEST: usize = 127;
 pub(crate) const FAULTS: usize = 250;
 /// Bytes of one name or value that the path of a fault shows.
 pub(crate) const NAME: usize = 300;
-/// Bytes of one fault: what is wrong with a value may show the whole of it.
-pub(crate) const FAULT: usize = 8 * 1024;
+/// Bytes of a value that a fault shows.
+pub(crate) const VALUE: usize = 4 * 1024;
+/// Bytes of one fault.
+pub(crate) const FAULT: usize = 2 * VALUE;
 
 /// Levels of containers; looks no deeper than `most + 1`.
 pub(crate) fn depth(value: &Value, most: usize) -> usize {

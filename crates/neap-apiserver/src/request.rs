@@ -4,6 +4,7 @@ use crate::status::{ApiError, Result, cause, forbidden, invalid, not_supported, 
 use http::Method;
 use kube_core::response::StatusCause;
 use serde_json::json;
+use std::collections::HashSet;
 
 /// Longest field manager, in bytes (Kubernetes: `FieldManagerMaxLength`).
 pub(crate) const MANAGER_LIMIT: usize = 128;
@@ -205,11 +206,12 @@ pub fn verb(method: &Method, at: &Resource, watch: bool) -> Result<Verb> {
 
 pub fn query(raw: &str) -> Query {
     let mut q = Query::default();
+    let mut seen = HashSet::new();
     for pair in raw.split('&').filter(|p| !p.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (key, value) = (decode(key, true), decode(value, true));
         // The first of several counts, but for lists.
-        if key == "dryRun" || q.first(&key).is_none() {
+        if seen.insert(key.clone()) || key == "dryRun" {
             set(&mut q, &key, &value);
         }
         q.pairs.push((key, value));

@@ -253,12 +253,14 @@ struct FieldTerm {
 pub struct SelectableField {
     pub label: String,
     pub path: JsonPath,
+    /// What a field that is not there is taken for: Go's zero value of its type.
+    pub absent: &'static str,
 }
 
 impl SelectableField {
     /// A label that is itself the path: `spec.nodeName`.
     pub fn plain(label: &str) -> Self {
-        Self { label: label.to_owned(), path: JsonPath::parse(&format!(".{label}")).unwrap_or_default() }
+        Self { label: label.to_owned(), path: JsonPath::parse(&format!(".{label}")).unwrap_or_default(), absent: "" }
     }
 }
 
@@ -320,9 +322,9 @@ impl FieldSelector {
                 "metadata.name" => name == term.value,
                 "metadata.namespace" => namespace == term.value,
                 path => {
-                    let found = fields.iter().find(|f| f.label == path).and_then(|f| f.path.first(object));
-                    match found {
-                        None | Some(Value::Null) => term.value.is_empty(),
+                    let field = fields.iter().find(|f| f.label == path);
+                    match field.and_then(|f| f.path.first(object)) {
+                        None | Some(Value::Null) => term.value == field.map_or("", |f| f.absent),
                         Some(Value::String(s)) => *s == term.value,
                         Some(other) => {
                             let shown = other.to_string();

@@ -23,8 +23,11 @@ use tokio_util::task::TaskTracker;
 const CONNECTIONS: usize = 4096;
 /// A handshake that takes longer is no client's.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a connection may take to its first request: until then nobody has said who they are, and pings do not run.
+/// How long a connection may take to its first request by a known user. Who only asks what everybody may ask comes back
+/// with another: whoever answers pings could hold a place for ever, and there are not many.
 const FIRST: Duration = Duration::from_secs(30);
+/// How long such a connection has for the request it is just answering.
+const LAST: Duration = Duration::from_secs(5);
 /// How long a connection may be idle between two requests, and the head of one may take. Clients keep connections for
 /// 90 s (Go's `IdleConnTimeout`, and kube-apiserver's own limit); who closes first must not be the server, or a request
 /// that is just on its way fails.
@@ -121,7 +124,13 @@ where
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             result = connection.as_mut() => result,
-            () = silent.as_mut() => return tracing::debug!("a connection came to no request"),
+            () = silent.as_mut() => {
+                connection.as_mut().graceful_shutdown();
+                match tokio::time::timeout(LAST, connection).await {
+                    Ok(result) => result,
+                    Err(_) => return tracing::debug!("a connection of nobody did not end"),
+                }
+            }
             () = shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -136,7 +145,13 @@ where
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             result = connection.as_mut() => result,
-            () = silent.as_mut() => return tracing::debug!("a connection came to no request"),
+            () = silent.as_mut() => {
+                connection.as_mut().graceful_shutdown();
+                match tokio::time::timeout(LAST, connection).await {
+                    Ok(result) => result,
+                    Err(_) => return tracing::debug!("a connection of nobody did not end"),
+                }
+            }
             () = shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -154,7 +169,7 @@ struct Peer {
     server: ApiServer,
     user: Option<UserInfo>,
     source: IpAddr,
-    /// Cancelled by the first request.
+    /// Cancelled by the first request of a known user.
     begun: CancellationToken,
 }
 
@@ -164,9 +179,12 @@ impl hyper::service::Service<Request<Incoming>> for Peer {
     type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.begun.cancel();
-        let peer = self.clone();
-        Box::pin(async move { Ok(peer.server.ask(request, peer.user.as_ref(), Some(peer.source)).await) })
+        let user = self.server.identify(request.headers(), self.user.as_ref());
+        if matches!(user, Ok(Some(_))) {
+            self.begun.cancel();
+        }
+        let (server, source) = (self.server.clone(), self.source);
+        Box::pin(async move { Ok(server.ask_as(request, user, Some(source)).await) })
     }
 }
 
@@ -183,23 +201,41 @@ mod tests {
         client.read_exact(&mut head).await.ok()?;
         // The rest of the answer is short and comes at once.
         let mut rest = [0; 4096];
-        client.read(&mut rest).await.ok()?;
+        let read = client.read(&mut rest).await.ok()?;
+        assert!(read < rest.len(), "the answer is longer than this test thinks");
         Some(String::from_utf8_lossy(&head).into_owned())
+    }
+
+    fn connect(user: Option<UserInfo>, tasks: &mut tokio::task::JoinSet<()>) -> DuplexStream {
+        let now: crate::Now = Arc::new(|| Timestamp::UNIX_EPOCH);
+        let server = ApiServer::new(neap_store::Store::memory(), Registry::new(), Config::new(now, 1));
+        let (client, ours) = tokio::io::duplex(64 * 1024);
+        let peer = Peer { server, user, source: IpAddr::from([127, 0, 0, 1]), begun: CancellationToken::new() };
+        tasks.spawn(http(peer, ours, false, CancellationToken::new()));
+        client
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_is_kept_for_minutes_and_not_for_ever() {
-        let now: crate::Now = Arc::new(|| Timestamp::UNIX_EPOCH);
-        let server = ApiServer::new(neap_store::Store::memory(), Registry::new(), Config::new(now, 1));
-        let (mut client, ours) = tokio::io::duplex(64 * 1024);
-        let peer = Peer { server, user: None, source: IpAddr::from([127, 0, 0, 1]), begun: CancellationToken::new() };
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(http(peer, ours, false, CancellationToken::new()));
+        let mut client = connect(Some(crate::auth::admin("a")), &mut tasks);
         for idle in [0, 27, 90, 170] {
             tokio::time::sleep(Duration::from_secs(idle)).await;
             assert_eq!(version(&mut client).await.as_deref(), Some("HTTP/1.1 200"), "after {idle} s");
         }
         tokio::time::sleep(IDLE + Duration::from_secs(1)).await;
+        assert_eq!(version(&mut client).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_keeps_no_connection_however_busy() {
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut client = connect(None, &mut tasks);
+        for _ in 0..5 {
+            assert_eq!(version(&mut client).await.as_deref(), Some("HTTP/1.1 200"));
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        tokio::time::sleep(FIRST).await;
         assert_eq!(version(&mut client).await, None);
     }
 }

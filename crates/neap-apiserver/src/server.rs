@@ -7,6 +7,7 @@ use crate::audit::{self, Audit};
 use crate::auth;
 use crate::auth::token::Signer;
 use crate::codec::{self, Body, BoxError, Wanted};
+use crate::gate::Gate;
 use crate::kind::{Kind, Semantics};
 use crate::registry::{Kinds, Registry, Served};
 use crate::request::{self, Query, Resource, Target, Verb};
@@ -15,7 +16,7 @@ use crate::storage::Managed;
 use crate::{crd, discovery, verbs};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
@@ -71,10 +72,6 @@ pub const GIT_VERSION: &str = "v1.36.0+neap";
 /// A client that takes longer to send its body holds a connection for nothing (Kubernetes: `--request-timeout`).
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Requests from outside that are read or answered at a time, watches and conversations not counted once they began
-/// (kube-apiserver: `--max-requests-inflight` and `--max-mutating-requests-inflight` together).
-const IN_FLIGHT: usize = 600;
-
 #[derive(Clone)]
 pub struct ApiServer(pub(crate) Arc<Inner>);
 
@@ -83,8 +80,8 @@ pub(crate) struct Inner {
     pub(crate) registry: Registry,
     pub(crate) config: Config,
     pub(crate) rng: Mutex<fastrand::Rng>,
-    /// Places for requests from outside.
-    room: tokio::sync::Semaphore,
+    /// Room for requests from outside.
+    gate: Gate,
     pub(crate) documents: crate::documents::Cache,
     pub(crate) history: crate::history::History,
     pub(crate) lines: verbs::lines::Lines,
@@ -184,7 +181,7 @@ impl ApiServer {
             store,
             registry,
             rng: Mutex::new(fastrand::Rng::with_seed(config.seed)),
-            room: tokio::sync::Semaphore::new(IN_FLIGHT),
+            gate: Gate::default(),
             config,
             documents: crate::documents::Cache::default(),
             history: crate::history::History::default(),
@@ -261,7 +258,26 @@ impl ApiServer {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Into<BoxError>,
     {
-        let user = auth::identity::of_request(&self.0, request.headers(), certificate);
+        let user = self.identify(request.headers(), certificate);
+        self.ask_as(request, user, source).await
+    }
+
+    /// Who asks: the user of a bearer token, or else the one of the certificate, or nobody.
+    pub(crate) fn identify(&self, headers: &HeaderMap, certificate: Option<&UserInfo>) -> Result<Option<UserInfo>> {
+        auth::identity::of_request(&self.0, headers, certificate)
+    }
+
+    /// As [`ApiServer::ask`], once it is known who asks.
+    pub(crate) async fn ask_as<B>(
+        &self,
+        request: Request<B>,
+        user: Result<Option<UserInfo>>,
+        source: Option<IpAddr>,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
         let caller = |user| Caller { source, ..Caller::outside(user) };
         match user {
             Ok(user) => self.answer(request, caller(user)).await,
@@ -289,9 +305,13 @@ impl ApiServer {
         if public {
             return self.handle(Request::from_parts(parts, Bytes::new()), caller).await;
         }
-        let _place = match outside.then(|| self.0.room.try_acquire()).transpose() {
-            Ok(place) => place,
-            Err(_) => {
+        // Who does not say how much comes is given room for the most.
+        let size = body.size_hint().exact().and_then(|size| usize::try_from(size).ok()).unwrap_or(usize::MAX);
+        let who = caller.user.as_ref().and_then(|user| user.username.as_deref()).unwrap_or_default();
+        let _ticket = match outside.then(|| self.0.gate.enter(who, size.min(codec::BODY_LIMIT))) {
+            None => None,
+            Some(Some(ticket)) => Some(ticket),
+            Some(None) => {
                 let record = self.record(&Request::from_parts(parts, Bytes::new()), &caller);
                 let message = "too many requests are being answered; try again".to_owned();
                 let busy = ApiError::TooManyRequests { message, retry_after_seconds: 1, causes: Vec::new() };

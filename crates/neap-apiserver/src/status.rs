@@ -114,7 +114,7 @@ pub fn required(field: &str, detail: &str) -> StatusCause {
 }
 
 pub fn invalid(field: &str, value: &Value, detail: &str) -> StatusCause {
-    cause("FieldValueInvalid", field, format!("Invalid value: {value}: {detail}"))
+    cause("FieldValueInvalid", field, format!("Invalid value: {}: {detail}", cut(&value.to_string(), limits::VALUE)))
 }
 
 pub fn forbidden(field: &str, detail: &str) -> StatusCause {
@@ -123,7 +123,8 @@ pub fn forbidden(field: &str, detail: &str) -> StatusCause {
 
 pub fn not_supported(field: &str, value: &Value, allowed: &[&str]) -> StatusCause {
     let list = allowed.iter().map(|a| format!("{a:?}")).collect::<Vec<_>>().join(", ");
-    cause("FieldValueNotSupported", field, format!("Unsupported value: {value}: supported values: {list}"))
+    let shown = cut(&value.to_string(), limits::VALUE).into_owned();
+    cause("FieldValueNotSupported", field, format!("Unsupported value: {shown}: supported values: {list}"))
 }
 
 impl ApiError {

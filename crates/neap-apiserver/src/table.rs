@@ -112,14 +112,6 @@ fn cell(value: &Value, kind: &str, now: Timestamp) -> Value {
     }
 }
 
-/// The age column that every kind of Kubernetes has.
-pub fn age(object: &Value, now: Timestamp) -> Value {
-    match crate::metadata::text(object, "creationTimestamp").parse::<Timestamp>() {
-        Ok(at) => json!(time::age(now.as_second() - at.as_second())),
-        Err(_) => json!("<unknown>"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -872,17 +872,3 @@ async fn watchers_of_one_kind_share_their_lines() {
     let second = other.frame().await.unwrap().unwrap().into_data().unwrap();
     assert_eq!(first.as_ptr(), second.as_ptr(), "{first:?}");
 }
-
-#[tokio::test(start_paused = true)]
-async fn rules_that_are_not_enforced_are_told() {
-    let c = Cluster::new().await;
-    let definition = |rules: Value| {
-        json!({"metadata": {"name": "gadgets.my.dev"}, "spec": {"group": "my.dev", "scope": "Namespaced",
-            "names": {"plural": "gadgets", "kind": "Gadget"},
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema":
-                {"type": "object", "x-kubernetes-validations": rules}}}]}})
-    };
-    let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    let told = c.post(crds, definition(json!([{"rule": "true"}]))).await.code(201).warnings;
-    assert!(told.iter().any(|w| w.contains("x-kubernetes-validations")), "{told:?}");
-}

@@ -265,11 +265,14 @@ pub(crate) fn register(caches: &mut Caches, queues: &Arc<Queues>) -> Vec<Start> 
             for owner in owners(step, "DomainMapping", |o| &o.metadata) {
                 queues.domain_mapping.add(owner);
             }
-            // One of the whole namespace concerns every Route in it.
+            // One of the whole namespace concerns every Route in it, and the sidecars of every Revision.
             for owner in owners(step, "Namespace", |o| &o.metadata) {
                 queues.wildcard.add(Key::new("", owner.name));
                 for route in caches.keys::<Route>().into_iter().filter(|route| route.namespace == key.namespace) {
                     queues.route.add(route);
+                }
+                for revision in caches.keys::<Revision>().into_iter().filter(|r| r.namespace == key.namespace) {
+                    queues.revision.add(revision);
                 }
             }
         }

@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use neap_logic::routing::{Door, HostRoutes, Lookup, PathRule, RevisionKey, Split, Table};
 use neap_proxy::{
     Body, Connection, Fault, Handler, Listener, Metrics, ProxyError, Request, Response, Running, Server, Upstream,
-    error, forward, headers, tls,
+    Worker, error, forward, headers, tls,
 };
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::visit::Activator;
 use crate::admin::GateCollector;
 use crate::certificates::Resolver;
 use crate::config::{Config, GatewayListener, SETTLE};
@@ -26,7 +25,10 @@ use crate::plane::DataPlane;
 use crate::probe;
 use crate::request;
 use crate::snapshot::{Destination, Snapshot};
+use crate::visit::{Activator, WaitedFor};
 
+/// A request with this header is told in `Server-Timing` where its time went.
+const TIMING: HeaderName = HeaderName::from_static("x-neap-timing");
 /// Routes that may lead from one to the next within the gateway: a custom domain to a route, and one more.
 const MAX_LEGS: usize = 3;
 
@@ -53,6 +55,25 @@ impl Gateway {
         workers: usize,
         shutdown: CancellationToken,
     ) -> io::Result<Running> {
+        let (server, sockets, make) = self.build(listeners);
+        server.start(sockets, workers, shutdown, make)
+    }
+
+    /// The same on the calling thread alone, with `beside` (see [`Server::run`]).
+    pub fn run(
+        self,
+        listeners: Vec<GatewayListener>,
+        shutdown: CancellationToken,
+        beside: impl Future<Output = ()> + 'static,
+    ) -> io::Result<()> {
+        let (server, sockets, make) = self.build(listeners);
+        server.run(sockets, shutdown, beside, make)
+    }
+
+    fn build(
+        self,
+        listeners: Vec<GatewayListener>,
+    ) -> (Server, Vec<Listener>, impl Fn(&Worker) -> Front + Send + Sync + 'static) {
         let Self { config, plane, metrics } = self;
         let resolver = Resolver { snapshots: plane.snapshots(), fallback: config.fallback_certificate };
         let tls = tls::server_config(Arc::new(resolver));
@@ -70,10 +91,16 @@ impl Gateway {
             .collect();
         let https_port = config.https_port;
         let revision_suffix: Arc<str> = format!(".svc.{}", config.cluster_domain).into();
-        server.start(sockets, workers, shutdown, move |worker| {
+        let make = move |worker: &Worker| {
             let upstream = Rc::new(Upstream::new(config.upstream.clone(), metrics.clone(), worker.tasks().clone()));
-            let swept = upstream.clone();
-            worker.on_sweep(move || swept.sweep());
+            let (swept, stopping) = (upstream.clone(), worker.shutdown().clone());
+            worker.on_sweep(move || {
+                swept.sweep();
+                // WebSockets are told at once, so that their clients come back through whoever is there next.
+                if stopping.is_cancelled() {
+                    swept.close_tunnels();
+                }
+            });
             Front {
                 snapshots: plane.snapshots(),
                 plane: plane.clone(),
@@ -84,7 +111,8 @@ impl Gateway {
                 revision_suffix: revision_suffix.clone(),
                 number: Cell::new(fastrand::u32(..)),
             }
-        })
+        };
+        (server, sockets, make)
     }
 }
 
@@ -206,10 +234,14 @@ impl Front {
                 }
             }
         };
+        let asked = request.headers_mut().remove(TIMING).is_some();
         let limits = gate.settings.limits;
         let mut activator = Activator::new(gate, arrived);
         let mut response = forward(&self.upstream, &mut activator, place, &limits, arrived).await?;
-        if let Some(waited) = activator.waited {
+        if asked {
+            let timing = all_timings(&activator, arrived.elapsed());
+            response.headers_mut().append("server-timing", timing);
+        } else if let Some((_, waited)) = activator.waited {
             response.headers_mut().append("server-timing", server_timing(waited));
         }
         Ok(response)
@@ -328,6 +360,24 @@ fn edit(request: &mut Request, way: &Way<'_>, origin: headers::Origin<'_>) {
     if to_revision {
         request::finish_for_revision(headers);
     }
+}
+
+/// Where the time until the answer began has gone, for a caller that asked: in the queue, for an instance to wake, for a
+/// connection to it, and in the application.
+fn all_timings(activator: &Activator, total: Duration) -> HeaderValue {
+    let waited = |what| activator.waited.filter(|(of, _)| *of == what).map_or(Duration::ZERO, |(_, time)| time);
+    let (queue, wake) = (waited(WaitedFor::Turn), waited(WaitedFor::Instance));
+    let connect = activator.connect.unwrap_or_default();
+    let app = total.saturating_sub(queue + wake + connect);
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    let text = format!(
+        "neap-queue;dur={:.3}, neap-wake;dur={:.3}, neap-connect;dur={:.3}, neap-app;dur={:.3}",
+        ms(queue),
+        ms(wake),
+        ms(connect),
+        ms(app)
+    );
+    HeaderValue::try_from(text).expect("digits and plain text")
 }
 
 /// Tells the caller that, and how long, it waited for an instance.

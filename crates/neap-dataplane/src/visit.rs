@@ -26,13 +26,16 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
-    /// Takes a place, waiting for one if need be. The second value says whether it had to.
-    async fn enter(&mut self, deadline: Option<Deadline>) -> Result<(SocketAddr, bool), ProxyError> {
+    /// Takes a place, waiting for one if need be. The second value says for what it had to.
+    async fn enter(&mut self, deadline: Option<Deadline>) -> Result<(SocketAddr, Option<WaitedFor>), ProxyError> {
         match self.ask() {
-            Entry::Enter(leave) => Ok((self.take(leave), false)),
+            Entry::Enter(leave) => Ok((self.take(leave), None)),
             Entry::Full { depth } => Err(ProxyError::QueueFull { depth }),
-            // Boxed: most requests do not wait and should not pay for the room.
-            Entry::Wait(waiting) => Ok((Box::pin(self.wait(waiting, deadline)).await?, true)),
+            Entry::Wait(waiting) => {
+                let waited = if waiting.empty { WaitedFor::Instance } else { WaitedFor::Turn };
+                // Boxed: most requests do not wait and should not pay for the room.
+                Ok((Box::pin(self.wait(waiting, deadline)).await?, Some(waited)))
+            }
         }
     }
 
@@ -125,24 +128,36 @@ impl Drop for Visit {
     }
 }
 
+/// What a request waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WaitedFor {
+    /// There was none.
+    Instance,
+    /// All had as many requests as they take.
+    Turn,
+}
+
 /// Picks an instance for one request.
 pub(crate) struct Activator {
     visit: Option<Visit>,
     began: Instant,
-    /// How long it had to wait, if it did.
-    pub(crate) waited: Option<Duration>,
+    /// How long it had to wait, and for what, if it did.
+    pub(crate) waited: Option<(WaitedFor, Duration)>,
+    /// How long it took to connect, if that was necessary.
+    pub(crate) connect: Option<Duration>,
     protocol: Option<Protocol>,
+    port: Option<u16>,
 }
 
 impl Activator {
     pub(crate) fn new(gate: Arc<Gate>, arrived: Instant) -> Self {
         let visit = Visit { gate, arrived, counted: false, leave: None, status: None };
-        Self { visit: Some(visit), began: arrived, waited: None, protocol: None }
+        Self { visit: Some(visit), began: arrived, waited: None, connect: None, protocol: None, port: None }
     }
 
-    /// The same, with a protocol that is not the Revision's: before a sidecar it is the client's.
-    pub(crate) fn speaking(gate: Arc<Gate>, arrived: Instant, protocol: Protocol) -> Self {
-        Self { protocol: Some(protocol), ..Self::new(gate, arrived) }
+    /// The same, before sidecars: they are spoken to as the client speaks, and may take TLS on a port of its own.
+    pub(crate) fn before_sidecar(gate: Arc<Gate>, arrived: Instant, protocol: Protocol, port: Option<u16>) -> Self {
+        Self { protocol: Some(protocol), port, ..Self::new(gate, arrived) }
     }
 }
 
@@ -154,11 +169,14 @@ impl Picker for Activator {
         let result = visit.enter(deadline).await;
         match result {
             Ok((addr, waited)) => {
-                if waited {
-                    self.waited = Some(self.began.elapsed());
+                if let Some(what) = waited {
+                    self.waited = Some((what, self.began.elapsed()));
                 }
                 let protocol = self.protocol.unwrap_or(visit.gate.settings.protocol);
-                let target = Target { addr, protocol };
+                let mut target = Target { addr, protocol };
+                if let Some(port) = self.port {
+                    target.addr.set_port(port);
+                }
                 Ok(Picked { target, hold: visit })
             }
             Err(error) => {
@@ -166,6 +184,10 @@ impl Picker for Activator {
                 Err(error)
             }
         }
+    }
+
+    fn connected(&mut self, took: Duration) {
+        self.connect = Some(took);
     }
 
     fn answered(&mut self, visit: &mut Visit, answer: &Response) {

@@ -38,15 +38,23 @@ pub(crate) fn pod_grace(pod: &Value) -> i64 {
     pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(GRACE_SECONDS)
 }
 
-fn pod(pod: &mut Value, old: Option<&Value>) {
+pub(crate) fn pod(pod: &mut Value, old: Option<&Value>) {
     let Some(object) = pod.as_object_mut() else { return };
-    pod_spec(child(object, "spec"));
-    // Of a pod, not of a template: there it would be a difference between what was written and what is.
-    fill(child(object, "spec"), "enableServiceLinks", json!(true));
-    if old.is_none() {
-        fill(child(object, "status"), "phase", json!("Pending"));
-        let class = qos_class(object.get("spec"));
-        fill(child(object, "status"), "qosClass", json!(class));
+    if let Some(spec) = child(object, "spec") {
+        pod_spec(spec);
+        // Of a pod, not of a template: there it would be a difference between what was written and what is, and would
+        // stay when what it was drawn from changes.
+        fill(spec, "enableServiceLinks", json!(true));
+        for list in ["initContainers", "containers"] {
+            for container in items(spec, list) {
+                requests(container);
+            }
+        }
+    }
+    let class = qos_class(object.get("spec"));
+    if let (None, Some(status)) = (old, child(object, "status")) {
+        fill(status, "phase", json!("Pending"));
+        fill(status, "qosClass", json!(class));
     }
 }
 
@@ -113,12 +121,15 @@ fn container(container: &mut Map<String, Value>) {
             fill(field, "apiVersion", json!("v1"));
         }
     }
-    let resources = child(container, "resources");
-    if let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() {
-        let requests = child(resources, "requests");
-        for (name, limit) in limits {
-            fill(requests, &name, limit);
-        }
+}
+
+/// Who limits a resource and does not say how much of it is wanted, wants all of it.
+fn requests(container: &mut Map<String, Value>) {
+    let Some(resources) = child(container, "resources") else { return };
+    let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() else { return };
+    let Some(requests) = child(resources, "requests") else { return };
+    for (name, limit) in limits {
+        fill(requests, &name, limit);
     }
 }
 
@@ -152,7 +163,7 @@ fn qos_class(spec: Option<&Value>) -> &'static str {
 }
 
 fn service(service: &mut Value, _: Option<&Value>) {
-    let Some(spec) = service.as_object_mut().map(|object| child(object, "spec")) else { return };
+    let Some(spec) = service.as_object_mut().and_then(|object| child(object, "spec")) else { return };
     fill(spec, "type", json!("ClusterIP"));
     fill(spec, "sessionAffinity", json!("None"));
     let external = spec.get("type") == Some(&json!("ExternalName"));
@@ -171,23 +182,32 @@ fn service(service: &mut Value, _: Option<&Value>) {
 fn secret(secret: &mut Value, _: Option<&Value>) {
     let Some(object) = secret.as_object_mut() else { return };
     fill(object, "type", json!("Opaque"));
-    let Some(Value::Object(plain)) = object.remove("stringData") else { return };
-    let data = child(object, "data");
-    for (key, value) in plain {
-        if let Some(text) = value.as_str() {
-            data.insert(
-                key,
-                serde_json::to_value(k8s_openapi::ByteString(text.as_bytes().to_vec())).expect("bytes are JSON"),
-            );
+    // Base64 written by hand comes in lines; it is kept in one.
+    for value in object.get_mut("data").and_then(Value::as_object_mut).into_iter().flat_map(|map| map.values_mut()) {
+        if let Value::String(text) = value {
+            text.retain(|c| !matches!(c, '\r' | '\n'));
         }
+    }
+    // What is no text stays, for validation to name.
+    let texts = object.get("stringData").and_then(Value::as_object).is_some_and(|map| map.values().all(Value::is_string));
+    if !texts || child(object, "data").is_none() {
+        return;
+    }
+    let Some(Value::Object(plain)) = object.remove("stringData") else { return };
+    let Some(data) = child(object, "data") else { return };
+    for (key, value) in plain {
+        let bytes = k8s_openapi::ByteString(value.as_str().unwrap_or_default().as_bytes().to_vec());
+        data.insert(key, serde_json::to_value(bytes).expect("bytes are JSON"));
     }
 }
 
 fn claim(claim: &mut Value, old: Option<&Value>) {
     let Some(object) = claim.as_object_mut() else { return };
-    fill(child(object, "spec"), "volumeMode", json!("Filesystem"));
-    if old.is_none() {
-        fill(child(object, "status"), "phase", json!("Pending"));
+    if let Some(spec) = child(object, "spec") {
+        fill(spec, "volumeMode", json!("Filesystem"));
+    }
+    if let (None, Some(status)) = (old, child(object, "status")) {
+        fill(status, "phase", json!("Pending"));
     }
 }
 
@@ -198,35 +218,44 @@ fn event(event: &mut Value, _: Option<&Value>) {
 }
 
 fn deployment(deployment: &mut Value, _: Option<&Value>) {
-    let Some(spec) = deployment.as_object_mut().map(|object| child(object, "spec")) else { return };
+    let Some(spec) = deployment.as_object_mut().and_then(|object| child(object, "spec")) else { return };
     fill(spec, "replicas", json!(1));
     fill(spec, "revisionHistoryLimit", json!(10));
     fill(spec, "progressDeadlineSeconds", json!(600));
-    let strategy = child(spec, "strategy");
-    fill(strategy, "type", json!("RollingUpdate"));
-    if strategy.get("type") == Some(&json!("RollingUpdate")) {
-        let rolling = child(strategy, "rollingUpdate");
-        fill(rolling, "maxUnavailable", json!("25%"));
-        fill(rolling, "maxSurge", json!("25%"));
+    if let Some(strategy) = child(spec, "strategy") {
+        fill(strategy, "type", json!("RollingUpdate"));
+        let rolls = strategy.get("type") == Some(&json!("RollingUpdate"));
+        if rolls && let Some(rolling) = child(strategy, "rollingUpdate") {
+            fill(rolling, "maxUnavailable", json!("25%"));
+            fill(rolling, "maxSurge", json!("25%"));
+        }
     }
-    pod_spec(child(child(spec, "template"), "spec"));
+    template(spec);
 }
 
 fn replica_set(set: &mut Value, _: Option<&Value>) {
-    let Some(spec) = set.as_object_mut().map(|object| child(object, "spec")) else { return };
+    let Some(spec) = set.as_object_mut().and_then(|object| child(object, "spec")) else { return };
     fill(spec, "replicas", json!(1));
-    pod_spec(child(child(spec, "template"), "spec"));
+    template(spec);
+}
+
+fn template(spec: &mut Map<String, Value>) {
+    if let Some(spec) = child(spec, "template").and_then(|template| child(template, "spec")) {
+        pod_spec(spec);
+    }
 }
 
 fn autoscaler(autoscaler: &mut Value, _: Option<&Value>) {
-    if let Some(object) = autoscaler.as_object_mut() {
-        fill(child(object, "spec"), "minReplicas", json!(1));
+    if let Some(spec) = autoscaler.as_object_mut().and_then(|object| child(object, "spec")) {
+        fill(spec, "minReplicas", json!(1));
     }
 }
 
 fn binding(binding: &mut Value, _: Option<&Value>) {
     let Some(object) = binding.as_object_mut() else { return };
-    fill(child(object, "roleRef"), "apiGroup", json!("rbac.authorization.k8s.io"));
+    if let Some(role) = child(object, "roleRef") {
+        fill(role, "apiGroup", json!("rbac.authorization.k8s.io"));
+    }
     for subject in items(object, "subjects") {
         if matches!(subject.get("kind").and_then(Value::as_str), Some("User" | "Group")) {
             fill(subject, "apiGroup", json!("rbac.authorization.k8s.io"));
@@ -247,12 +276,13 @@ fn fill_zero(object: &mut Map<String, Value>, field: &str, value: i64) {
     }
 }
 
-fn child<'a>(object: &'a mut Map<String, Value>, field: &str) -> &'a mut Map<String, Value> {
-    let value = object.entry(field).or_insert_with(|| json!({}));
-    if !value.is_object() {
+/// The object in a field, made if nothing is there. `None` where something else is: that stays, for validation to name.
+fn child<'a>(object: &'a mut Map<String, Value>, field: &str) -> Option<&'a mut Map<String, Value>> {
+    let value = object.entry(field).or_insert(Value::Null);
+    if value.is_null() {
         *value = json!({});
     }
-    value.as_object_mut().expect("made an object a line above")
+    value.as_object_mut()
 }
 
 fn items<'a>(object: &'a mut Map<String, Value>, field: &str) -> impl Iterator<Item = &'a mut Map<String, Value>> {
@@ -288,6 +318,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_filled_in_is_known_to_the_schema() {
+        let pod = json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "1"}}, "ports": [{"containerPort": 1}],
+                "readinessProbe": {"httpGet": {"port": 80}}, "env": [{"name": "A", "valueFrom": {"fieldRef": {}}}]}],
+            "serviceAccountName": "s", "ports": [{"port": 1}], "volumes": [{"name": "a"}, {"name": "b", "secret": {}},
+                {"name": "c", "projected": {"sources": [{"serviceAccountToken": {}}]}}]});
+        let mut spec = pod.clone();
+        spec["template"] = json!({"spec": pod});
+        let all_fields = json!({"spec": spec, "stringData": {"a": "b"}, "subjects": [{"kind": "User", "name": "u"}]});
+        let kinds = crate::described().unwrap().kinds();
+        for (group, plural, fill) in all() {
+            let kind = kinds.get(group, plural).unwrap();
+            let mut object = all_fields.clone();
+            kind.versions[0].schema.prune(&mut object);
+            fill(&mut object, None);
+            assert_eq!(kind.versions[0].schema.prune(&mut object), [""; 0], "{plural}");
+        }
+    }
+
+    #[test]
     fn a_reference_moves_without_tag_and_digest() {
         for (image, want) in [
             ("a", true),
@@ -306,6 +355,52 @@ mod tests {
         let secret = defaulted("secrets", json!({"stringData": {"a": "hi"}, "data": {"b": "eA=="}}));
         assert_eq!(secret["data"], json!({"a": "aGk=", "b": "eA=="}));
         assert!(secret.get("stringData").is_none());
+        let lines = defaulted("secrets", json!({"data": {"a": "aGVs\nbG8=\n"}}));
+        assert_eq!(lines["data"]["a"], "aGVsbG8=");
+        let slip = json!({"port": 5432, "user": "x"});
+        assert_eq!(defaulted("secrets", json!({"stringData": slip}))["stringData"], slip, "a number is not dropped");
+    }
+
+    #[test]
+    fn templates_do_not_keep_what_was_drawn_from_their_limits() {
+        let spec = json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "1"}}}]});
+        for plural in ["deployments", "replicasets"] {
+            let made = defaulted(plural, json!({"spec": {"template": {"spec": spec}}}));
+            let resources = &made["spec"]["template"]["spec"]["containers"][0]["resources"];
+            assert_eq!(resources, &json!({"limits": {"cpu": "1"}}), "{plural}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_left_for_validation() {
+        for (plural, wrong) in [
+            ("pods", json!({"spec": "x", "status": []})),
+            ("pods", json!({"spec": {"containers": [{"resources": "small"}, {"resources": {"limits": {"cpu": 1}, "requests": 1}}]}})),
+            ("services", json!({"spec": []})),
+            ("secrets", json!({"stringData": "x"})),
+            ("secrets", json!({"stringData": {"a": "b"}, "data": "x"})),
+            ("persistentvolumeclaims", json!({"spec": [], "status": 1})),
+            ("deployments", json!({"spec": {"strategy": "Recreate", "template": "x"}})),
+            ("deployments", json!({"spec": {"strategy": {"rollingUpdate": 1}, "template": {"spec": 1}}})),
+            ("replicasets", json!({"spec": 1})),
+            ("horizontalpodautoscalers", json!({"spec": 1})),
+            ("rolebindings", json!({"roleRef": "x"})),
+        ] {
+            let made = defaulted(plural, wrong.clone());
+            assert!(holds(&made, &wrong), "{plural}: {wrong} became {made}");
+        }
+    }
+
+    /// Whether every scalar and empty list of `part` is still in its place.
+    fn holds(whole: &Value, part: &Value) -> bool {
+        match part {
+            Value::Object(map) => map.iter().all(|(key, part)| whole.get(key).is_some_and(|whole| holds(whole, part))),
+            Value::Array(list) => {
+                whole.as_array().is_some_and(|whole| whole.len() == list.len())
+                    && list.iter().enumerate().all(|(at, part)| holds(&whole[at], part))
+            }
+            scalar => whole == scalar,
+        }
     }
 
     #[test]
@@ -313,6 +408,6 @@ mod tests {
         let service = defaulted("services", json!({"spec": {"ports": [{"port": 80}]}}));
         assert_eq!(service["spec"]["ports"][0]["targetPort"], 80);
         let external = defaulted("services", json!({"spec": {"type": "ExternalName", "ports": [{"port": 80}]}}));
-        assert!(external["spec"]["ports"][0].get("targetPort").is_none());
+        assert_eq!(external["spec"]["ports"][0]["targetPort"], 80, "of every type");
     }
 }

@@ -45,12 +45,45 @@ const FIELDS: &[(&str, &str, &[&str])] = &[
 
 pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static str, Vec<SelectableField>)> {
     FIELDS.iter().map(|(group, plural, labels)| {
-        let fields =
-            labels.iter().map(|label| SelectableField { label: (*label).to_owned(), path: path(label) }).collect();
-        (*group, *plural, fields)
+        let field = |label: &&str| SelectableField { label: (*label).to_owned(), path: path(label), absent: absent(label) };
+        (*group, *plural, labels.iter().map(field).collect())
     })
 }
 
 fn path(label: &str) -> JsonPath {
-    JsonPath::parse(&format!(".{label}")).expect("the labels above are plain paths")
+    // The source of an event is an object, and its component is meant.
+    let path = if label == "source" { "source.component" } else { label };
+    JsonPath::parse(&format!(".{path}")).expect("the labels above are plain paths")
+}
+
+/// What a field is taken for that is not there.
+fn absent(label: &str) -> &'static str {
+    match label {
+        "spec.hostNetwork" | "spec.unschedulable" => "false",
+        "status.replicas" => "0",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use neap_apiserver::selector::FieldSelector;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_not_there_has_the_value_of_its_type() {
+        let check = |plural: &str, text: &str, object: serde_json::Value, want: bool| {
+            let (_, _, fields) = all().find(|(_, p, _)| *p == plural).unwrap();
+            let selector = FieldSelector::parse(text).unwrap();
+            selector.check(&fields).unwrap();
+            assert_eq!(selector.matches("ns", "a", &object, &fields), want, "{text} {object}");
+        };
+        check("nodes", "spec.unschedulable=false", json!({}), true);
+        check("nodes", "spec.unschedulable=false", json!({"spec": {"unschedulable": true}}), false);
+        check("nodes", "spec.unschedulable!=true", json!({}), true);
+        check("pods", "spec.hostNetwork=false,spec.nodeName=", json!({}), true);
+        check("replicasets", "status.replicas=0", json!({}), true);
+        check("events", "source=kubelet", json!({"source": {"component": "kubelet"}}), true);
+    }
 }

@@ -1,18 +1,26 @@
 //! What Kubernetes' own API server refuses of its built-in kinds beyond their schema: values that stay as they are, keys
 //! that mean something, numbers below zero. Only rules that somebody can run into here; the words are Kubernetes'.
 
+use crate::defaults;
 use kube_core::response::StatusCause;
 use neap_apiserver::status::{cause, forbidden, invalid, required};
 use serde_json::Value;
+use std::collections::HashSet;
 
 type Rule = fn(&Value, Option<&Value>) -> Vec<StatusCause>;
 
 const IMMUTABLE: &str = "field is immutable";
+/// Bytes of data that a ConfigMap or Secret may hold (`MaxSecretSize`): each is kept in memory.
+const DATA: usize = 1024 * 1024;
+/// Faults that are told of one object.
+const FAULTS: usize = 250;
+
 const SEALED: &str = "field is immutable when `immutable` is set";
 
 /// Group, plural, what must hold of the new object, given the old one.
-pub(crate) fn all() -> [(&'static str, &'static str, Rule); 4] {
+pub(crate) fn all() -> [(&'static str, &'static str, Rule); 5] {
     [
+        ("", "pods", pod),
         ("", "configmaps", config_map),
         ("", "secrets", secret),
         ("", "services", service),
@@ -27,6 +35,9 @@ fn config_map(map: &Value, old: Option<&Value>) -> Vec<StatusCause> {
     if let Some((key, _)) = doubled {
         let path = format!("data[{key}]");
         causes.push(invalid(&path, &Value::from(key.as_str()), "duplicate of key present in binaryData"));
+    }
+    if size(map, "data", false) + size(map, "binaryData", true) > DATA {
+        causes.push(too_long("[]"));
     }
     causes.extend(sealed(map, old, &["data", "binaryData"]));
     causes
@@ -48,8 +59,22 @@ fn secret(secret: &Value, old: Option<&Value>) -> Vec<StatusCause> {
     for key in needed.iter().filter(|key| secret.get("data").and_then(|data| data.get(**key)).is_none()) {
         causes.push(required(&format!("data[{key}]"), ""));
     }
+    if size(secret, "data", true) > DATA {
+        causes.push(too_long("data"));
+    }
     causes.extend(sealed(secret, old, &["data"]));
     causes
+}
+
+/// Bytes of the values in a field, as they are or as base64.
+fn size(object: &Value, field: &str, encoded: bool) -> usize {
+    let values = object.get(field).and_then(Value::as_object).into_iter().flat_map(|map| map.values());
+    let bytes = |text: &str| if encoded { text.trim_end_matches('=').len() * 3 / 4 } else { text.len() };
+    values.filter_map(Value::as_str).map(bytes).sum()
+}
+
+fn too_long(field: &str) -> StatusCause {
+    cause("FieldValueTooLong", field, format!("Too long: may not be more than {DATA} bytes"))
 }
 
 /// Keys become file names and variables.
@@ -57,6 +82,9 @@ fn keys(object: &Value, fields: &[&str]) -> Vec<StatusCause> {
     let mut causes = Vec::new();
     for field in fields {
         for key in object.get(*field).and_then(Value::as_object).into_iter().flat_map(|map| map.keys()) {
+            if causes.len() >= FAULTS {
+                return causes;
+            }
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             let path = format!("{field}[{key}]");
             if key.len() > 253 {
@@ -88,18 +116,66 @@ fn sealed(new: &Value, old: Option<&Value>, fields: &[&str]) -> Vec<StatusCause>
 fn service(service: &Value, _: Option<&Value>) -> Vec<StatusCause> {
     let mut causes = Vec::new();
     let ports = service.pointer("/spec/ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: HashSet<&str> = HashSet::new();
     for (i, port) in ports.iter().enumerate() {
+        if causes.len() >= FAULTS {
+            break;
+        }
         let name = port.get("name").and_then(Value::as_str).unwrap_or("");
         let path = format!("spec.ports[{i}].name");
         if name.is_empty() && ports.len() > 1 {
             causes.push(required(&path, ""));
-        } else if names.contains(&name) {
+        } else if !names.insert(name) {
             causes.push(cause("FieldValueDuplicate", &path, format!("Duplicate value: {name:?}")));
         }
-        names.push(name);
     }
     causes
+}
+
+/// What a pod does is settled when it is made: a container that runs does not change its command.
+fn pod(pod: &Value, old: Option<&Value>) -> Vec<StatusCause> {
+    let Some(old) = old else { return Vec::new() };
+    let spec = |of: &Value| of.get("spec").cloned().unwrap_or_default();
+    let mut before = old.clone();
+    // An old pod may lack a default that is newer than it.
+    defaults::pod(&mut before, Some(old));
+    let (mut before, mut after) = (spec(&before), spec(pod));
+    for list in ["containers", "initContainers"] {
+        let images: Vec<Option<Value>> = items(&before, list).iter().map(|c| c.get("image").cloned()).collect();
+        let now = after.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+        for (container, image) in now.zip(images) {
+            put(container, "image", image);
+        }
+    }
+    for field in ["activeDeadlineSeconds", "ephemeralContainers"] {
+        put(&mut after, field, before.get(field).cloned());
+    }
+    // Whoever finds a place for it says so, once.
+    if before.get("nodeName").and_then(Value::as_str).is_none_or(str::is_empty) {
+        put(&mut before, "nodeName", after.get("nodeName").cloned());
+    }
+    let tolerated: HashSet<&Value> = items(&after, "tolerations").iter().collect();
+    if items(&before, "tolerations").iter().all(|one| tolerated.contains(one)) {
+        put(&mut after, "tolerations", before.get("tolerations").cloned());
+    }
+    if before == after {
+        return Vec::new();
+    }
+    let why = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
+               `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations)";
+    vec![forbidden("spec", why)]
+}
+
+fn items<'a>(spec: &'a Value, list: &str) -> &'a [Value] {
+    spec.get(list).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+fn put(object: &mut Value, field: &str, value: Option<Value>) {
+    let Some(map) = object.as_object_mut() else { return };
+    match value {
+        Some(value) => map.insert(field.to_owned(), value),
+        None => map.remove(field),
+    };
 }
 
 fn deployment(deployment: &Value, old: Option<&Value>) -> Vec<StatusCause> {
@@ -115,6 +191,14 @@ fn deployment(deployment: &Value, old: Option<&Value>) -> Vec<StatusCause> {
         causes.push(invalid("spec.template.metadata.labels", labels, why));
     }
     let selector = deployment.pointer("/spec/selector").unwrap_or(&Value::Null);
+    let empty = |key: &str| match selector.get(key) {
+        Some(Value::Object(map)) => map.is_empty(),
+        Some(Value::Array(list)) => list.is_empty(),
+        _ => true,
+    };
+    if selector.is_object() && empty("matchLabels") && empty("matchExpressions") {
+        causes.push(invalid("spec.selector", selector, "empty selector is invalid for deployment"));
+    }
     if old.is_some_and(|old| old.pointer("/spec/selector").unwrap_or(&Value::Null) != selector) {
         causes.push(invalid("spec.selector", selector, IMMUTABLE));
     }
@@ -150,7 +234,48 @@ mod tests {
                 "template": {"metadata": {"labels": {"a": label}}}}})
         };
         check(deployment, none.clone(), made("b", "b", 1), &[]);
+        check(deployment, none.clone(), json!({"spec": {"selector": {}}}), &["spec.selector"]);
         check(deployment, none, made("b", "c", -1), &["spec.replicas", "spec.template.metadata.labels"]);
         check(deployment, made("b", "b", 1), made("c", "c", 1), &["spec.selector"]);
+        let half = "x".repeat(DATA / 2);
+        check(config_map, Value::Null, json!({"data": {"a": half, "b": half}}), &[]);
+        check(config_map, Value::Null, json!({"data": {"a": half, "b": half, "c": "x"}}), &["[]"]);
+        check(secret, Value::Null, json!({"data": {"a": "eHh4".repeat(DATA / 3), "b": "eA=="}}), &[]);
+        check(secret, Value::Null, json!({"data": {"a": "eHh4".repeat(DATA / 3), "b": "eHg="}}), &["data"]);
+        let many: serde_json::Map<String, Value> = (0..1_000).map(|n| (format!("!{n}"), json!(""))).collect();
+        assert_eq!(config_map(&json!({"data": many}), None).len(), FAULTS);
+    }
+
+    #[test]
+    fn what_may_change_of_a_pod() {
+        let made = |change: &dyn Fn(&mut Value)| {
+            let mut pod = json!({"spec": {"containers": [{"name": "a", "image": "x:1", "command": ["run"]}],
+                "tolerations": [{"key": "k"}]}});
+            defaults::pod(&mut pod, None);
+            change(&mut pod["spec"]);
+            pod
+        };
+        let before = made(&|_| {});
+        let check = |change: &dyn Fn(&mut Value), want: bool| {
+            let after = made(change);
+            assert_eq!(pod(&after, Some(&before)).is_empty(), want, "{}", after["spec"]);
+        };
+        check(&|_| {}, true);
+        check(&|spec| spec["containers"][0]["image"] = json!("x:2"), true);
+        check(&|spec| spec["nodeName"] = json!("n"), true);
+        check(&|spec| spec["activeDeadlineSeconds"] = json!(5), true);
+        check(&|spec| spec["tolerations"] = json!([{"key": "k"}, {"key": "l"}]), true);
+        check(&|spec| spec["tolerations"] = json!([]), false);
+        check(&|spec| spec["containers"][0]["command"] = json!(["other"]), false);
+        check(&|spec| spec["containers"][0]["env"] = json!([{"name": "A", "value": "b"}]), false);
+        check(&|spec| spec["serviceAccountName"] = json!("other"), false);
+        let (mut bound, mut moved) = (before.clone(), before.clone());
+        bound["spec"]["nodeName"] = json!("n");
+        moved["spec"]["nodeName"] = json!("m");
+        assert!(!pod(&moved, Some(&bound)).is_empty(), "a pod stays on its node");
+        let bare = json!({"spec": {"containers": [{"name": "a", "image": "x:1"}]}});
+        let mut filled = bare.clone();
+        defaults::pod(&mut filled, Some(&bare));
+        assert_eq!(pod(&filled, Some(&bare)), [], "what an old pod lacks is no change");
     }
 }

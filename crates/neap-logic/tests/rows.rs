@@ -47,7 +47,32 @@ const SECTIONS: [(&str, usize); 34] = [
 ];
 
 /// Rows that no rule in here carries out, and who does.
-const ELSEWHERE: &[(&str, &str)] = &[];
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("A0.13", "a Decider is no API object: the autoscaler's own state, tested with E4"),
+    ("A1.7", "URLs are texts here"),
+    ("A1.8", "the shell of the controllers does it for every kind"),
+    ("A1.9", "a look at an object does not wait for anything, so it needs no bound"),
+    ("A2.9", "no dry run of pods yet: admission cannot ask the API"),
+    ("A7.2", "webhooks are registered on Kubernetes only"),
+    ("A7.3", "webhooks are registered on Kubernetes only"),
+    ("A7.7", "webhooks are registered on Kubernetes only"),
+    ("B5.10", "with D10.1"),
+    ("C2.13", "gone before v1"),
+    ("C3.8", "no bundles of further roots yet: the sidecar has queue-sidecar-rootca"),
+    ("C3.9", "labels of upstream's installation"),
+    ("C3.14", "another implementation's"),
+    ("C3.16", "the node's and Kubernetes' own affair"),
+    ("C4.10", "the data plane: who probes"),
+    ("C4.11", "the data plane: Forwarded"),
+    ("C4.12", "the autoscaler's scrapes"),
+    ("C4.13", "the data plane: traces"),
+    ("C5.4", "variables of the activator's role"),
+    ("C5.5", "variables of the autoscaler's role"),
+    ("C5.6", "variables of the controller's role"),
+    ("C5.7", "variables of the webhook's role"),
+    ("D10.1", "no bridge to cert-manager yet"),
+    ("D11.3", "the autoscaler's scaler, in neap-controllers"),
+];
 
 /// Where tests with ids live.
 const SOURCES: [&str; 5] = ["src", "tests", "../neap-api/src", "../neap-testkit/tests", "../neap-controllers/src"];

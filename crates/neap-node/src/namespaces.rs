@@ -38,7 +38,10 @@ pub async fn run(client: Client, ca: String, shutdown: CancellationToken) {
             Some(Change::Apply(namespace)) => vec![namespace],
             Some(Change::Reset(all)) => all,
             Some(Change::Delete(namespace)) => {
-                clearing.remove(&namespace.name_any());
+                if let Some(task) = clearing.remove(&namespace.name_any()) {
+                    // The next one of that name is not the one it was for.
+                    task.abort();
+                }
                 continue;
             }
         };
@@ -47,7 +50,8 @@ pub async fn run(client: Client, ca: String, shutdown: CancellationToken) {
             if namespace.metadata.deletion_timestamp.is_none() {
                 furnish(&client, &name, &ca).await;
             } else if clearing.get(&name).is_none_or(tokio::task::AbortHandle::is_finished) {
-                let handle = tasks.spawn(clear(client.clone(), name.clone()));
+                let uid = namespace.uid().unwrap_or_default();
+                let handle = tasks.spawn(clear(client.clone(), name.clone(), uid));
                 clearing.insert(name, handle);
             }
         }
@@ -74,12 +78,21 @@ fn made(result: kube::Result<()>, namespace: &str, name: &str) {
     }
 }
 
-/// Deletes what is in a namespace until nothing is left, then lets the namespace go.
-async fn clear(client: Client, namespace: String) {
+/// Deletes what is in a namespace until nothing is left, then lets the namespace go. Touches no other of that name.
+async fn clear(client: Client, namespace: String, uid: String) {
     let mut wait = FIRST_LOOK;
     loop {
+        match is_going(&client, &namespace, &uid).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(%namespace, %error, "a namespace could not be looked at");
+                tokio::time::sleep(LAST_LOOK).await;
+                continue;
+            }
+        }
         match sweep(&client, &namespace).await {
-            Ok(0) => match release(&client, &namespace).await {
+            Ok(0) => match release(&client, &namespace, &uid).await {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(%namespace, %error, "an empty namespace could not be released"),
             },
@@ -91,10 +104,17 @@ async fn clear(client: Client, namespace: String) {
     }
 }
 
-/// Asks for everything to go; how many objects are still there.
+async fn is_going(client: &Client, name: &str, uid: &str) -> kube::Result<bool> {
+    let found = Api::<Namespace>::all(client.clone()).get_opt(name).await?;
+    Ok(found.is_some_and(|n| n.metadata.uid.as_deref() == Some(uid) && n.metadata.deletion_timestamp.is_some()))
+}
+
+/// Asks for everything to go; how many objects are still there. What one object or one kind refuses does not keep the
+/// others.
 async fn sweep(client: &Client, namespace: &str) -> kube::Result<usize> {
     let discovery = Discovery::new(client.clone()).run().await?;
     let mut left = 0;
+    let mut failed = None;
     for group in discovery.groups() {
         // Not the recommended resources: those leave out kinds that the group's first version does not have.
         for (resource, capabilities) in group.resources_by_stability() {
@@ -106,7 +126,14 @@ async fn sweep(client: &Client, namespace: &str) -> kube::Result<usize> {
                 continue;
             }
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-            for object in api.list(&ListParams::default()).await? {
+            let found = match api.list(&ListParams::default()).await {
+                Ok(found) => found,
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    continue;
+                }
+            };
+            for object in found {
                 left += 1;
                 if object.metadata.deletion_timestamp.is_some() {
                     continue;
@@ -115,22 +142,55 @@ async fn sweep(client: &Client, namespace: &str) -> kube::Result<usize> {
                     Ok(either) if either.is_right() => left -= 1,
                     Ok(_) => {}
                     Err(kube::Error::Api(status)) if status.code == 404 => left -= 1,
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        failed.get_or_insert(error);
+                    }
                 }
             }
         }
     }
-    Ok(left)
+    failed.map_or(Ok(left), Err)
 }
 
 /// Takes the mark off that keeps an emptied namespace.
-async fn release(client: &Client, name: &str) -> kube::Result<()> {
+async fn release(client: &Client, name: &str, uid: &str) -> kube::Result<()> {
     let api: Api<Namespace> = Api::all(client.clone());
-    let Some(mut namespace) = api.get_opt(name).await? else { return Ok(()) };
+    let found = api.get_opt(name).await?.filter(|found| found.metadata.uid.as_deref() == Some(uid));
+    // It is written back with its version: if it is another by then, that is a conflict.
+    let Some(mut namespace) = found else { return Ok(()) };
     namespace.spec.get_or_insert_default().finalizers = Some(Vec::new());
     match api.replace_subresource("finalize", name, &PostParams::default(), &namespace).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use neap_testkit::Api as TestApi;
+    use serde_json::json;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_made_anew_is_left_alone() {
+        let api = TestApi::start().await;
+        let client = api.client();
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let made: Namespace = serde_json::from_value(json!({"metadata": {"name": "team"}})).unwrap();
+        let uid = namespaces.create(&PostParams::default(), &made).await.unwrap().metadata.uid.unwrap();
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "team");
+        let map: ConfigMap = serde_json::from_value(json!({"metadata": {"name": "kept"}})).unwrap();
+        maps.create(&PostParams::default(), &map).await.unwrap();
+        // The tasks of an earlier one of that name, and of this one before anybody deleted it.
+        for uid in ["an earlier one", &uid] {
+            clear(client.clone(), "team".into(), uid.to_owned()).await;
+            assert!(maps.get_opt("kept").await.unwrap().is_some(), "{uid}");
+        }
+        release(&client, "team", "an earlier one").await.unwrap();
+        namespaces.delete("team", &DeleteParams::default()).await.unwrap();
+        assert!(is_going(&client, "team", &uid).await.unwrap(), "its mark is still on it");
+        clear(client.clone(), "team".into(), uid).await;
+        assert!(namespaces.get_opt("team").await.unwrap().is_none());
     }
 }

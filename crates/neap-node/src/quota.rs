@@ -1,14 +1,18 @@
 //! ResourceQuota: what a namespace uses of what it may, and whether one more pod fits. Pure, but for the loop that
-//! writes the status.
+//! writes the status, and the door ([`Quotas::admit`]) at which it tells what it knows.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota, ResourceQuotaStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::core::admission::{AdmissionRequest, Operation};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::{Change, changes, merged};
@@ -115,10 +119,84 @@ enum Event {
     Pod(Change<Pod>),
 }
 
+/// How long a pod counts that was admitted and not seen: its creation may have failed after that.
+const PROMISED: Duration = Duration::from_secs(10);
+
+/// Namespace and name.
+type Key = (String, String);
+
+/// What is known of quotas and of what they bound. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Quotas(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    quotas: BTreeMap<Key, ResourceQuota>,
+    pods: BTreeMap<Key, Pod>,
+    /// Admitted and not seen yet: without them two that come together would both fit.
+    promised: BTreeMap<Key, (Instant, Pod)>,
+}
+
+impl Quotas {
+    /// An admission function for Pods: one that does not fit is not created, whoever asks. Anything else passes.
+    ///
+    /// # Errors
+    /// 403, in Kubernetes' words.
+    #[expect(clippy::result_large_err, reason = "the shape every door of the API server has")]
+    pub fn admit(
+        &self,
+        request: &AdmissionRequest<DynamicObject>,
+    ) -> Result<(DynamicObject, Vec<String>), kube::core::Status> {
+        let Some(object) = request.object.as_ref().or(request.old_object.as_ref()) else {
+            return Err(refusal("the request holds no object to admit".to_owned()));
+        };
+        let is_part = request.sub_resource.as_deref().is_some_and(|s| !s.is_empty());
+        if request.operation == Operation::Create && !is_part && request.kind.kind == "Pod" {
+            let namespace = request.namespace.clone().or_else(|| object.namespace()).unwrap_or_default();
+            self.take(namespace, object, request.dry_run)?;
+        }
+        Ok((object.clone(), Vec::new()))
+    }
+
+    #[expect(clippy::result_large_err, reason = "the shape every door of the API server has")]
+    fn take(&self, namespace: String, object: &DynamicObject, dry_run: bool) -> Result<(), kube::core::Status> {
+        let mut known = self.known();
+        let Known { quotas, pods, promised } = &mut *known;
+        let of = |key: &&Key| key.0 == namespace;
+        if !quotas.keys().any(|key| of(&key)) {
+            return Ok(());
+        }
+        let name = object.name_any();
+        let pod = serde_json::to_value(object).and_then(serde_json::from_value::<Pod>);
+        let pod = pod.map_err(|error| refusal(format!("pods {name:?} cannot be read: {error}")))?;
+        promised.retain(|_, (at, _)| at.elapsed() < PROMISED);
+        let there = pods.iter().filter(|(key, _)| of(key)).map(|(_, pod)| pod);
+        let coming = promised.iter().filter(|(key, _)| of(key)).map(|(_, (_, pod))| pod);
+        let quotas = quotas.iter().filter(|(key, _)| of(key)).map(|(_, quota)| quota);
+        admits(&pod, quotas, there.chain(coming))
+            .map_err(|exceeded| refusal(format!("pods {name:?} is forbidden: {exceeded}")))?;
+        if !dry_run {
+            promised.insert((namespace, name), (Instant::now(), pod));
+        }
+        Ok(())
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refusal(message: String) -> kube::core::Status {
+    kube::core::Status::failure(&message, "Forbidden").with_code(403)
+}
+
 /// Keeps `status.used` of every quota true, until `shutdown`.
 pub async fn run(client: Client, shutdown: CancellationToken) {
-    let mut quotas: BTreeMap<(String, String), ResourceQuota> = BTreeMap::new();
-    let mut pods: BTreeMap<(String, String), Pod> = BTreeMap::new();
+    keep_true(client, Quotas::default(), shutdown).await;
+}
+
+/// Like [`run`], for quotas that are also asked at the API's door.
+pub async fn keep_true(client: Client, quotas: Quotas, shutdown: CancellationToken) {
     let mut events = merged(vec![
         changes(Api::all(client.clone()), watcher::Config::default()).map(Event::Quota).boxed(),
         changes(Api::all(client.clone()), watcher::Config::default()).map(Event::Pod).boxed(),
@@ -128,30 +206,45 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             event = events.next() => event,
         };
-        match event {
+        let due = match event {
             None => return,
-            Some(Event::Quota(change)) => keep(&mut quotas, change),
-            Some(Event::Pod(change)) => keep(&mut pods, change),
+            Some(event) => quotas.known().learn(event),
+        };
+        for ((namespace, name), status) in due {
+            let api: Api<ResourceQuota> = Api::namespaced(client.clone(), &namespace);
+            let patch = serde_json::json!({ "status": status });
+            match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Ok(written) => {
+                    // It may have been deleted meanwhile, which its event tells.
+                    if let Some(known) = quotas.known().quotas.get_mut(&(namespace, name)) {
+                        *known = written;
+                    }
+                }
+                Err(kube::Error::Api(error)) if error.code == 404 => {}
+                Err(error) => tracing::warn!(quota = %name, %error, "the status could not be written"),
+            }
         }
-        for quota in quotas.values_mut() {
-            let namespace = quota.namespace().unwrap_or_default();
-            let used = total(pods.iter().filter(|(key, _)| key.0 == namespace).map(|(_, pod)| pod));
+    }
+}
+
+impl Known {
+    /// Takes an event; the statuses that are not true any more.
+    fn learn(&mut self, event: Event) -> Vec<(Key, ResourceQuotaStatus)> {
+        match event {
+            Event::Quota(change) => keep(&mut self.quotas, change),
+            Event::Pod(change) => keep(&mut self.pods, change),
+        }
+        self.promised.retain(|key, _| !self.pods.contains_key(key));
+        let status = |(key, quota): (&Key, &ResourceQuota)| {
+            let used = total(self.pods.iter().filter(|(of, _)| of.0 == key.0).map(|(_, pod)| pod));
             let hard = hard(quota);
             let used = hard.keys().map(|name| {
                 (name.clone(), Quantity(quantity::print(name, used.get(name).copied().unwrap_or_default())))
             });
             let status = ResourceQuotaStatus { used: Some(used.collect()), hard: Some(hard.clone()) };
-            if quota.status.as_ref() == Some(&status) {
-                continue;
-            }
-            let api: Api<ResourceQuota> = Api::namespaced(client.clone(), &namespace);
-            let patch = serde_json::json!({ "status": status });
-            match api.patch_status(&quota.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
-                Ok(written) => *quota = written,
-                Err(kube::Error::Api(error)) if error.code == 404 => {}
-                Err(error) => tracing::warn!(quota = %quota.name_any(), %error, "the status could not be written"),
-            }
-        }
+            (quota.status.as_ref() != Some(&status)).then(|| (key.clone(), status))
+        };
+        self.quotas.iter().filter_map(status).collect()
     }
 }
 
@@ -194,5 +287,39 @@ mod tests {
         );
         assert_eq!(admits(&pod(""), quotas.iter(), [].iter()), Err("failed quota: q: must specify cpu".into()));
         assert_eq!(admits(&pod(""), [].iter(), [].iter()), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_pod_passes_the_door_that_does_not_fit() {
+        let quotas = Quotas::default();
+        quotas.known().learn(Event::Quota(Change::Reset(vec![quota()])));
+        let ask = |name: &str, namespace: &str, dry_run: bool| {
+            let mut pod = pod("20m");
+            pod.metadata.name = Some(name.to_owned());
+            let request = json!({
+                "uid": "r", "kind": {"group": "", "version": "v1", "kind": "Pod"}, "operation": "CREATE",
+                "resource": {"group": "", "version": "v1", "resource": "pods"}, "name": name, "namespace": namespace,
+                "userInfo": {}, "dryRun": dry_run, "object": pod,
+            });
+            let request = serde_json::from_value(request).expect("a request");
+            quotas.admit(&request).map(drop).map_err(|status| status.message)
+        };
+        let over = |name: &str| {
+            Err(format!(
+                "pods \"{name}\" is forbidden: exceeded quota: q, requested: cpu=20m, used: cpu=40m, limited: cpu=50m"
+            ))
+        };
+        assert_eq!(ask("try", "n", true), Ok(()));
+        // They come faster than the watch tells of them.
+        assert_eq!((ask("a", "n", false), ask("b", "n", false)), (Ok(()), Ok(())));
+        assert_eq!(ask("c", "n", false), over("c"));
+        assert_eq!(ask("c", "elsewhere", false), Ok(()));
+        // One came to be, one did not.
+        let mut seen = pod("20m");
+        seen.metadata.name = Some("a".into());
+        quotas.known().learn(Event::Pod(Change::Apply(seen)));
+        assert_eq!(ask("c", "n", false), over("c"));
+        tokio::time::advance(PROMISED).await;
+        assert_eq!(ask("c", "n", false), Ok(()));
     }
 }

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::tls::ClientTls;
+
 /// Largest request or response head. nginx allows 4 x 8 KiB of headers, Envoy 60 KiB; browsers with many
 /// cookies reach 32 KiB.
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -95,6 +97,8 @@ pub struct UpstreamConfig {
     pub h2_streams: usize,
     /// Largest response head, bytes. Default [`MAX_HEAD_BYTES`].
     pub max_head_bytes: usize,
+    /// TLS, where upstreams speak it. Default none.
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for UpstreamConfig {
@@ -105,6 +109,7 @@ impl Default for UpstreamConfig {
             max_idle: UPSTREAM_MAX_IDLE,
             h2_streams: UPSTREAM_H2_STREAMS,
             max_head_bytes: MAX_HEAD_BYTES,
+            tls: None,
         }
     }
 }

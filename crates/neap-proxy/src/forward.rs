@@ -1,6 +1,7 @@
 //! The way of one proxied request, from the client's head to the upstream's.
 
 use std::future::Future;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -19,6 +20,9 @@ pub trait Picker {
 
     /// Takes a place. The wait must end by `deadline`, with [`Deadline::wait_error`].
     fn pick(&mut self, deadline: Option<Deadline>) -> impl Future<Output = Result<Picked<Self::Hold>, ProxyError>>;
+
+    /// A connection had to be made for the request.
+    fn connected(&mut self, _took: Duration) {}
 
     /// The answer begins.
     fn answered(&mut self, _hold: &mut Self::Hold, _answer: &Response) {}
@@ -58,6 +62,9 @@ pub async fn forward<P: Picker>(
         match upstream.exchange(picked.target, request, deadline, limits.idle).await {
             Ok(answered) => {
                 let mut response = answered.response;
+                if let Some(took) = answered.connect {
+                    picker.connected(took);
+                }
                 picker.answered(&mut picked.hold, &response);
                 return match (answered.switched, upgrade) {
                     (Some(switched), Some(client)) => {

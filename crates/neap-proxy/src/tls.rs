@@ -1,15 +1,19 @@
-//! TLS for listeners: which versions and protocols; the certificates come from a resolver.
+//! TLS for listeners and towards upstreams: which versions and protocols; a listener's certificates come from a resolver.
 //!
 //! The names of rustls that a resolver needs are handed on from here, so that nobody else chooses a version or a
 //! cryptography provider.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::crypto::SupportedKxGroup;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 pub use rustls::server::{ClientHello, ResolvesServerCert};
 pub use rustls::sign::CertifiedKey;
@@ -132,6 +136,69 @@ impl TlsPolicy {
             .with_cert_resolver(resolver);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Arc::new(config)
+    }
+}
+
+/// TLS towards upstreams of one kind: whom to trust, and the one name all of them show. Clones share what is trusted, which
+/// can be replaced while connections are made.
+#[derive(Debug, Clone)]
+pub struct ClientTls {
+    name: ServerName<'static>,
+    configs: Arc<RwLock<Configs>>,
+}
+
+#[derive(Debug, Clone)]
+struct Configs {
+    http1: Arc<ClientConfig>,
+    h2: Arc<ClientConfig>,
+}
+
+impl Configs {
+    fn trusting(roots: &[u8]) -> Result<Self, TlsError> {
+        let mut store = RootCertStore::empty();
+        for root in CertificateDer::pem_slice_iter(roots) {
+            store.add(root.map_err(|source| TlsError::Pem { what: "certificate authority", source })?)?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        // Both ends are the platform's own.
+        let http1 = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])
+            .expect("the provider speaks it")
+            .with_root_certificates(store)
+            .with_no_client_auth();
+        let mut h2 = http1.clone();
+        h2.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Self { http1: Arc::new(http1), h2: Arc::new(h2) })
+    }
+}
+
+impl ClientTls {
+    /// Trusts these authorities (PEM) and expects certificates for `name`.
+    ///
+    /// # Errors
+    /// An authority that cannot be read.
+    ///
+    /// # Panics
+    /// When `name` is no DNS name; it is meant to be a constant.
+    pub fn new(roots: &[u8], name: &'static str) -> Result<Self, TlsError> {
+        let name = ServerName::try_from(name).expect("the name is a DNS name");
+        Ok(Self { name, configs: Arc::new(RwLock::new(Configs::trusting(roots)?)) })
+    }
+
+    /// Trusts these authorities from now on.
+    ///
+    /// # Errors
+    /// An authority that cannot be read; then nothing changes.
+    pub fn trust(&self, roots: &[u8]) -> Result<(), TlsError> {
+        let configs = Configs::trusting(roots)?;
+        *self.configs.write().unwrap_or_else(PoisonError::into_inner) = configs;
+        Ok(())
+    }
+
+    pub(crate) async fn connect(&self, stream: TcpStream, h2: bool) -> io::Result<TlsStream<TcpStream>> {
+        let configs = self.configs.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let config = if h2 { configs.h2 } else { configs.http1 };
+        TlsConnector::from(config).connect(self.name.clone(), stream).await
     }
 }
 

@@ -69,6 +69,12 @@ pub(crate) fn bit(name: &str) -> Option<u64> {
     NAMES.iter().position(|known| *known == short).map(|at| 1 << at)
 }
 
+/// Names of the capabilities, as OCI spells them.
+pub(crate) fn names(bits: u64) -> Vec<String> {
+    let held = NAMES.iter().enumerate().filter(|(at, _)| bits & (1 << at) != 0);
+    held.map(|(_, name)| format!("CAP_{name}")).collect()
+}
+
 /// The bits that remain after adding to and dropping from the default set. `ALL` stands for every capability.
 pub(crate) fn resolve(privileged: bool, add: &[String], drop: &[String]) -> Result<u64, String> {
     const ALL: u64 = (1 << NAMES.len()) - 1;

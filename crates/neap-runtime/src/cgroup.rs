@@ -6,10 +6,12 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::launch::Limits;
+use crate::pod::Usage;
 
 /// Length of the window that a CPU quota counts in; the kernel's and Kubernetes' default.
 pub(crate) const CPU_PERIOD_US: u64 = 100_000;
@@ -209,6 +211,22 @@ impl Group {
         read(&dir.join(file)).map_or(0, |text| keyed(&text, "oom_kill").unwrap_or(0))
     }
 
+    /// What its processes have used. `None` where the machine does not count it.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        let (cpu, v2) = self.hierarchy("cpuacct").or_else(|| self.hierarchy("cpu"))?;
+        let cpu = if v2 {
+            Duration::from_micros(keyed(&read(&cpu.join("cpu.stat")).ok()?, "usage_usec")?)
+        } else {
+            Duration::from_nanos(read(&cpu.join("cpuacct.usage")).ok()?.trim().parse().ok()?)
+        };
+        let (memory, v2) = self.hierarchy("memory")?;
+        let (file, untouched) =
+            if v2 { ("memory.current", "inactive_file") } else { ("memory.usage_in_bytes", "total_inactive_file") };
+        let all: u64 = read(&memory.join(file)).ok()?.trim().parse().ok()?;
+        let untouched = keyed(&read(&memory.join("memory.stat")).ok()?, untouched).unwrap_or(0);
+        Some(Usage { cpu, memory_bytes: all.saturating_sub(untouched) })
+    }
+
     /// Asks that every process of the group stop (or run again); whether it is so already. Ask again until it is:
     /// on v1 the kernel wants that for processes that forked meanwhile.
     pub(crate) fn freeze(&self, frozen: bool) -> io::Result<bool> {
@@ -259,7 +277,7 @@ impl Group {
                 clippy::disallowed_methods,
                 reason = "called where blocking is allowed; nothing tells of the end"
             )]
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
         false
     }
@@ -328,7 +346,8 @@ fn tree_of(dir: &Path) -> Vec<PathBuf> {
 
 fn pids_of(dir: &Path) -> Vec<i32> {
     let text = read(&dir.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
+    // 0 stands for a process of another view of numbers, and for the caller's own group where one is killed.
+    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
 }
 
 /// cgroup v1 shares (2 to 262144) on the v2 weight scale (1 to 10000), as Kubernetes maps them.

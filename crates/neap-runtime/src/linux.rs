@@ -50,6 +50,8 @@ const SPAWNER_GROUP: &str = "keepers";
 const MAX_OUTPUT: usize = 16 * 1024;
 /// A process that was killed is looked at again after this long; it may be in a call that cannot be broken.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks at a process that has ended and has not gone.
+const ENDING: Duration = Duration::from_millis(20);
 /// Milliseconds that a group's last processes may take to be gone.
 const REMOVE_TRIES: u32 = 2000;
 
@@ -372,7 +374,10 @@ impl Machine for LinuxMachine {
                 if let Some(group) = &handle.run.group {
                     group.kill();
                 }
-                let _ = tokio::time::timeout(KILL_AGAIN, wait_for_end(handle.run.process)).await;
+                if tokio::time::timeout(KILL_AGAIN, wait_for_end(handle.run.process)).await.is_ok() {
+                    // It is over, or as good as: the group's last may still be on their way.
+                    tokio::time::sleep(ENDING).await;
+                }
             }
             if let Some(group) = &handle.run.group {
                 remove_soon(group.clone());
@@ -539,7 +544,7 @@ impl Machine for LinuxMachine {
 fn command(handle: &Handle, argv: &[String], terminal: bool) -> Exec {
     let run = &handle.run;
     Exec {
-        pid: run.process.pid,
+        process: run.process,
         isolation: run.isolation,
         group: run.group.clone(),
         dir: handle.dir.clone(),

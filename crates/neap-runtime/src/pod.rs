@@ -325,6 +325,25 @@ pub struct Terminated {
     pub finished: jiff::Timestamp,
 }
 
+/// What the containers of a pod have used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodUsage {
+    pub id: PodId,
+    pub name: String,
+    pub namespace: String,
+    pub labels: BTreeMap<String, String>,
+    /// By the container's name.
+    pub containers: Vec<(String, Usage)>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Since its start.
+    pub cpu: Duration,
+    /// Bytes that could not be taken from it now: without the files' pages that nobody has touched lately.
+    pub memory_bytes: u64,
+}
+
 /// Which part of a container's log to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogOptions {
@@ -394,6 +413,10 @@ pub trait PodRuntime: Send + Sync + 'static {
     fn attach(&self, id: &PodId, container: &str, stdin: bool) -> BoxFuture<'_, Result<CommandSession, Error>>;
     /// A connection to a port of the pod as its own processes would make it, over its loopback interface.
     fn connect(&self, id: &PodId, port: u16) -> BoxFuture<'_, Result<TcpStream, Error>>;
+    /// What running containers have used so far, where the machine counts it by control groups.
+    fn usage(&self) -> BoxFuture<'_, Vec<PodUsage>>;
+    /// Ends the pod's containers for good and keeps the reason in its status. Nothing happens to a pod that is gone.
+    fn evict(&self, id: &PodId, why: &str);
     /// One sentence: which runtime, which isolation.
     fn describe(&self) -> String;
 }

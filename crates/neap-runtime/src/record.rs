@@ -71,17 +71,25 @@ pub(crate) struct ProcessId {
 
 impl ProcessId {
     pub(crate) fn of(pid: Pid) -> io::Result<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name in parentheses may hold anything; the fields after the last one are numbers. Field 22 is the start.
-        let start = stat
-            .rsplit_once(')')
-            .and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat has no start time"))?;
-        Ok(Self { pid: pid.as_raw(), start })
+        Self::look(pid).map(|(id, _)| id)
     }
 
+    /// Not so is one that has ended and that nobody has asked about yet: its number is taken, and that is all.
     pub(crate) fn is_alive(&self) -> bool {
-        Self::of(Pid::from_raw(self.pid)).is_ok_and(|now| now == *self)
+        Self::look(Pid::from_raw(self.pid)).is_ok_and(|(now, runs)| runs && now == *self)
+    }
+
+    fn look(pid: Pid) -> io::Result<(Self, bool)> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name in parentheses may hold anything. After it: the state, and numbers; field 20 counts the threads,
+        // field 22 is the start.
+        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+        let start =
+            number(19).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat has no start time"))?;
+        // A first thread may end before the others do.
+        let ended = matches!(fields.first(), Some(&("Z" | "X"))) && number(17).is_none_or(|threads| threads <= 1);
+        Ok((Self { pid: pid.as_raw(), start }, !ended))
     }
 }
 
@@ -185,5 +193,13 @@ mod tests {
         let me = ProcessId::of(nix::unistd::getpid()).expect("alive");
         assert!(me.is_alive());
         assert!(!ProcessId { start: me.start + 1, ..me }.is_alive());
+        let mut child = std::process::Command::new("sleep").arg("0").spawn().expect("starts");
+        let pid = Pid::from_raw(child.id() as i32);
+        let process = ProcessId::of(pid).expect("there");
+        // Without asking how it ended, which would let its number go.
+        let waiting = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
+        nix::sys::wait::waitid(nix::sys::wait::Id::Pid(pid), waiting).expect("it ends");
+        assert!(ProcessId::of(pid).is_ok() && !process.is_alive(), "what has ended is not alive");
+        child.wait().expect("it ended");
     }
 }

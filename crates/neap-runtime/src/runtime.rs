@@ -15,16 +15,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::image::{self, Images, Layout, StoreError};
-use crate::launch::Isolation;
+use crate::launch::{Isolation, Launch};
 use crate::lifecycle::state::{PodCell, log_name};
 use crate::lifecycle::{World, pod, storage};
 use crate::linux::LinuxMachine;
 use crate::logs::read::LogReader;
 use crate::machine::{Handle, Machine};
 use crate::net::{Network, NetworkError};
+use crate::oci::{self, Bundle};
 use crate::pod::{
-    BoxFuture, CommandOptions, CommandSession, ContainerState, Error, LogOptions, LogStream, PodId, PodRuntime,
-    PodSpec, PodStatus,
+    BoxFuture, CommandOptions, CommandSession, ContainerSpec, ContainerState, Error, LogOptions, LogStream, PodId,
+    PodRuntime, PodSpec, PodStatus, PodUsage,
 };
 use crate::record::{self, Run};
 use crate::{clock, mode};
@@ -95,6 +96,8 @@ impl Runtime {
     /// Opens the runtime and adopts what runs already. Called within an async runtime, in a program whose `main`
     /// begins with [`crate::spawner::main_if_requested`].
     pub async fn open(config: Config) -> Result<Arc<Self>, OpenError> {
+        // Each container and each of its streams costs one.
+        tracing::debug!(open_files = crate::sys::raise_open_files(), "the limit of open files is raised");
         let data_dir = made(&config.data_dir)?;
         let (choice, network) = choose(&config, &data_dir)?;
         let run_dir = made(&data_dir.join("run"))?;
@@ -133,7 +136,7 @@ impl Runtime {
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
         });
-        runtime.adopt();
+        runtime.adopt()?;
         let (pods, shutdown) = (runtime.pods.clone(), runtime.shutdown.clone());
         runtime.tasks.spawn(async move {
             let here = || pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
@@ -155,6 +158,27 @@ impl Runtime {
         self.machine.network().map(Network::gateway)
     }
 
+    /// Closes the machine to its pods but for these ports of [`Self::gateway`]. Until this is called pods reach whatever
+    /// listens on the machine. Where pods have no network of their own nothing can be closed.
+    ///
+    /// # Errors
+    /// The kernel does not take the packet filter.
+    pub fn guard(&self, tcp: &[u16], udp: &[u16]) -> io::Result<()> {
+        self.machine.network().map_or(Ok(()), |network| network.guard(tcp, udp))
+    }
+
+    /// Writes a running container as an OCI bundle into an empty directory, for another runtime to run beside it: in the
+    /// pod's namespaces, from the same layers, with a writable layer of its own.
+    ///
+    /// # Errors
+    /// It does not run, or has something that no bundle can say.
+    pub fn bundle(&self, id: &PodId, container: &str, dir: &Path) -> Result<Bundle, Error> {
+        let handle = self.running(id, container)?;
+        let failed = |source| Error::Machine { what: "write a bundle", pod: id.clone(), source };
+        let launch: Launch = record::read(&handle.dir.join("launch.json")).map_err(failed)?;
+        oci::write(dir, &launch).map_err(failed)
+    }
+
     /// Stops looking after the pods; they run on, and the next runtime adopts them. When there are none, nothing is
     /// left on the machine but the data directory.
     pub async fn shutdown(&self) {
@@ -166,10 +190,12 @@ impl Runtime {
         self.machine.close(&sandboxes, cells.is_empty()).await;
     }
 
-    fn adopt(&self) {
-        let entries = fs::read_dir(&self.pods_dir).into_iter().flatten().flatten();
+    fn adopt(&self) -> Result<(), OpenError> {
+        // A directory that cannot be read is not an empty one: what runs would be taken away.
+        let fault = |source| OpenError::Disk { what: "read the pods of", path: self.pods_dir.clone(), source };
+        let entries = fs::read_dir(&self.pods_dir).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(fault)?;
         let mut cells = Vec::new();
-        for dir in entries.map(|e| e.path()) {
+        for dir in entries.iter().map(fs::DirEntry::path) {
             match PodCell::load(&dir, &self.world.logs, self.changes.clone()) {
                 Some(cell) => cells.push(cell),
                 None => {
@@ -185,6 +211,7 @@ impl Runtime {
         for cell in cells {
             self.start(cell);
         }
+        Ok(())
     }
 
     fn start(&self, cell: Arc<PodCell>) {
@@ -223,7 +250,7 @@ impl Runtime {
                 return Err(Error::Invalid(format!("pod {} is being removed", cell.id)));
             }
             let old = cell.spec();
-            let new = PodSpec { volumes: spec.volumes, labels: spec.labels, grace: spec.grace, ..(*old).clone() };
+            let new = renewed(&old, spec);
             if new == *old {
                 return Ok(());
             }
@@ -231,7 +258,7 @@ impl Runtime {
             cell.replace_spec(new).map_err(disk)?;
             if volumes_changed {
                 let root = self.world.isolation == Isolation::Full;
-                crate::volumes::prepare(&cell.dir, &cell.spec(), root).map_err(disk)?;
+                cell.prepare_volumes(root).map_err(disk)?;
             }
             return Ok(());
         }
@@ -377,6 +404,34 @@ impl PodRuntime for Runtime {
         })
     }
 
+    fn usage(&self) -> BoxFuture<'_, Vec<PodUsage>> {
+        let cells: Vec<_> = self.pods().values().cloned().collect();
+        let look = move || {
+            let of = |cell: &Arc<PodCell>| {
+                let spec = cell.spec();
+                let groups: Vec<_> = cell.read(|s| {
+                    let running = s.containers.iter().filter_map(|(name, live)| Some((name, live.handle.as_ref()?)));
+                    running.filter_map(|(name, handle)| Some((name.clone(), handle.run.group.clone()?))).collect()
+                });
+                PodUsage {
+                    id: spec.id.clone(),
+                    name: spec.name.clone(),
+                    namespace: spec.namespace.clone(),
+                    labels: spec.labels.clone(),
+                    containers: groups.into_iter().filter_map(|(name, group)| Some((name, group.usage()?))).collect(),
+                }
+            };
+            cells.iter().map(of).filter(|pod| !pod.containers.is_empty()).collect()
+        };
+        Box::pin(async move { tokio::task::spawn_blocking(look).await.unwrap_or_default() })
+    }
+
+    fn evict(&self, id: &PodId, why: &str) {
+        if let Ok(cell) = self.find(id) {
+            cell.evict(why.to_owned(), clock::now());
+        }
+    }
+
     fn describe(&self) -> String {
         self.description.clone()
     }
@@ -487,6 +542,21 @@ fn live_groups(cell: &PodCell) -> Vec<String> {
         .collect()
 }
 
+/// The old specification with what of a known pod may change. What containers get at their start (environment,
+/// credentials for their image) counts from the next one on: config-maps and secrets are changed, and made late.
+fn renewed(old: &PodSpec, new: PodSpec) -> PodSpec {
+    let mut renewed = PodSpec { volumes: new.volumes, labels: new.labels, grace: new.grace, ..old.clone() };
+    let given: HashMap<String, ContainerSpec> =
+        new.init_containers.into_iter().chain(new.containers).map(|c| (c.name.clone(), c)).collect();
+    for container in renewed.init_containers.iter_mut().chain(&mut renewed.containers) {
+        if let Some(given) = given.get(&container.name) {
+            container.env.clone_from(&given.env);
+            container.credentials.clone_from(&given.credentials);
+        }
+    }
+    renewed
+}
+
 /// What cannot be run is refused before it is written down.
 fn check(spec: &PodSpec) -> Result<(), Error> {
     let invalid = |message: &str| Err(Error::Invalid(message.to_owned()));
@@ -526,4 +596,27 @@ fn made(dir: &Path) -> Result<PathBuf, OpenError> {
     let fault = |what| move |source| OpenError::Disk { what, path: dir.to_owned(), source };
     fs::create_dir_all(dir).map_err(fault("make the directory"))?;
     dir.canonicalize().map_err(fault("find the directory"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::Credentials;
+
+    #[test]
+    fn what_a_container_gets_at_its_start_may_change() {
+        let spec = |password: &str, value: &str, image: &str| {
+            let key = Credentials { registry: "r".into(), username: "me".into(), password: password.into() };
+            let container = ContainerSpec {
+                name: "c".into(),
+                image: image.into(),
+                credentials: vec![key],
+                env: vec![("A".into(), value.into())],
+                ..ContainerSpec::default()
+            };
+            PodSpec { containers: vec![container], ..PodSpec::default() }
+        };
+        let known = renewed(&spec("old", "1", "app:1"), spec("new", "2", "app:2"));
+        assert_eq!(known, spec("new", "2", "app:1"), "a pod does not change its image");
+    }
 }

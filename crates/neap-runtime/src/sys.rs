@@ -264,14 +264,36 @@ fn permitted_capabilities() -> io::Result<u64> {
 
 /// Lets this process and its programs have up to `most` open files, as far as its hard limit goes.
 pub(crate) fn raise_file_limit(most: u64) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is live; nothing else is touched.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
-        let both = limit.rlim_max.min(most);
+    if let Some(hard) = hard_file_limit() {
+        let both = hard.min(most);
         let limit = libc::rlimit { rlim_cur: both, rlim_max: both };
         // SAFETY: as above. Lowering to a smaller hard limit is always allowed.
         unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
     }
+}
+
+/// Lets this process have as many open files as its hard limit says: a service manager's or a shell's soft one is 1024,
+/// for programs that cannot count further. To be called early in `main`; the runtime does so, too. Returns the limit.
+pub fn raise_open_files() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is live; nothing else is touched.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } < 0 {
+        return 0;
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: as above.
+    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } {
+        0 => raised.rlim_cur,
+        _ => limit.rlim_cur,
+    }
+}
+
+/// How many open files this process could have at most.
+pub(crate) fn hard_file_limit() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is live; nothing else is touched.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    known.then_some(limit.rlim_max)
 }
 
 /// From now on this process and its programs may make only the system calls that the filter allows. Without the

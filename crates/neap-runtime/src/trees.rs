@@ -1,46 +1,202 @@
-//! Removing directories that others may close or fill at the same time.
+//! Removing and weighing directories that others filled, or are filling, and may have filled with ill will: nested
+//! thousands deep, longer than any path may be. Neither takes a number of descriptors, or a depth of the stack, that
+//! depends on what is found.
 
-use std::fs;
+use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::dir::{Dir, Type};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, fchmod, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::sys;
 
 /// Tries before giving up on a tree that somebody else is still removing or writing.
 const TRIES: u32 = 10;
+/// Directories within each other that are open at once; what lies deeper is brought up.
+const DEPTH: usize = 32;
+/// Names that are read before they are dealt with.
+const BATCH: usize = 4096;
+/// Bytes of a path below an open directory, before the next is opened. The kernel takes 4096.
+const STEP: usize = 2048;
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// Removes a tree. Succeeds when it is gone, by whomever. Directories that their owner may not enter are opened first:
 /// without root, overlayfs and containers leave such behind.
-pub(crate) fn remove(dir: &Path) -> io::Result<()> {
+pub fn remove(dir: &Path) -> io::Result<()> {
     let mut last = Ok(());
     for _ in 0..TRIES {
-        last = fs::remove_dir_all(dir);
+        last = remove_once(dir);
         match &last {
             Ok(()) => return Ok(()),
-            Err(_) if fs::symlink_metadata(dir).is_err() => return Ok(()),
-            Err(error) => match error.kind() {
-                io::ErrorKind::PermissionDenied => open_up(dir),
-                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty => {}
-                _ => return last,
-            },
+            Err(_) if std::fs::symlink_metadata(dir).is_err() => return Ok(()),
+            Err(Errno::ENOENT | Errno::ENOTEMPTY) => {}
+            Err(error) => return Err((*error).into()),
         }
     }
-    last
+    last.map_err(io::Error::from)
 }
 
-fn open_up(dir: &Path) {
-    let Ok(meta) = fs::symlink_metadata(dir) else { return };
-    if !meta.is_dir() {
-        return;
+fn remove_once(dir: &Path) -> nix::Result<()> {
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else { return Err(Errno::EINVAL) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let parent = nix::fcntl::open(parent, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let top = match enter(&parent, &name) {
+        Err(Errno::ENOTDIR | Errno::ELOOP) => return unlinkat(&parent, name.as_c_str(), UnlinkatFlags::NoRemoveDir),
+        other => other?,
+    };
+    let mut removal = Removal { top: &top, brought: 0 };
+    loop {
+        let before = removal.brought;
+        removal.empty(&top, 0)?;
+        // What was brought up may lie there unseen.
+        if removal.brought == before {
+            break;
+        }
     }
-    // Not ours: the removal will say so.
-    let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o700));
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        open_up(&entry.path());
+    unlinkat(&parent, name.as_c_str(), UnlinkatFlags::RemoveDir)
+}
+
+struct Removal<'a> {
+    top: &'a OwnedFd,
+    brought: u64,
+}
+
+impl Removal<'_> {
+    fn empty(&mut self, dir: &OwnedFd, depth: usize) -> nix::Result<()> {
+        loop {
+            let batch = names(dir)?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            for (name, kind) in batch {
+                self.one(dir, &name, kind, depth)?;
+            }
+        }
     }
+
+    fn one(&mut self, dir: &OwnedFd, name: &CString, kind: Option<Type>, depth: usize) -> nix::Result<()> {
+        if kind != Some(Type::Directory) {
+            match opened(dir, || unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir)) {
+                // A filesystem that does not tell kinds.
+                Err(Errno::EISDIR | Errno::EPERM) if kind.is_none() => {}
+                Err(Errno::ENOENT) => return Ok(()),
+                other => return other,
+            }
+        }
+        if depth >= DEPTH {
+            self.brought += 1;
+            // A name that nobody could have put there before.
+            let up = CString::new(format!("{:016x}", sys::random_u64())).expect("no zero in it");
+            // To move a directory is to write to it: it has another parent then.
+            let _ = enter(dir, name);
+            return opened(dir, || renameat(dir, name.as_c_str(), self.top, up.as_c_str()));
+        }
+        let inside = match enter(dir, name) {
+            Err(Errno::ENOENT) => return Ok(()),
+            other => other?,
+        };
+        self.empty(&inside, depth + 1)?;
+        match opened(dir, || unlinkat(dir, name.as_c_str(), UnlinkatFlags::RemoveDir)) {
+            Err(Errno::ENOENT) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Opens a directory, if need be by force: its owner may have closed it.
+fn enter(parent: &OwnedFd, name: &CString) -> nix::Result<OwnedFd> {
+    let inside = match openat(parent, name.as_c_str(), DIRECTORY, Mode::empty()) {
+        Err(Errno::EACCES) => {
+            let by_path = nix::sys::stat::FchmodatFlags::NoFollowSymlink;
+            let open = Mode::S_IRWXU;
+            nix::sys::stat::fchmodat(parent, name.as_c_str(), open, by_path).or_else(|_| {
+                // Not every library knows how; it is a directory, or the next call fails.
+                nix::sys::stat::fchmodat(parent, name.as_c_str(), open, nix::sys::stat::FchmodatFlags::FollowSymlink)
+            })?;
+            openat(parent, name.as_c_str(), DIRECTORY, Mode::empty())?
+        }
+        other => other?,
+    };
+    Ok(inside)
+}
+
+/// Does something in a directory; where that may not be written to, it is made so.
+fn opened(dir: &OwnedFd, work: impl Fn() -> nix::Result<()>) -> nix::Result<()> {
+    match work() {
+        Err(Errno::EACCES) => {
+            fchmod(dir, Mode::S_IRWXU)?;
+            work()
+        }
+        other => other,
+    }
+}
+
+/// Some of the names in a directory, from its beginning.
+fn names(dir: &OwnedFd) -> nix::Result<Vec<(CString, Option<Type>)>> {
+    let mut listing = Dir::openat(dir, ".", DIRECTORY, Mode::empty())?;
+    let mut found = Vec::new();
+    for entry in listing.iter() {
+        let entry = entry?;
+        if ![&b"."[..], b".."].contains(&entry.file_name().to_bytes()) {
+            found.push((entry.file_name().to_owned(), entry.file_type()));
+            if found.len() >= BATCH {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Bytes on the disk below a directory, looking at so many files at most. Follows no link out of it, and what
+/// containers move about meanwhile may be missed.
+pub(crate) fn weigh(dir: &Path, files: &mut u64) -> u64 {
+    let Ok(root) = nix::fcntl::open(dir, DIRECTORY, Mode::empty()) else { return 0 };
+    let mut sum = 0;
+    // Directories as paths below an open one, which is another from time to time.
+    let mut left = vec![(Arc::new(root), PathBuf::from("."))];
+    while let Some((base, path)) = left.pop() {
+        let flags = DIRECTORY.bits();
+        let Ok(opened) = sys::open_in_root(base.as_fd(), &path, flags) else { continue };
+        let (base, path) = match path.as_os_str().len() < STEP {
+            true => (base, path),
+            false => match opened.try_clone() {
+                Ok(opened) => (Arc::new(opened), PathBuf::from(".")),
+                Err(_) => continue,
+            },
+        };
+        let Ok(mut listing) = Dir::from_fd(opened) else { continue };
+        let Ok(here) = sys::open_in_root(base.as_fd(), &path, flags) else { continue };
+        for entry in listing.iter().flatten() {
+            let name = entry.file_name();
+            if [&b"."[..], b".."].contains(&name.to_bytes()) {
+                continue;
+            }
+            let Some(fewer) = files.checked_sub(1) else { return sum };
+            *files = fewer;
+            let Ok(meta) = fstatat(&here, name, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
+            sum += u64::try_from(meta.st_blocks).unwrap_or(0) * 512;
+            if meta.st_mode & libc::S_IFMT == libc::S_IFDIR {
+                left.push((base.clone(), path.join(OsStr::from_bytes(name.to_bytes()))));
+            }
+        }
+    }
+    sum
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -48,9 +204,60 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let closed = dir.path().join("a/b");
         fs::create_dir_all(closed.join("c")).expect("made");
+        fs::write(closed.join("file"), "x").expect("written");
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("closed");
         remove(&dir.path().join("a")).expect("removed");
         assert!(!dir.path().join("a").exists());
         remove(&dir.path().join("a")).expect("gone is gone");
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir_all(dir.path().join("kept/inside")).expect("made");
+        fs::create_dir(dir.path().join("a")).expect("made");
+        std::os::unix::fs::symlink(dir.path().join("kept"), dir.path().join("a/link")).expect("linked");
+        std::os::unix::fs::symlink(dir.path().join("kept"), dir.path().join("link")).expect("linked");
+        for name in ["a", "link"] {
+            remove(&dir.path().join(name)).expect("removed");
+        }
+        assert!(dir.path().join("kept/inside").is_dir());
+        assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 1);
+    }
+
+    /// Deeper than there are descriptors, and longer than a path may be.
+    #[test]
+    fn what_is_nested_without_end_is_weighed_and_goes() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let top = dir.path().join("top");
+        fs::create_dir(&top).expect("made");
+        let mut at: OwnedFd = fs::File::open(&top).expect("there").into();
+        for n in 0..5000 {
+            nix::sys::stat::mkdirat(&at, "d", Mode::S_IRWXU).expect("made");
+            if n % 7 == 0 {
+                let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+                drop(openat(&at, "file", flags, Mode::S_IRWXU).expect("made"));
+            }
+            at = openat(&at, "d", DIRECTORY, Mode::empty()).expect("opened");
+        }
+        let hidden = openat(&at, "hidden", OFlag::O_CREAT | OFlag::O_WRONLY, Mode::S_IRWXU).expect("made");
+        nix::unistd::write(&hidden, &[1; 100_000]).expect("written");
+        drop((at, hidden));
+        let found = weigh(&top, &mut 1_000_000);
+        assert!(found >= 100_000, "{found}");
+        remove(&top).expect("removed");
+        assert!(!top.exists());
+    }
+
+    #[test]
+    fn files_are_weighed_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir_all(dir.path().join("a/b")).expect("made");
+        fs::write(dir.path().join("a/b/file"), vec![1; 100_000]).expect("written");
+        std::os::unix::fs::symlink("/", dir.path().join("a/root")).expect("linked");
+        let found = weigh(dir.path(), &mut 100);
+        assert!((100_000..200_000).contains(&found), "{found}");
+        assert_eq!(weigh(&dir.path().join("none"), &mut 100), 0);
+        assert!(weigh(dir.path(), &mut 2) < found, "it comes to an end");
     }
 }

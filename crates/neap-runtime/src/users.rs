@@ -77,7 +77,8 @@ fn group_number(name: &str, group: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/var/www:/bin/false\nbad line\nsly:x:4294967295:7::/:/bin/sh\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/var/www:/bin/false\nbad line\nsly:x:4294967295:7::/:/bin/sh\n";
     const GROUP: &str = "root:x:0:\nwww:x:34:\nlogs:x:40:other,web\nodd:x:4294967295:web\n";
 
     type Expected<'a> = (u32, u32, &'a [u32], Option<&'a str>);

@@ -3,7 +3,7 @@
 //! Files of config-maps and secrets are replaced together: a reader sees the old set or the new one, by way of one
 //! symbolic link that is swapped (`..data`), as Kubernetes does it and as applications that watch such files expect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, symlink};
@@ -42,13 +42,26 @@ pub(crate) fn prepare(pod_dir: &Path, spec: &PodSpec, root: bool) -> io::Result<
                 dir
             }
             Volume::Files(files) => {
-                write_files(&dir, files, group)?;
+                write_files(&dir, files, &mounted_within(spec, name), group)?;
                 dir
             }
         };
         places.insert(name.clone(), place);
     }
     Ok(places)
+}
+
+/// Where other volumes are mounted inside this one: directories that must be there, since nothing can be made in it
+/// from inside. Only volumes that are written by us: in others a container could lay a link.
+fn mounted_within(spec: &PodSpec, name: &str) -> BTreeSet<PathBuf> {
+    let mut all = BTreeSet::new();
+    for container in spec.init_containers.iter().chain(&spec.containers) {
+        for outer in container.mounts.iter().filter(|m| m.volume == name && m.sub_path.is_none()) {
+            let inner = container.mounts.iter().filter(|m| m.path != outer.path && m.sub_path.is_none());
+            all.extend(inner.filter_map(|m| safe_path(m.path.strip_prefix(&outer.path).ok()?).ok()));
+        }
+    }
+    all
 }
 
 /// Takes the mounts under a pod's volumes away, so that the directory can be removed.
@@ -132,9 +145,25 @@ fn mount_tmpfs(dir: &Path, size: Option<u64>, group: Option<u32>) -> io::Result<
 }
 
 /// Writes the set aside and swaps it in. An unchanged set is left alone.
-fn write_files(dir: &Path, files: &BTreeMap<PathBuf, VolumeFile>, group: Option<u32>) -> io::Result<()> {
+fn write_files(
+    dir: &Path,
+    files: &BTreeMap<PathBuf, VolumeFile>,
+    mounted: &BTreeSet<PathBuf>,
+    group: Option<u32>,
+) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    let top = |path: &PathBuf| path.iter().next().map(PathBuf::from);
+    // Inside a directory that the files themselves have, there is no place: it is replaced with them.
+    let beside = |path: &&PathBuf| files.keys().all(|file| top(file) != top(path));
+    for path in mounted.iter().filter(beside) {
+        let place = dir.join(top(path).unwrap_or_default());
+        if fs::symlink_metadata(&place).is_ok_and(|meta| meta.is_symlink()) {
+            // To files that are no more.
+            fs::remove_file(&place)?;
+        }
+        fs::create_dir_all(dir.join(path))?;
+    }
     let current = fs::read_link(dir.join(DATA)).ok();
     if let Some(current) = &current
         && unchanged(&dir.join(current), files, group)
@@ -178,7 +207,8 @@ fn write_files(dir: &Path, files: &BTreeMap<PathBuf, VolumeFile>, group: Option<
     for entry in fs::read_dir(dir)?.flatten() {
         let file_name = PathBuf::from(entry.file_name());
         let ours = file_name == Path::new(&name) || file_name == Path::new(DATA);
-        if ours || tops.contains(&file_name) {
+        let mounted = mounted.iter().any(|path| top(path).as_ref() == Some(&file_name));
+        if ours || mounted || tops.contains(&file_name) {
             continue;
         }
         let _ = fs::remove_dir_all(entry.path()).or_else(|_| fs::remove_file(entry.path()));
@@ -236,17 +266,24 @@ mod tests {
     fn files_are_replaced_together_and_only_when_they_change() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let vol = dir.path().join("v");
-        write_files(&vol, &files(&[("a", "1", 0o644), ("sub/b", "2", 0o400)]), None).expect("written");
+        // A place for another volume.
+        let mounted = [PathBuf::from("inner/deep")].into();
+        write_files(&vol, &files(&[("a", "1", 0o644), ("sub/b", "2", 0o400)]), &mounted, None).expect("written");
         assert_eq!(fs::read_to_string(vol.join("a")).expect("there"), "1");
         assert_eq!(fs::read_to_string(vol.join("sub/b")).expect("there"), "2");
         assert_eq!(fs::metadata(vol.join("sub/b")).expect("there").permissions().mode() & 0o777, 0o400);
         let first = fs::read_link(vol.join(DATA)).expect("a link");
-        write_files(&vol, &files(&[("a", "1", 0o644), ("sub/b", "2", 0o400)]), None).expect("written");
+        write_files(&vol, &files(&[("a", "1", 0o644), ("sub/b", "2", 0o400)]), &mounted, None).expect("written");
         assert_eq!(fs::read_link(vol.join(DATA)).expect("a link"), first, "nothing changed");
-        write_files(&vol, &files(&[("a", "3", 0o644)]), None).expect("written");
+        write_files(&vol, &files(&[("a", "3", 0o644)]), &mounted, None).expect("written");
+        assert!(vol.join("inner/deep").is_dir());
         assert_eq!(fs::read_to_string(vol.join("a")).expect("there"), "3");
         assert!(!vol.join("sub").exists() && fs::symlink_metadata(vol.join("sub")).is_err());
-        assert_eq!(fs::read_dir(&vol).expect("there").count(), 3, "the set, its link, and the link to the file");
+        assert_eq!(
+            fs::read_dir(&vol).expect("there").count(),
+            4,
+            "the set, its link, the link to the file, and the place"
+        );
     }
 
     #[test]

@@ -65,6 +65,14 @@ pub struct Page {
     pub revision: Revision,
 }
 
+/// How much is found out about the entries that follow after a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Count {
+    All,
+    /// Whether there are any.
+    Any,
+}
+
 /// How much history is kept.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -89,8 +97,10 @@ pub(crate) struct Index {
     limits: Limits,
     /// What somebody has yet to read begins here, as far as was known when last asked.
     needed: Seq,
-    /// The end of the log at which it is worth asking again.
-    look_again: Seq,
+    /// What all events ever weighed together, in bytes.
+    logged: u64,
+    /// The end of the log, or its weight ever, at which it is worth asking again.
+    look_again: (Seq, u64),
 }
 
 struct Slot {
@@ -118,7 +128,8 @@ impl Index {
             compacted: 0,
             limits,
             needed: 0,
-            look_again: 0,
+            logged: 0,
+            look_again: (0, 0),
         }
     }
 
@@ -164,6 +175,7 @@ impl Index {
         after: Option<&[u8]>,
         limit: usize,
         at: Option<Revision>,
+        count: Count,
     ) -> Result<Page, Error> {
         let revision = at.unwrap_or(self.revision);
         self.within_history(revision)?;
@@ -177,7 +189,10 @@ impl Index {
             .take_while(|(key, _)| key.starts_with(prefix))
             .filter_map(|(key, slot)| slot.at(revision)?.entry(key));
         let entries: Vec<Entry> = found.by_ref().take(limit).collect();
-        let remaining = found.count();
+        let remaining = match count {
+            Count::All => found.count(),
+            Count::Any => usize::from(found.next().is_some()),
+        };
         Ok(Page { entries, more: remaining > 0, remaining, revision })
     }
 
@@ -227,6 +242,14 @@ impl Index {
             self.forget_oldest();
         }
         self.compacted = self.compacted.max(revision);
+    }
+
+    /// As `compact`, but about `most` events at the most; whether that was all.
+    pub(crate) fn compact_some(&mut self, revision: Revision, most: usize) -> bool {
+        // A revision goes whole, or whoever reads from before it would miss a part.
+        let part = self.log.get(most).map_or(revision, |event| event.revision.min(revision));
+        self.compact(part);
+        part >= revision.min(self.revision)
     }
 
     /// The position of the oldest event kept.
@@ -297,7 +320,13 @@ impl Index {
         }
         let event = Event { revision, key, value, previous };
         self.log_bytes += weight(&event);
+        self.logged += weight(&event) as u64;
         self.log.push_back(event);
+    }
+
+    /// Notes that somebody begins to read at a position, which may lie before what was needed until now.
+    pub(crate) fn expect_reader(&mut self, from: Seq) {
+        self.needed = self.needed.min(from);
     }
 
     /// Keeps the history within its limits. The newest revision stays whatever it weighs, or its own
@@ -310,11 +339,13 @@ impl Index {
                 return;
             }
             if !self.exceeds(self.limits.burst) && !self.was_read(oldest) {
-                if self.end_seq() < self.look_again {
+                if self.end_seq() < self.look_again.0 && self.logged < self.look_again.1 {
                     return;
                 }
-                self.needed = needed(self.first);
-                self.look_again = self.end_seq() + (self.limits.events / LOOKS_PER_LIMIT) as Seq;
+                // What is yet to come was read by nobody.
+                self.needed = needed(self.first).min(self.end_seq());
+                let part = |limit: usize| (limit / LOOKS_PER_LIMIT) as u64;
+                self.look_again = (self.end_seq() + part(self.limits.events), self.logged + part(self.limits.bytes));
                 if !self.was_read(oldest) {
                     return;
                 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::disk::Disk;
 use crate::file::{self, Device, Found, open_error};
-use crate::index::{Entry, Index, Limits, Page};
+use crate::index::{Count, Entry, Index, Limits, Page};
 use crate::topics::{Topics, Wakes};
 use crate::txn::{Committed, Op, Txn};
 use crate::watch::Watch;
@@ -29,6 +29,8 @@ pub const HISTORY_BYTES: usize = 8 * 1024 * 1024;
 /// fifty thousand events in half a minute, and a watcher that is told to list again then decodes thousands of objects
 /// for it, which makes the next one late. Not without end: somebody who stopped reading must not hold more than this.
 pub const HISTORY_BURST: usize = 8;
+/// Events that a compaction forgets while nobody can read.
+const COMPACTED_AT_ONCE: usize = 1024;
 
 /// The revision of a store in which nothing has happened. Not 0, which Kubernetes reads as "any".
 pub(crate) const FIRST_REVISION: Revision = 1;
@@ -190,7 +192,7 @@ impl Store {
         limit: usize,
         at: Option<Revision>,
     ) -> Result<Page, Error> {
-        self.shared().read().index.range(prefix, after, limit, at)
+        self.shared().read().index.range(prefix, after, limit, at, Count::All)
     }
 
     /// Applies a transaction if all its conditions hold. Never waits for the disk.
@@ -218,11 +220,24 @@ impl Store {
         Watch::new(self.shared().clone(), prefix, from)
     }
 
+    /// As [`Store::range`], where nobody asks how many more follow: `remaining` only says whether any do, which takes
+    /// less time by all of them.
+    pub fn range_uncounted(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        at: Option<Revision>,
+    ) -> Result<Page, Error> {
+        self.shared().read().index.range(prefix, after, limit, at, Count::Any)
+    }
+
     /// Forgets the history before `keep_after`, which becomes the oldest revision that can be read at or
     /// watched from. Watchers that are not that far yet are told that they lagged.
     pub fn compact(&self, keep_after: Revision) {
         // Nobody needs waking: whoever misses something now has an event waiting, and was woken for it.
-        self.shared().write().index.compact(keep_after);
+        // In portions, so that readers come in between.
+        while !self.shared().write().index.compact_some(keep_after, COMPACTED_AT_ONCE) {}
     }
 
     /// How full the store is.

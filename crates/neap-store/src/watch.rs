@@ -44,6 +44,7 @@ impl Watch {
         let next = state.index.seq_after(from)?;
         let state = &mut *state;
         let (wake, place) = state.topics.join(&prefix, next, &state.index);
+        state.index.expect_reader(next);
         let cursor = Cursor::Reading { next, seen: from };
         Ok(Watch { shared: shared.clone(), prefix, wake, cursor, place })
     }

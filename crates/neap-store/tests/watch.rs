@@ -150,6 +150,31 @@ fn what_a_watcher_has_yet_to_read_is_kept_for_a_while() {
 }
 
 #[test]
+fn a_moment_when_all_was_read_does_not_end_the_waiting() {
+    const EVENTS: u32 = 160;
+    let store = Store::memory_with(Options { history_events: EVENTS as usize, history_burst: 8, ..Options::default() });
+    let mut slow = store.watch(b"busy/", 1).unwrap();
+    let fill = |from: u32, to: u32| (from..to).for_each(|n| _ = put(&store, &format!("busy/{n}"), ""));
+    fill(0, EVENTS + 1);
+    while let Poll::Ready(Some(event)) = slow.try_next() {
+        event.unwrap();
+    }
+    // Nobody watches these, and everybody has read all there is.
+    (0..EVENTS).for_each(|n| _ = put(&store, &format!("other/{n}"), ""));
+    fill(EVENTS, 4 * EVENTS);
+    assert!(matches!(slow.try_next(), Poll::Ready(Some(Ok(_)))), "what came since then is kept");
+    // Whoever joins further back is waited for as well.
+    let middle = store.revision() - u64::from(EVENTS);
+    while let Poll::Ready(Some(event)) = slow.try_next() {
+        event.unwrap();
+    }
+    fill(4 * EVENTS, 4 * EVENTS + 1);
+    let mut late = store.watch(b"busy/", middle.max(store.compacted())).unwrap();
+    fill(4 * EVENTS + 1, 6 * EVENTS);
+    assert!(matches!(late.try_next(), Poll::Ready(Some(Ok(_)))), "and what a newcomer began with");
+}
+
+#[test]
 fn history_is_bounded_in_bytes() {
     const BYTES: usize = 100_000;
     let store = Store::memory_with(Options { history_bytes: BYTES, ..Options::default() });

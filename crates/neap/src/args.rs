@@ -58,6 +58,9 @@ pub struct Up {
     /// Addresses for pods.
     #[arg(long, value_name = "CIDR", default_value = "198.19.0.0/16")]
     pub pod_cidr: String,
+    /// Keep a record of who asked the API for what, one line of JSON each (audit.k8s.io/v1).
+    #[arg(long, value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
     /// Also deploy the bundled sample service.
     #[arg(long)]
     pub demo: bool,
@@ -148,6 +151,9 @@ pub struct Gateway {
     /// Where metrics and health are served.
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
     pub metrics: SocketAddr,
+    /// Where statistics go [default: the Service `autoscaler` of knative-serving, port 8080]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub autoscaler: Option<String>,
     /// Longest wait for requests in flight at the end, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub drain_seconds: u64,

@@ -4,6 +4,7 @@ pub mod args;
 pub mod cluster;
 mod parts;
 mod process;
+mod reporting;
 pub mod roles;
 pub mod sample;
 pub mod up;

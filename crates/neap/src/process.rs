@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use neap_logic::config::Settings;
+use neap_runtime::image::RegistrySettings;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 /// Sends messages to standard error; `NEAP_LOG` says which, and `shown` when it says nothing.
@@ -76,4 +80,18 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 #[expect(clippy::disallowed_methods, reason = "the roof hands the clock to everyone else")]
 pub fn now() -> Timestamp {
     Timestamp::now()
+}
+
+/// Tells `images` which registries have mirrors or speak plain HTTP, now and whenever the settings change, for ever.
+pub async fn follow_registries(mut settings: watch::Receiver<Arc<Settings>>, images: impl Fn(RegistrySettings)) {
+    loop {
+        let named = {
+            let neap = &settings.borrow_and_update().neap;
+            RegistrySettings { insecure: neap.insecure_registries.clone(), mirrors: neap.registry_mirrors.clone() }
+        };
+        images(named);
+        if settings.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }

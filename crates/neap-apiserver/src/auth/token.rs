@@ -262,6 +262,15 @@ pub(crate) async fn answer(x: &mut Exchange, verb: Verb, request: &Request<Bytes
     Ok(codec::respond(201, &wish, x.wanted))
 }
 
+/// The service account that a pod runs as.
+fn account_of(server: &Inner, namespace: &str, pod: &str) -> String {
+    let key = format!("{}{namespace}/{pod}", storage::root("", "pods"));
+    let entry = server.store.get(key.as_bytes());
+    let pod: Value = entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()).unwrap_or_default();
+    let named = ["serviceAccountName", "serviceAccount"].iter().find_map(|key| pod["spec"][*key].as_str());
+    named.filter(|name| !name.is_empty()).unwrap_or("default").to_owned()
+}
+
 fn bind(x: &Exchange, object: &Value, namespace: &str) -> Result<(&'static str, Value)> {
     let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or("");
     let (part, plural) = match text("kind") {
@@ -284,6 +293,10 @@ fn bind(x: &Exchange, object: &Value, namespace: &str) -> Result<(&'static str, 
             name: text("name").to_owned(),
             why: format!("the UID in the bound object reference ({}) does not match the UID in record", text("uid")),
         });
+    }
+    if part == "pod" && account_of(&x.server, namespace, text("name")) != x.name() {
+        let why = format!("cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name", x.name());
+        return Err(ApiError::Forbidden { resource: x.kind().id(), name: x.name().to_owned(), why, causes: Vec::new() });
     }
     Ok((part, json!({"name": text("name"), "uid": uid})))
 }

@@ -85,7 +85,7 @@ fn inner(of: Type) -> Type {
 }
 
 /// The namespace of a call like `sets.contains(…)`.
-pub(super) fn namespace<'a>(call: &'a CallExpr, is_variable: impl Fn(&str) -> bool) -> Option<&'a str> {
+pub(super) fn namespace(call: &CallExpr, is_variable: impl Fn(&str) -> bool) -> Option<&str> {
     match &call.target.as_ref()?.expr {
         Expr::Ident(name) if NAMESPACES.contains(&name.as_str()) && !is_variable(name) => Some(name),
         _ => None,
@@ -119,16 +119,11 @@ fn call_type(call: &CallExpr, scope: &mut Scope) -> Result<Type, String> {
             let (a, b) = (type_of(a, scope)?, type_of(b, scope)?);
             if a.comparable(&b) { Ok(Type::Bool) } else { Err(no_overload(name, &[a, b], false)) }
         }
-        (
-            operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS,
-            None,
-            [a, b],
-        ) => {
+        (operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS, None, [a, b]) => {
             let (a, b) = (type_of(a, scope)?, type_of(b, scope)?);
             let number = |of: &Type| matches!(of, Type::Int | Type::Uint | Type::Double | Type::Dyn);
             let ordered = |of: &Type| {
-                number(of)
-                    || matches!(of, Type::String | Type::Bytes | Type::Bool | Type::Timestamp | Type::Duration)
+                number(of) || matches!(of, Type::String | Type::Bytes | Type::Bool | Type::Timestamp | Type::Duration)
             };
             let fits = (number(&a) && number(&b)) || (ordered(&a) && ordered(&b) && a.accepts(&b));
             if fits { Ok(Type::Bool) } else { Err(no_overload(name, &[a, b], false)) }
@@ -168,9 +163,7 @@ fn call_type(call: &CallExpr, scope: &mut Scope) -> Result<Type, String> {
                 if Type::Bool.accepts(&found) { Ok(Type::Bool) } else { Err(no_overload(name, &[found], true)) }
             })
         }
-        ("transformList" | "transformMap", Some(range), [key, value, rest @ ..])
-            if (1..=2).contains(&rest.len()) =>
-        {
+        ("transformList" | "transformMap", Some(range), [key, value, rest @ ..]) if (1..=2).contains(&rest.len()) => {
             let keys = keys(&type_of(range, scope)?);
             let found = two(range, key, value, scope, |scope| {
                 if let [filter, _] = rest {
@@ -241,7 +234,9 @@ fn range_type(range: &IdedExpr, scope: &mut Scope) -> Result<Type, String> {
     let of = type_of(range, scope)?;
     match of {
         Type::List(_) | Type::Map(..) | Type::Object(_) | Type::Dyn => Ok(of),
-        other => Err(format!("expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)")),
+        other => Err(format!(
+            "expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)"
+        )),
     }
 }
 

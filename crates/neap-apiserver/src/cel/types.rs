@@ -67,9 +67,7 @@ impl Type {
             },
             Kind::Array => Type::list(node.items.as_ref().map_or(Type::Dyn, Type::of)),
             Kind::Object => match &node.additional {
-                Some(Additional::Of(values)) if node.properties.is_empty() => {
-                    Type::map(Type::String, Type::of(values))
-                }
+                Some(Additional::Of(values)) if node.properties.is_empty() => Type::map(Type::String, Type::of(values)),
                 Some(Additional::Anything) if node.properties.is_empty() => Type::map(Type::String, Type::Dyn),
                 _ => Type::Object(schema.clone()),
             },
@@ -160,8 +158,27 @@ pub(crate) fn format(node: &Node) -> &str {
 
 /// Words of the language that a field is called by with underscores around them.
 const RESERVED: [&str; 21] = [
-    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let",
-    "loop", "package", "namespace", "return", "var", "void", "while",
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 /// The name of a field as the object has it, from how an expression spells it (`__dash__` and its like).
@@ -169,16 +186,14 @@ pub(crate) fn unescape(name: &str) -> String {
     if !name.contains("__") {
         return name.to_owned();
     }
-    if let Some(word) = name.strip_prefix("__").and_then(|rest| rest.strip_suffix("__")) {
-        if RESERVED.contains(&word) {
-            return word.to_owned();
-        }
+    if let Some(word) = name.strip_prefix("__").and_then(|rest| rest.strip_suffix("__"))
+        && RESERVED.contains(&word)
+    {
+        return word.to_owned();
     }
     let (mut out, mut rest) = (String::with_capacity(name.len()), name);
     'outer: while !rest.is_empty() {
-        for (spelt, meant) in
-            [("__underscores__", "__"), ("__dot__", "."), ("__dash__", "-"), ("__slash__", "/")]
-        {
+        for (spelt, meant) in [("__underscores__", "__"), ("__dot__", "."), ("__dash__", "-"), ("__slash__", "/")] {
             if let Some(after) = rest.strip_prefix(spelt) {
                 out.push_str(meant);
                 rest = after;

@@ -65,10 +65,12 @@ impl<'a> Val<'a> {
             },
             Value::String(text) => match node.map_or("", format) {
                 "byte" => STANDARD.decode(text).map_or(Val::Text(text), |bytes| Val::Bytes(bytes.into())),
-                "date" => match text.parse::<jiff::civil::Date>().and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC)) {
-                    Ok(at) => Val::Timestamp(at.timestamp()),
-                    Err(_) => Val::Text(text),
-                },
+                "date" => {
+                    match text.parse::<jiff::civil::Date>().and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC)) {
+                        Ok(at) => Val::Timestamp(at.timestamp()),
+                        Err(_) => Val::Text(text),
+                    }
+                }
                 "date-time" | "datetime" => text.parse().map_or(Val::Text(text), Val::Timestamp),
                 "duration" => duration(text).map_or(Val::Text(text), Val::Duration),
                 _ => Val::Text(text),
@@ -214,9 +216,8 @@ impl<'a> Val<'a> {
                 }
                 if let (Some(x), Some(y)) = (a.entries(), b.entries()) {
                     return x.len() == y.len()
-                        && x.iter().all(|(key, value)| {
-                            y.iter().any(|(k, v)| key.equals(k, spend) && value.equals(v, spend))
-                        });
+                        && x.iter()
+                            .all(|(key, value)| y.iter().any(|(k, v)| key.equals(k, spend) && value.equals(v, spend)));
                 }
                 false
             }

@@ -5,7 +5,7 @@ use k8s_openapi::schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::KindDoc;
-use super::paths::{Answer, Body};
+use super::paths::{Answer, Body, Operation, Path, operation_id, paths};
 
 /// Where references point before a document says where its schemas are.
 pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
@@ -45,13 +45,54 @@ pub(super) fn body_schema(doc: &KindDoc<'_>, body: Body) -> Option<String> {
 }
 
 /// `x-kubernetes-group-version-kind` of a schema is a list, of an operation a single one.
-pub(super) fn group_version_kind(doc: &KindDoc<'_>, kind: &str) -> Value {
+fn group_version_kind(doc: &KindDoc<'_>, kind: &str) -> Value {
     json!({"group": doc.group, "version": doc.version, "kind": kind})
+}
+
+/// The schemas and the paths of some kinds: what a document of either version holds, each in its own words (`item`).
+pub(super) fn contents(
+    docs: &[KindDoc<'_>],
+    prefix: &str,
+    item: impl Fn(&KindDoc<'_>, &Path) -> Value,
+) -> (Map<String, Value>, Map<String, Value>) {
+    let mut schemas = shared_schemas(prefix);
+    let mut items = Map::new();
+    for doc in docs {
+        schemas.extend(kind_schemas(doc, prefix));
+        items.extend(paths(doc).iter().map(|path| (path.path.clone(), item(doc, path))));
+    }
+    (schemas, items)
+}
+
+/// The operations of a path and the parameters they share, each in the words of a document version.
+pub(super) fn path_item(
+    path: &Path,
+    operation: impl Fn(&Operation) -> Value,
+    parameter: impl Fn(&str, &str) -> Value,
+) -> Value {
+    let mut out: Map<String, Value> =
+        path.operations.iter().map(|one| (one.method.to_owned(), operation(one))).collect();
+    let parameters: Vec<Value> =
+        path.parameters.iter().map(|(name, description)| parameter(name, description)).collect();
+    if !parameters.is_empty() {
+        out.insert("parameters".to_owned(), parameters.into());
+    }
+    Value::Object(out)
+}
+
+/// What both versions say of an operation.
+pub(super) fn operation_item(doc: &KindDoc<'_>, path: &Path, operation: &Operation) -> Map<String, Value> {
+    let mut out = Map::new();
+    out.insert("operationId".to_owned(), operation_id(doc, operation, &path.id).into());
+    out.insert("description".to_owned(), format!("{} {}", operation.words, doc.kind).into());
+    out.insert("x-kubernetes-action".to_owned(), operation.action.into());
+    out.insert("x-kubernetes-group-version-kind".to_owned(), group_version_kind(doc, doc.kind));
+    out
 }
 
 /// The schemas of metadata and of the requests and answers every kind has, under their Kubernetes names.
 /// `prefix` is where the document keeps schemas (`#/components/schemas/`).
-pub(super) fn shared_schemas(prefix: &str) -> Map<String, Value> {
+fn shared_schemas(prefix: &str) -> Map<String, Value> {
     let mut settings = SchemaSettings::openapi3();
     settings.definitions_path = prefix.trim_start_matches('#').trim_end_matches('/').to_owned().into();
     settings.meta_schema = None;
@@ -115,7 +156,7 @@ fn wrap_references(schema: &mut Value) {
 }
 
 /// The schemas of a kind and of its list.
-pub(super) fn kind_schemas(doc: &KindDoc<'_>, prefix: &str) -> [(String, Value); 2] {
+fn kind_schemas(doc: &KindDoc<'_>, prefix: &str) -> [(String, Value); 2] {
     let meta = |name: &str, description: &str| json!({"description": description, "allOf": [{"$ref": format!("{prefix}{META}.{name}")}]});
     let name = schema_name(doc, doc.kind);
     let mut schema = doc.schema.clone();

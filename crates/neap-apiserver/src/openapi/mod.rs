@@ -1,8 +1,7 @@
 //! The OpenAPI documents of the served kinds, which `kubectl explain`, client-side validation and
 //! strategic merge on the client's side are made from.
 //!
-//! Documents are built on request from the raw schemas and kept nowhere: they are large, and read a few
-//! times a day. Nothing here knows a concrete kind.
+//! Documents are built on request from the raw schemas; `documents` keeps the last few. Nothing here knows a concrete kind.
 
 mod common;
 mod paths;

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::KindDoc;
-use super::common::{answer_schema, body_schema, group_version_kind, kind_schemas, shared_schemas};
-use super::paths::{Body, Operation, Path, operation_id, patch_types, paths};
+use super::common::{self, answer_schema, body_schema, contents};
+use super::paths::{Body, Operation, Path, patch_types};
 use super::proto;
 
 /// Where a v2 document keeps its schemas.
@@ -12,12 +12,7 @@ const SCHEMAS: &str = "#/definitions/";
 
 /// The document as JSON.
 pub fn v2(docs: &[KindDoc<'_>]) -> Value {
-    let mut definitions = shared_schemas(SCHEMAS);
-    let mut items = Map::new();
-    for doc in docs {
-        definitions.extend(kind_schemas(doc, SCHEMAS));
-        items.extend(paths(doc).iter().map(|path| (path.path.clone(), path_item(doc, path))));
-    }
+    let (mut definitions, items) = contents(docs, SCHEMAS, path_item);
     for schema in definitions.values_mut() {
         downgrade(schema);
     }
@@ -62,22 +57,11 @@ fn downgrade(schema: &mut Value) {
 }
 
 fn path_item(doc: &KindDoc<'_>, path: &Path) -> Value {
-    let mut out: Map<String, Value> = path
-        .operations
-        .iter()
-        .map(|operation| (operation.method.to_owned(), operation_item(doc, path, operation)))
-        .collect();
-    let parameters: Vec<Value> = path
-        .parameters
-        .iter()
-        .map(|(name, description)| {
-            json!({"name": name, "in": "path", "description": description, "required": true, "type": "string", "uniqueItems": true})
-        })
-        .collect();
-    if !parameters.is_empty() {
-        out.insert("parameters".to_owned(), parameters.into());
-    }
-    Value::Object(out)
+    common::path_item(
+        path,
+        |operation| operation_item(doc, path, operation),
+        |name, description| json!({"name": name, "in": "path", "description": description, "required": true, "type": "string", "uniqueItems": true}),
+    )
 }
 
 fn operation_item(doc: &KindDoc<'_>, path: &Path, operation: &Operation) -> Value {
@@ -94,15 +78,16 @@ fn operation_item(doc: &KindDoc<'_>, path: &Path, operation: &Operation) -> Valu
         parameters.push(json!({"name": "body", "in": "body", "required": required, "schema": reference(body)}));
     }
     let consumes = if operation.body == Body::Patch { patch_types(doc) } else { &["*/*"] };
-    json!({
-        "operationId": operation_id(doc, operation, &path.id),
-        "description": format!("{} {}", operation.words, doc.kind),
-        "consumes": consumes,
-        "produces": ["application/json", "application/yaml"],
-        "schemes": ["https"],
-        "parameters": parameters,
-        "responses": {"200": {"description": "OK", "schema": reference(answer_schema(doc, operation.answer))}},
-        "x-kubernetes-action": operation.action,
-        "x-kubernetes-group-version-kind": group_version_kind(doc, doc.kind),
-    })
+    let mut out = common::operation_item(doc, path, operation);
+    let answer = json!({"description": "OK", "schema": reference(answer_schema(doc, operation.answer))});
+    for (name, value) in [
+        ("consumes", json!(consumes)),
+        ("produces", json!(["application/json", "application/yaml"])),
+        ("schemes", json!(["https"])),
+        ("parameters", parameters.into()),
+        ("responses", json!({"200": answer})),
+    ] {
+        out.insert(name.to_owned(), value);
+    }
+    Value::Object(out)
 }

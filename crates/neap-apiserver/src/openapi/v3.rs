@@ -1,22 +1,17 @@
 //! OpenAPI v3: one document for each group version. The index of them is made where they are served.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::KindDoc;
-use super::common::{answer_schema, body_schema, group_version_kind, kind_schemas, shared_schemas};
-use super::paths::{Body, Operation, Path, operation_id, patch_types, paths};
+use super::common::{self, answer_schema, body_schema, contents};
+use super::paths::{Body, Operation, Path, patch_types};
 
 /// Where a v3 document keeps its schemas.
 const SCHEMAS: &str = "#/components/schemas/";
 
 /// The document of one group version, which all of `docs` must belong to.
 pub fn v3_group_version(docs: &[KindDoc<'_>]) -> Value {
-    let mut schemas = shared_schemas(SCHEMAS);
-    let mut items = Map::new();
-    for doc in docs {
-        schemas.extend(kind_schemas(doc, SCHEMAS));
-        items.extend(paths(doc).iter().map(|path| (path.path.clone(), path_item(doc, path))));
-    }
+    let (schemas, items) = contents(docs, SCHEMAS, path_item);
     json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": "unversioned"},
@@ -26,15 +21,10 @@ pub fn v3_group_version(docs: &[KindDoc<'_>]) -> Value {
 }
 
 fn path_item(doc: &KindDoc<'_>, path: &Path) -> Value {
-    let mut out: Map<String, Value> = path
-        .operations
-        .iter()
-        .map(|operation| (operation.method.to_owned(), operation_item(doc, path, operation)))
-        .collect();
-    let parameters: Vec<Value> = path
-        .parameters
-        .iter()
-        .map(|(name, description)| {
+    common::path_item(
+        path,
+        |operation| operation_item(doc, path, operation),
+        |name, description| {
             json!({
                 "name": name,
                 "in": "path",
@@ -42,12 +32,8 @@ fn path_item(doc: &KindDoc<'_>, path: &Path) -> Value {
                 "required": true,
                 "schema": {"type": "string", "uniqueItems": true},
             })
-        })
-        .collect();
-    if !parameters.is_empty() {
-        out.insert("parameters".to_owned(), parameters.into());
-    }
-    Value::Object(out)
+        },
+    )
 }
 
 fn operation_item(doc: &KindDoc<'_>, path: &Path, operation: &Operation) -> Value {
@@ -72,9 +58,7 @@ fn operation_item(doc: &KindDoc<'_>, path: &Path, operation: &Operation) -> Valu
             })
         })
         .collect();
-    let mut out = Map::new();
-    out.insert("operationId".to_owned(), operation_id(doc, operation, &path.id).into());
-    out.insert("description".to_owned(), format!("{} {}", operation.words, doc.kind).into());
+    let mut out = common::operation_item(doc, path, operation);
     if !parameters.is_empty() {
         out.insert("parameters".to_owned(), parameters.into());
     }
@@ -88,7 +72,5 @@ fn operation_item(doc: &KindDoc<'_>, path: &Path, operation: &Operation) -> Valu
             "200": {"description": "OK", "content": content(reference(answer), &["application/json", "application/yaml"])},
         }),
     );
-    out.insert("x-kubernetes-action".to_owned(), operation.action.into());
-    out.insert("x-kubernetes-group-version-kind".to_owned(), group_version_kind(doc, doc.kind));
     Value::Object(out)
 }

@@ -12,6 +12,9 @@ const MAX_OPERATIONS: usize = 10_000;
 /// Bytes that the copies of one JSON patch may come to (Kubernetes: `JSONPatchMaxCopyBytes`): each may double the object.
 const MAX_COPIED: usize = 3 * 1024 * 1024;
 
+/// Bytes that one JSON patch may move to a deeper place: there all that is moved is looked at, each time.
+const MAX_MOVED: usize = 32 * 1024 * 1024;
+
 /// Applies a JSON patch. On an error the object is as it was.
 pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let Value::Array(list) = patch else {
@@ -21,7 +24,7 @@ pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
         return Err(PatchError::TooManyOperations { got: list.len(), most: MAX_OPERATIONS });
     }
     let mut changed = object.clone();
-    let mut copied = 0;
+    let (mut copied, mut moved) = (0, 0);
     for operation in list {
         let mut operation = serde_json::from_value::<PatchOperation>(operation.clone()).map_err(|error| {
             let shown = operation.get("op").and_then(Value::as_str).unwrap_or_default();
@@ -48,7 +51,17 @@ pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
                     return Err(PatchError::CopiesTooMuch { most: MAX_COPIED });
                 }
             }
-            if to.count() + limits::depth(brought, limits::DEPTH) > limits::DEPTH {
+            let sinks = match &operation {
+                PatchOperation::Move(op) => to.count() > op.from.count(),
+                _ => true,
+            };
+            if sinks && matches!(operation, PatchOperation::Move(_)) {
+                moved += limits::weight(brought);
+                if moved > MAX_MOVED {
+                    return Err(PatchError::CopiesTooMuch { most: MAX_MOVED });
+                }
+            }
+            if sinks && to.count() + limits::depth(brought, limits::DEPTH) > limits::DEPTH {
                 let reason = format!("{to}: the object would be nested deeper than {} levels", limits::DEPTH);
                 return Err(PatchError::Failed { reason });
             }

@@ -2,6 +2,8 @@
 //! be told to delete, replace and reorder (`$patch`, `$deleteFromPrimitiveList`, `$setElementOrder`,
 //! `$retainKeys`).
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::PatchError;
@@ -47,15 +49,15 @@ fn merge_map(mut original: Object, patch: &Object, schema: Option<&Schema>) -> R
         retain_keys(&mut original, patch, list)?;
     }
     // Lists with an order of their own come first and are done with.
-    let mut ordered: Vec<&str> = Vec::new();
+    let mut ordered: HashSet<&str> = HashSet::new();
     for (key, order) in patch {
         if let Some(name) = key.strip_prefix(SET_ORDER) {
             merge_ordered(&mut original, patch, name, order, node)?;
-            ordered.push(name);
+            ordered.insert(name);
         }
     }
     for (key, change) in patch {
-        if key == RETAIN_KEYS || key.starts_with(SET_ORDER) || ordered.contains(&key.as_str()) {
+        if key == RETAIN_KEYS || key.starts_with(SET_ORDER) || ordered.contains(key.as_str()) {
             continue;
         }
         if let Some(name) = key.strip_prefix(DELETE_FROM_LIST) {
@@ -126,7 +128,8 @@ fn without_directives(map: &Object) -> Object {
 fn retain_keys(original: &mut Object, patch: &Object, list: &Value) -> Result<(), PatchError> {
     let bad = || PatchError::directive("invalid patch format of retainKeys");
     let Value::Array(list) = list else { return Err(bad()) };
-    let retained = |name: &str| list.iter().any(|one| one == name);
+    let list: HashSet<&str> = list.iter().filter_map(Value::as_str).collect();
+    let retained = |name: &str| list.contains(name);
     for (name, value) in patch {
         let directive = name == RETAIN_KEYS || name.starts_with(DELETE_FROM_LIST) || name.starts_with(SET_ORDER);
         if !directive && !value.is_null() && !retained(name) {
@@ -142,6 +145,7 @@ fn delete_from_list(original: &mut Object, name: &str, gone: &Value) -> Result<(
         return Err(PatchError::directive("invalid patch format of primitive list"));
     };
     if let Some(Value::Array(items)) = original.get_mut(name) {
+        let gone: HashSet<&Value> = gone.iter().collect();
         items.retain(|item| !gone.contains(item));
     }
     Ok(())
@@ -229,8 +233,15 @@ fn same_item(a: &Value, b: &Value, key: &str) -> bool {
     }
 }
 
-fn place(list: &[Value], item: &Value, key: &str) -> Option<usize> {
-    list.iter().position(|one| same_item(one, item, key))
+/// What an item is known by: its key for objects, its value otherwise.
+fn identity<'a>(item: &'a Value, key: &str) -> Option<&'a Value> {
+    if key.is_empty() { Some(item) } else { item.get(key) }
+}
+
+/// Where each item first stands in a list.
+fn places<'a>(list: &'a [Value], key: &str) -> HashMap<&'a Value, usize> {
+    // Of several the first counts, so it is put in last.
+    list.iter().enumerate().rev().filter_map(|(at, item)| Some((identity(item, key)?, at))).collect()
 }
 
 /// Merges two lists the way the schema says; without a word from it the new one replaces.
@@ -250,12 +261,8 @@ fn merge_list(original: Vec<Value>, patch: &[Value], schema: Option<&Schema>) ->
         return Err(PatchError::directive("lists of lists are not supported"));
     }
     if objects == 0 {
-        let mut merged = Vec::with_capacity(original.len() + patch.len());
-        for item in original.iter().chain(patch) {
-            if !merged.contains(item) {
-                merged.push(item.clone());
-            }
-        }
+        let mut seen = HashSet::with_capacity(original.len() + patch.len());
+        let merged = original.iter().chain(patch).filter(|item| seen.insert(*item)).cloned().collect();
         return Ok(reorder(merged, patch, &original, ""));
     }
     let key = node.and_then(|node| node.merge_key.as_deref()).unwrap_or_default();
@@ -272,7 +279,7 @@ fn merge_keyed(
     key: &str,
     items: Option<&Schema>,
 ) -> Result<Vec<Value>, PatchError> {
-    let mut merged = original.clone();
+    let mut gone: HashSet<&Value> = HashSet::new();
     let mut plain: Vec<&Value> = Vec::with_capacity(patch.len());
     let mut replace = false;
     for item in patch {
@@ -281,7 +288,7 @@ fn merge_keyed(
             Some(directive) => match directive.as_str() {
                 Some("delete") => {
                     let Some(name) = item.get(key) else { return Err(missing_key(item, key)) };
-                    merged.retain(|one| one.get(key) != Some(name));
+                    gone.insert(name);
                 }
                 Some("replace") => replace = true,
                 Some("merge") => {
@@ -297,17 +304,26 @@ fn merge_keyed(
     if replace {
         return Ok(plain.into_iter().filter_map(fresh).collect());
     }
+    let mut merged: Vec<Value> =
+        original.iter().filter(|one| one.get(key).is_none_or(|name| !gone.contains(name))).cloned().collect();
+    let mut known: HashMap<Value, usize> =
+        places(&merged, key).into_iter().map(|(name, at)| (name.clone(), at)).collect();
     for item in &plain {
         let Value::Object(change) = item else { continue };
-        if !change.contains_key(key) {
-            return Err(missing_key(item, key));
-        }
-        match place(&merged, item, key) {
-            Some(at) => {
+        let Some(name) = change.get(key) else { return Err(missing_key(item, key)) };
+        match known.get(name) {
+            Some(&at) => {
                 let Value::Object(old) = merged[at].take() else { continue };
                 merged[at] = Value::Object(merge_map(old, change, items)?);
             }
-            None => merged.extend(fresh(item)),
+            None => {
+                if let Some(new) = fresh(item) {
+                    if let Some(name) = new.get(key) {
+                        known.insert(name.clone(), merged.len());
+                    }
+                    merged.push(new);
+                }
+            }
         }
     }
     let order: Vec<Value> = plain.into_iter().cloned().collect();
@@ -317,23 +333,33 @@ fn merge_keyed(
 /// Orders a merged list: what `wanted` names stands in its order; the rest keeps its order in `live` and its
 /// place among the named where both were live before.
 fn reorder(merged: Vec<Value>, wanted: &[Value], live: &[Value], key: &str) -> Vec<Value> {
-    let (mut named, mut rest): (Vec<Value>, Vec<Value>) =
-        merged.into_iter().partition(|item| place(wanted, item, key).is_some());
-    named.sort_by_key(|item| place(wanted, item, key));
-    rest.sort_by_key(|item| place(live, item, key));
-    let total = named.len() + rest.len();
+    let (in_wanted, in_live) = (places(wanted, key), places(live, key));
+    // Each item with its place in the list that orders it, and in the live one.
+    let place = |of: &HashMap<&Value, usize>, item: &Value| identity(item, key).and_then(|name| of.get(name)).copied();
+    let (mut named, mut rest) = (Vec::new(), Vec::new());
+    for item in merged {
+        let live = place(&in_live, &item);
+        match place(&in_wanted, &item) {
+            Some(wanted) => named.push((wanted, live, item)),
+            None => rest.push((live, item)),
+        }
+    }
+    named.sort_by_key(|(wanted, ..)| *wanted);
+    rest.sort_by_key(|(live, _)| *live);
+    let mut out = Vec::with_capacity(named.len() + rest.len());
     let (mut named, mut rest) = (named.into_iter().peekable(), rest.into_iter().peekable());
-    let mut out = Vec::with_capacity(total);
     loop {
         let rest_first = match (rest.peek(), named.peek()) {
             (None, None) => return out,
             (Some(_), None) => true,
             (None, Some(_)) => false,
-            (Some(left), Some(right)) => match (place(live, left, key), place(live, right, key)) {
-                (Some(left), Some(right)) => left < right,
-                _ => false,
-            },
+            (Some((Some(left), _)), Some((_, Some(right), _))) => left < right,
+            _ => false,
         };
-        out.extend(if rest_first { rest.next() } else { named.next() });
+        if rest_first {
+            out.extend(rest.next().map(|(_, item)| item));
+        } else {
+            out.extend(named.next().map(|(.., item)| item));
+        }
     }
 }

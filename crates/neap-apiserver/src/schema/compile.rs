@@ -9,6 +9,7 @@ use serde_json::{Map, Number, Value};
 
 use super::Schema;
 use super::meta;
+use crate::cel::Rule;
 use super::node::{Additional, Checks, Kind, ListType, Node, Pattern, intern, text};
 
 /// Where the schema comes from, which decides how an object without any stated field is read.
@@ -107,6 +108,11 @@ fn node(schema: &Value, source: Source) -> Node {
         items: map.get("items").map(|schema| intern(node(schema, source))),
         default: map.get("default").cloned().map(Box::new),
         checks: checks(map, source),
+        rules: map
+            .get("x-kubernetes-validations")
+            .and_then(Value::as_array)
+            .map(|rules| rules.iter().map(Rule::read).collect())
+            .unwrap_or_default(),
         ..Node::empty()
     };
     for strategy in map.get("x-kubernetes-patch-strategy").and_then(Value::as_str).unwrap_or_default().split(',') {
@@ -137,6 +143,7 @@ fn node(schema: &Value, source: Source) -> Node {
     if made.embedded {
         add_type_and_meta(&mut made, schema);
     }
+    made.has_rules = has_rules(&made);
     let says_nothing = made.properties.is_empty() && made.additional.is_none() && made.items.is_none();
     if source == Source::Trusted
         && says_nothing
@@ -147,6 +154,14 @@ fn node(schema: &Value, source: Source) -> Node {
         made.preserve = true;
     }
     made
+}
+
+fn has_rules(node: &Node) -> bool {
+    let below = |schema: &Schema| schema.node().has_rules;
+    !node.rules.is_empty()
+        || node.properties.iter().any(|(_, schema)| below(schema))
+        || node.items.as_ref().is_some_and(below)
+        || matches!(&node.additional, Some(Additional::Of(schema)) if below(schema))
 }
 
 /// The declared type, and whether `null` was listed beside it.

@@ -4,6 +4,7 @@
 
 use std::fmt::{self, Display, Write as _};
 
+use crate::limits;
 use kube_core::response::StatusCause;
 use serde_json::Value;
 
@@ -140,7 +141,9 @@ impl FieldError {
         let mut text = self.kind.words().to_owned();
         if let (true, Some(value)) = (self.kind.shows_value(), &self.value) {
             text.push_str(": ");
-            show(&mut text, value);
+            let mut shown = String::new();
+            show(&mut shown, value);
+            text.push_str(&limits::cut(&shown, limits::VALUE));
         }
         if !self.detail.is_empty() {
             text.push_str(": ");

@@ -25,7 +25,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use error::{FieldError, FieldErrorKind};
-pub(crate) use node::{Kind, ListType, Node};
+pub(crate) use node::{Additional, Kind, ListType, Node};
+pub(crate) use path::Path;
 
 /// A compiled schema; cloning is one reference count.
 #[derive(Clone)]
@@ -45,7 +46,10 @@ impl Schema {
     /// Whatever the schema says of `metadata`, the result knows the whole of ObjectMeta; restrictions on
     /// `metadata.name` and `metadata.generateName` are kept.
     pub fn compile(schema: &Value) -> Result<Schema, SchemaError> {
-        let errors = structural::check(schema);
+        let mut errors = structural::check(schema);
+        if errors.is_empty() {
+            errors = crate::cel::rules::check(schema);
+        }
         if errors.is_empty() { Ok(compile::compile(schema)) } else { Err(SchemaError { errors }) }
     }
 
@@ -84,6 +88,25 @@ impl Schema {
     /// Everything that is wrong with the object, in document order.
     pub fn validate(&self, object: &Value) -> Vec<FieldError> {
         validate::validate(self, object)
+    }
+
+    /// What the rules in the schema say of an object; asked when the object is valid in its shape.
+    pub(crate) fn check_rules(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        if self.0.has_rules { crate::cel::rules::validate(self, object, old) } else { Vec::new() }
+    }
+
+    pub(crate) fn has_rules(&self) -> bool {
+        self.0.has_rules
+    }
+
+    /// The schema of a whole object, for holding its rules against it.
+    pub(crate) fn of_root(schema: &Value) -> Schema {
+        compile::compile(schema)
+    }
+
+    /// The schema of a part of an object.
+    pub(crate) fn of_part(schema: &Value) -> Schema {
+        compile::fragment(schema)
     }
 
     pub(crate) fn node(&self) -> &Node {

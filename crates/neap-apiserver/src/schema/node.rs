@@ -11,6 +11,7 @@ use regex::Regex;
 use serde_json::{Number, Value};
 
 use super::Schema;
+use crate::cel::Rule;
 
 /// The declared JSON type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -109,6 +110,10 @@ pub(crate) struct Node {
     pub(crate) items: Option<Schema>,
     pub(crate) default: Option<Box<Value>>,
     pub(crate) checks: Option<Box<Checks>>,
+    /// What must hold beyond the shape, as expressions.
+    pub(crate) rules: Box<[Rule]>,
+    /// Derived: whether there is a rule here or below.
+    pub(crate) has_rules: bool,
     /// Derived: where in `properties` the ones with a default are.
     pub(crate) defaulted: Box<[u32]>,
 }
@@ -132,6 +137,8 @@ impl Node {
             items: None,
             default: None,
             checks: None,
+            rules: Box::default(),
+            has_rules: false,
             defaulted: Box::default(),
         }
     }

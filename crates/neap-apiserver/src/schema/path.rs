@@ -7,7 +7,7 @@ use crate::limits::{NAME, cut};
 
 /// One step and the steps before it.
 #[derive(Clone, Copy)]
-pub(super) enum Path<'a> {
+pub(crate) enum Path<'a> {
     Root,
     Field(&'a Path<'a>, &'a str),
     Item(&'a Path<'a>, usize),
@@ -15,14 +15,14 @@ pub(super) enum Path<'a> {
 
 impl Path<'_> {
     /// As kubectl prints it: `spec.containers[0].name`; the root is empty.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut out = String::new();
         self.write(&mut out);
         out
     }
 
     /// As a field error names it; the whole object is `<nil>`.
-    pub(super) fn field(&self) -> String {
+    pub(crate) fn field(&self) -> String {
         match self {
             Path::Root => "<nil>".to_owned(),
             other => other.text(),

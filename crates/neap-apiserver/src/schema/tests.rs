@@ -632,3 +632,16 @@ fn random(rng: &mut fastrand::Rng, depth: usize) -> Value {
         ),
     }
 }
+
+#[test]
+fn an_object_may_be_wide() {
+    const MANY: usize = 66_000;
+    let mut properties: serde_json::Map<String, Value> =
+        (0..MANY).map(|n| (format!("a{n}"), json!({"type": "string"}))).collect();
+    properties.insert("a0".into(), json!({"type": "string", "default": "x"}));
+    let schema = Schema::compile(&json!({"type": "object", "properties": properties})).unwrap();
+    let mut object = json!({"a65999": "y", "other": 1});
+    assert_eq!(schema.prune(&mut object), ["other"]);
+    schema.default(&mut object);
+    assert_eq!(object, json!({"a0": "x", "a65999": "y"}));
+}

@@ -98,8 +98,12 @@ pub(crate) fn find(
     let limit = if x.query.limit == 0 { usize::MAX } else { x.query.limit };
     let mut entries = Vec::new();
     loop {
-        let ask = if filter.is_empty() { limit } else { CHUNK };
-        let page = x.server.store.range(prefix.as_bytes(), after.as_deref(), ask, at).map_err(|e| expired(&e, x))?;
+        let (prefix, start) = (prefix.as_bytes(), after.as_deref());
+        let page = match filter.is_empty() {
+            true => x.server.store.range(prefix, start, limit, at),
+            false => x.server.store.range_uncounted(prefix, start, CHUNK, at),
+        };
+        let page = page.map_err(|e| expired(&e, x))?;
         at = Some(page.revision);
         let last = page.entries.last().map(|e| e.key.to_vec());
         let total = page.entries.len();

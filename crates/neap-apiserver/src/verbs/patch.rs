@@ -6,7 +6,6 @@ use crate::codec::{self, Body};
 use crate::kind::Semantics;
 use crate::metadata;
 use crate::patch::{self, ApplyError, Operation};
-use crate::limits;
 use crate::request::{self, Verb, Write};
 use crate::server::Exchange;
 use crate::status::{ApiError, Result};
@@ -63,26 +62,19 @@ pub(crate) async fn answer(x: &mut Exchange, part: Part, request: &Request<Bytes
     write::respond(x, written).await
 }
 
-pub(crate) fn parse(x: &Exchange, request: &Request<Bytes>) -> Result<Patch> {
+pub(crate) fn parse(x: &mut Exchange, request: &Request<Bytes>) -> Result<Patch> {
     let body = request.body();
     let strategic = x.kind().semantics == Semantics::Native;
-    let patch = match codec::content_type(request.headers()) {
+    match codec::content_type(request.headers()) {
         JSON => Ok(Patch::Json(decode(body)?)),
         MERGE => Ok(Patch::Merge(object(decode(body)?)?)),
         STRATEGIC if strategic => Ok(Patch::Strategic(object(decode(body)?)?)),
-        APPLY | "application/apply-patch+json" => Ok(Patch::Apply(object(codec::yaml(body)?)?)),
+        APPLY | "application/apply-patch+json" => Ok(Patch::Apply(object(codec::yaml(body, &mut x.faults)?)?)),
         _ => {
             let accepted = [JSON, MERGE, APPLY].join(", ");
             Err(if strategic { ApiError::UnsupportedPatch } else { ApiError::UnsupportedMediaType { accepted } })
         }
-    }?;
-    let (Patch::Json(wish) | Patch::Merge(wish) | Patch::Strategic(wish) | Patch::Apply(wish)) = &patch;
-    let most = limits::PATCH_ITEMS;
-    // A JSON patch is itself a list, with a limit of its own, and puts whole lists in place.
-    if !matches!(patch, Patch::Json(_)) && limits::longest_list(wish) > most {
-        return Err(ApiError::bad_request(format!("a list in the patch has more than {most} items; send the object")));
     }
-    Ok(patch)
 }
 
 fn decode(body: &[u8]) -> Result<Value> {
@@ -152,8 +144,11 @@ fn apply(x: &mut Exchange, part: Part, mut applied: Value) -> Result<write::Writ
     let force = x.query.force.unwrap_or(false);
     let schema = x.working.version().schema.clone();
     let by = write::manager(x, Operation::Apply, part.subresource());
-    // Applying to nothing creates, except on a subresource. Whoever loses the race to create applies to what is there.
+    // Applying to nothing creates, except on a subresource. Whoever loses the race to create applies to what is there, and
+    // whoever finds it gone by then creates it.
+    let mut tries = 0;
     loop {
+        tries += 1;
         if super::lookup(x).is_none() && part == Part::Main {
             same_uid(x, &applied, &Value::Null)?;
             let mut object = patch::apply(None, &applied, &by, &schema, force).map_err(|e| conflict(e, named))?;
@@ -161,14 +156,18 @@ fn apply(x: &mut Exchange, part: Part, mut applied: Value) -> Result<write::Writ
             // Whoever may only change objects may not make them this way.
             auth::check(&x.server, &x.user, Verb::Create, &x.at)?;
             match write::create(x, object, Ownership::Applied) {
-                Err(ApiError::AlreadyExists { .. }) => continue,
+                Err(ApiError::AlreadyExists { .. }) if tries < write::RETRIES => continue,
                 other => return other,
             }
         }
-        return write::update(x, part, Ownership::Applied, Meant::by(&applied), |x, old| {
+        let written = write::update(x, part, Ownership::Applied, Meant::by(&applied), |x, old| {
             same_uid(x, &applied, old)?;
             patch::apply(Some(old), &applied, &by, &schema, force).map_err(|e| conflict(e, named))
         });
+        match written {
+            Err(ApiError::NotFound { .. }) if part == Part::Main && tries < write::RETRIES => {}
+            other => return other,
+        }
     }
 }
 

@@ -123,7 +123,7 @@ impl Stream {
                 return Some(bytes);
             }
             // A busy watch ends in time too.
-            if self.deadline.is_elapsed() {
+            if Instant::now() >= self.deadline.deadline() {
                 self.done = true;
                 return self.x.query.bookmarks.then(|| self.mark(false));
             }

@@ -5,6 +5,7 @@
 //! races with other threads are found by the store and tried again.
 
 use crate::auth;
+use crate::cel::rules::is_blocking;
 use crate::crd;
 use crate::kind::{Origin, Role, Semantics};
 use crate::limits;
@@ -24,7 +25,7 @@ use neap_store::{Committed, Entry, Error, Expect, Revision, Txn};
 use serde_json::{Value, json};
 
 /// How often a write without a resource version is tried again after it lost a race.
-const RETRIES: usize = 32;
+pub(crate) const RETRIES: usize = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -129,7 +130,7 @@ fn create_once(x: &mut Exchange, mut object: Value, ownership: Ownership) -> Res
     special(x, &mut object, None);
     let mut object = admitted(x, Operation::Create, None, object, None)?;
     judge(x, &mut object, None)?;
-    limits::check_depth(&object)?;
+    limits::check_depth(&object, None)?;
     let name = metadata::text(&object, "name").to_owned();
     let key = storage::key(kind, namespace.as_deref(), &name);
     let exists = |stored: &[u8]| ApiError::AlreadyExists {
@@ -266,7 +267,7 @@ fn update_once(
     special(x, &mut new, Some(old));
     let mut new = admitted(x, Operation::Update, part.admitted_as(), new, Some(old))?;
     judge(x, &mut new, Some(old))?;
-    limits::check_depth(&new)?;
+    limits::check_depth(&new, Some(old))?;
     metadata::bump(&mut new, old, shape.generation);
     let dies = metadata::is_deleting(&new)
         && metadata::finalizers(&new).is_empty()
@@ -396,7 +397,6 @@ fn special(x: &mut Exchange, object: &mut Value, old: Option<&Value>) {
         Role::Namespaces if old.is_none() => namespace::prepare(object),
         Role::Definitions => {
             crd::prepare(&x.server, object, old, &time::rfc3339(x.now));
-            x.warnings.extend(crd::warning(object));
         }
         _ => {}
     }
@@ -487,7 +487,15 @@ pub(crate) fn admit_delete(x: &mut Exchange, old: &Value) -> Result<()> {
 fn judge(x: &Exchange, object: &mut Value, old: Option<&Value>) -> Result<()> {
     let working = &x.working;
     let shape = working.kind.shape(working.version());
-    let faults = working.version().schema.validate(object);
+    let schema = &working.version().schema;
+    let mut faults = schema.validate(object);
+    if faults.is_empty() {
+        faults = schema.check_rules(object, old);
+    } else if schema.has_rules() && faults.iter().any(|fault| is_blocking(fault.kind)) {
+        let why = "some validation rules were not checked because the object was invalid; correct the existing errors to \
+                   complete validation";
+        faults.push(FieldError::invalid("<nil>", Value::Null, why));
+    }
     let mut causes = metadata::validate(object, old, &shape);
     match working.kind.semantics {
         Semantics::Custom => causes.extend(faults.iter().map(FieldError::cause)),
@@ -498,7 +506,11 @@ fn judge(x: &Exchange, object: &mut Value, old: Option<&Value>) -> Result<()> {
                 let why = fault.detail.rsplit(" must be of type ").next().unwrap_or_default();
                 let wanted = why.split(':').next().unwrap_or_default();
                 let (kind, path) = (&working.kind.kind, &fault.path);
-                let why = format!("json: cannot unmarshal {found} into field {kind}.{path} of type {wanted}");
+                let why = match wanted {
+                    // What somebody forgot to encode is most often a password.
+                    "byte" => format!("illegal base64 data in field {kind}.{path}"),
+                    _ => format!("json: cannot unmarshal {found} into field {kind}.{path} of type {wanted}"),
+                };
                 return Err(undecodable(x, why));
             }
             // Their own rules say more than their schema does.

@@ -103,7 +103,7 @@ pub(crate) fn kubernetes() -> Vec<CustomResourceDefinition> {
             "items": {"type": "object", "required": ["name"], "properties": {
                 "name": {"type": "string"}, "value": {"type": "string"}}}}}});
     let pod_spec = json!({"type": "object", "properties": {
-        "nodeName": {"type": "string"},
+        "nodeName": {"type": "string"}, "serviceAccountName": {"type": "string"},
         "terminationGracePeriodSeconds": {"type": "integer"}, "dnsPolicy": {"type": "string"},
         "restartPolicy": {"type": "string"},
         "containers": {"type": "array", "description": "The containers.", "x-kubernetes-list-type": "map",

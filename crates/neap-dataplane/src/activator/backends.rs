@@ -74,7 +74,8 @@ impl Backends {
             }
         });
         if self.trusting {
-            backend.proven = candidates.iter().filter(|candidate| candidate.ready).map(|candidate| candidate.addr).collect();
+            backend.proven =
+                candidates.iter().filter(|candidate| candidate.ready).map(|candidate| candidate.addr).collect();
         }
         self.publish(backend, now);
         self.news.notify_one();

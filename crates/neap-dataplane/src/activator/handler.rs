@@ -18,7 +18,6 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
-use crate::gate::Gate;
 use crate::request;
 use crate::snapshot::Snapshot;
 use crate::visit::Activator;
@@ -59,6 +58,8 @@ pub(super) struct Front {
     pub(super) metrics: (usize, Arc<Registry>),
     /// `svc.cluster.local`
     pub(super) suffix: Arc<str>,
+    /// Where sidecars take TLS, when traffic inside the cluster is encrypted.
+    pub(super) secure_port: Option<u16>,
 }
 
 impl Handler for Front {
@@ -89,7 +90,8 @@ impl Handler for Front {
 
 impl Front {
     fn probe(&self, headers: &HeaderMap) -> Option<Response> {
-        let by_agent = headers.get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"kube-probe/"));
+        let by_agent =
+            headers.get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"kube-probe/"));
         if by_agent || headers.get(&KUBELET_PROBE).is_some_and(|mark| !mark.is_empty()) {
             return Some(match self.health.verdict() {
                 Ok(()) => text(StatusCode::OK, ""),
@@ -135,7 +137,7 @@ impl Front {
         request::finish_for_sidecar(request.headers_mut(), &connection.peer_value);
         let limits = gate.settings.limits;
         let protocol = if h2 { Protocol::H2c } else { Protocol::Http1 };
-        let mut activator = Activator::speaking(gate as Arc<Gate>, arrived, protocol);
+        let mut activator = Activator::before_sidecar(gate, arrived, protocol, self.secure_port);
         forward(&self.upstream, &mut activator, place, &limits, arrived).await
     }
 

@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use neap_logic::routing::RevisionKey;
+use neap_proxy::tls::{ClientTls, ResolvesServerCert, TlsPolicy};
 use neap_proxy::{Listener, Metrics, Running, Server, ServerConfig, Upstream, UpstreamConfig};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -37,6 +38,10 @@ pub use self::settings::{Settings, SettingsError};
 
 /// Where requests come in: HTTP/1.1 and h2c on both (E1.1).
 pub const PORTS: [u16; 2] = [8012, 8013];
+/// Where requests come in with TLS, here and at sidecars.
+pub const SECURE_PORT: u16 = 8112;
+/// The name in the certificates of sidecars (E1.10).
+pub const SIDECAR_NAME: &str = "data-plane.knative.dev";
 /// Where metrics are read.
 pub const METRICS_PORT: u16 = 9090;
 /// How long requests may still come in after the signal, until all routers know (E1.12).
@@ -46,8 +51,6 @@ pub const PROPAGATION: Duration = Duration::from_secs(45);
 const DRAIN: Duration = Duration::from_secs(555);
 /// Between two regular messages (E1.11).
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// Messages that may be on their way to the autoscaler. Beyond them the oldest news is not worth its memory.
-const MESSAGES: usize = 64;
 
 /// An activator that has not been started.
 pub struct Activator {
@@ -56,6 +59,16 @@ pub struct Activator {
     wakes: mpsc::Receiver<RevisionKey>,
     backends: Arc<Backends>,
     connection: Connection,
+    tls: Option<Tls>,
+}
+
+/// How traffic inside the cluster is encrypted.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// What is shown to callers.
+    pub certificates: Arc<dyn ResolvesServerCert>,
+    /// What is expected of sidecars; their certificates are for [`SIDECAR_NAME`].
+    pub sidecars: ClientTls,
 }
 
 /// What the roof tells of its connection to the autoscaler.
@@ -96,7 +109,14 @@ impl Activator {
     pub fn new(settings: Settings) -> Self {
         let backends = Arc::new(Backends::new(settings.ip, false));
         let (plane, wakes) = DataPlane::with_backends(backends.clone());
-        Self { settings, plane, wakes, backends, connection: Connection::default() }
+        Self { settings, plane, wakes, backends, connection: Connection::default(), tls: None }
+    }
+
+    /// With encrypted traffic inside the cluster.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
     }
 
     /// What the watches feed.
@@ -104,7 +124,7 @@ impl Activator {
         self.plane.clone()
     }
 
-    /// Serves on `requests` and shows metrics on `metrics` until `shutdown`. `stopping` is cancelled before, when the
+    /// Serves on `requests`, the last of which takes TLS if there is any, and shows metrics on `metrics` until `shutdown`. `stopping` is cancelled before, when the
     /// pod is told to end: from then on it says that it is not ready.
     ///
     /// # Errors
@@ -117,7 +137,7 @@ impl Activator {
         stopping: CancellationToken,
         shutdown: CancellationToken,
     ) -> io::Result<Started> {
-        let Self { settings, plane, wakes, backends, connection } = self;
+        let Self { settings, plane, wakes, backends, connection, tls } = self;
         let mut registry = Registry::default();
         let engine = Metrics::register(&mut registry);
         registry.register_collector(Box::new(GateCollector::new(plane.clone())));
@@ -132,13 +152,22 @@ impl Activator {
             connection.errors.clone(),
         );
         let registry = Arc::new(registry);
-        let server =
-            Server::new(ServerConfig { drain_timeout: DRAIN, ..ServerConfig::default() }, engine.clone());
+        let server = Server::new(ServerConfig { drain_timeout: DRAIN, ..ServerConfig::default() }, engine.clone());
         let place = requests.len();
-        let listeners = requests.into_iter().chain([metrics]).map(Listener::plain).collect();
+        let mut listeners: Vec<_> = requests.into_iter().chain([metrics]).map(Listener::plain).collect();
+        if let Some(tls) = &tls
+            && let Some(last) = place.checked_sub(1)
+        {
+            listeners[last].tls = Some(TlsPolicy::default().server_config(tls.certificates.clone()));
+        }
+        let secure_port = tls.as_ref().map(|_| SECURE_PORT);
         let suffix: Arc<str> = format!("svc.{}", settings.cluster_domain).into();
         let (health, snapshots) = (connection.health.clone(), plane.snapshots());
-        let upstream = UpstreamConfig { max_idle: settings.idle_per_instance, ..UpstreamConfig::default() };
+        let upstream = UpstreamConfig {
+            max_idle: settings.idle_per_instance,
+            tls: tls.map(|tls| tls.sidecars),
+            ..UpstreamConfig::default()
+        };
         let running = server.start(listeners, workers, shutdown.clone(), move |worker| {
             let upstream = Rc::new(Upstream::new(upstream.clone(), engine.clone(), worker.tasks().clone()));
             let swept = upstream.clone();
@@ -150,6 +179,7 @@ impl Activator {
                 health: health.clone(),
                 metrics: (place, registry.clone()),
                 suffix: suffix.clone(),
+                secure_port,
             }
         })?;
         let (sender, messages) = mpsc::channel(MESSAGES);
@@ -163,20 +193,25 @@ impl Activator {
             tokio::select! {
                 () = stops => {}
                 () = prober::run(backends, settings.probe_timeout, settings.probe_interval) => {}
-                () = report(Reporter::new(settings.pod), &plane, wakes, &sender) => {}
+                () = report(settings.pod, &plane, wakes, &sender) => {}
             }
         };
         Ok(Started { running, messages, connection, background: Box::pin(background) })
     }
 }
 
-/// Runs for as long as somebody may wake.
-async fn report(
-    mut reporter: Reporter,
+/// Messages for the autoscaler that may wait for the connection.
+pub const MESSAGES: usize = 64;
+
+/// Makes messages of what `plane` counts in the name of `pod`, for as long as somebody may wake. One that finds the channel
+/// full is let go: the next one says what is true then.
+pub async fn report(
+    pod: String,
     plane: &DataPlane,
     mut wakes: mpsc::Receiver<RevisionKey>,
     messages: &mpsc::Sender<Vec<u8>>,
 ) {
+    let mut reporter = Reporter::new(pod);
     let mut regular = tokio::time::interval_at(Instant::now() + REPORT_INTERVAL, REPORT_INTERVAL);
     regular.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -43,11 +43,7 @@ impl Reporter {
             let already = f64::from(told.get(key).copied().unwrap_or_default());
             #[expect(clippy::cast_precision_loss, reason = "requests of one second")]
             let count = stat.request_count as f64;
-            messages.push(self.message(
-                key,
-                (stat.average_concurrency - already).max(0.0),
-                (count - already).max(0.0),
-            ));
+            messages.push(self.message(key, (stat.average_concurrency - already).max(0.0), (count - already).max(0.0)));
             if busy {
                 active.insert(key.clone());
             }

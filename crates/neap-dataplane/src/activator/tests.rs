@@ -46,6 +46,7 @@ impl Rig {
             health,
             metrics: (9, Arc::default()),
             suffix: "svc.cluster.local".into(),
+            secure_port: None,
         };
         Self { front, plane, backends, wakes: RefCell::new(wakes) }
     }
@@ -131,11 +132,17 @@ async fn sidecar() -> SocketAddr {
                 let service = service_fn(|request: http::Request<Incoming>| async move {
                     let agent = request.headers().get("user-agent").map(|agent| agent.to_str().expect("text"));
                     let text = if agent == Some("Knative-Activator-Probe") {
-                        assert_eq!((request.uri().path(), &request.headers()["k-network-probe"]), ("/healthz", &"queue".parse().expect("a value")));
+                        assert_eq!(
+                            (request.uri().path(), &request.headers()["k-network-probe"]),
+                            ("/healthz", &"queue".parse().expect("a value"))
+                        );
                         "queue".to_owned()
                     } else {
-                        let mut lines: Vec<_> =
-                            request.headers().iter().map(|(n, v)| format!("{n}: {}", v.to_str().expect("text"))).collect();
+                        let mut lines: Vec<_> = request
+                            .headers()
+                            .iter()
+                            .map(|(n, v)| format!("{n}: {}", v.to_str().expect("text")))
+                            .collect();
                         lines.sort();
                         format!("{:?}\n{}", request.version(), lines.join("\n"))
                     };
@@ -247,7 +254,8 @@ async fn e1_10_the_sidecar_sees_these_headers() {
                     x-forwarded-for: 192.0.2.7";
         assert_eq!((status, body.as_str()), (200, want));
         // By host alone, and one that has been rewritten before.
-        let (_, body) = rig.send(get(&[("host", "r.ns.svc.cluster.local:80"), ("k-original-host", "www.example.com")])).await;
+        let (_, body) =
+            rig.send(get(&[("host", "r.ns.svc.cluster.local:80"), ("k-original-host", "www.example.com")])).await;
         assert!(body.contains("\nk-original-host: www.example.com\n"), "{body}");
         let mut request = get(&NAMED);
         *request.version_mut() = http::Version::HTTP_2;
@@ -274,7 +282,8 @@ async fn e1_the_whole_way_from_zero() {
             let addr = running.addresses()[at];
             async move {
                 let stream = tokio::net::TcpStream::connect(addr).await.expect("connects");
-                let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("speaks");
+                let (mut sender, driver) =
+                    hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("speaks");
                 spawn_local(driver);
                 let mut builder = http::Request::get(path).header("host", "app.example");
                 for (name, value) in fields {
@@ -289,14 +298,19 @@ async fn e1_the_whole_way_from_zero() {
         };
         let waiting = spawn_local(ask("/", 0, NAMED.to_vec()));
         let message = decode_all(&messages.recv().await.expect("a message")).expect("is one");
-        assert_eq!((message[0].name.as_str(), message[0].statistics.as_ref().expect("has some").request_count), ("r", 1.0));
+        assert_eq!(
+            (message[0].name.as_str(), message[0].statistics.as_ref().expect("has some").request_count),
+            ("r", 1.0)
+        );
         // The autoscaler has made an instance; the cluster does not call it ready yet.
         let addr = sidecar().await;
         rig.endpoints("r-private", addr.port(), &[("127.0.0.1", false)]);
         let (status, body) = waiting.await.expect("ends");
         assert!(status == 200 && body.contains("k-proxy-request: activator"), "{status} {body}");
         let (_, metrics) = ask("/metrics", 1, vec![]).await;
-        for line in ["kn_activator_stats_conn_reachable 1", "kn_revision_request_concurrency{", "kn_revision_request_queued{"] {
+        for line in
+            ["kn_activator_stats_conn_reachable 1", "kn_revision_request_concurrency{", "kn_revision_request_queued{"]
+        {
             assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
         }
         stopping.cancel();
@@ -331,9 +345,55 @@ async fn e1_11_reports_go_out_every_second() {
         drop(entry);
     };
     tokio::select! {
-        () = report(Reporter::new("a".into()), &plane, wakes, &sender) => panic!("it never ends by itself"),
+        () = report("a".into(), &plane, wakes, &sender) => panic!("it never ends by itself"),
         () = read => {}
     }
     // At once; then the first second without it; then a second with a request that is present all the time.
     assert_eq!(*seen.lock().expect("is whole"), [(1.0, 1.0), (0.0, 0.0), (1.0, 0.0)]);
+}
+
+#[tokio::test]
+async fn e1_10_sidecars_may_take_tls() {
+    local(async {
+        let made = rcgen::generate_simple_self_signed([SIDECAR_NAME.to_owned()]).expect("makes a certificate");
+        let key = made.signing_key.serialize_pem();
+        let pair = neap_proxy::tls::certified_key(made.cert.pem().as_bytes(), key.as_bytes()).expect("fits");
+        #[derive(Debug)]
+        struct Fixed(Arc<neap_proxy::tls::CertifiedKey>);
+        impl ResolvesServerCert for Fixed {
+            fn resolve(&self, _: neap_proxy::tls::ClientHello<'_>) -> Option<Arc<neap_proxy::tls::CertifiedKey>> {
+                Some(self.0.clone())
+            }
+        }
+        struct Tell;
+        impl Handler for Tell {
+            async fn handle(&self, request: Request, connection: &neap_proxy::Connection) -> neap_proxy::Response {
+                let host = request.headers()["k-original-host"].to_str().expect("text").to_owned();
+                http::Response::new(Body::full(format!("{host} {}", connection.tls)))
+            }
+        }
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let shutdown = CancellationToken::new();
+        let listener = Listener::tls(socket, TlsPolicy::default().server_config(Arc::new(Fixed(pair))));
+        let running = Server::new(ServerConfig::default(), Metrics::default())
+            .start(vec![listener], 1, shutdown.clone(), |_| Tell)
+            .expect("starts");
+        let port = running.addresses()[0].port();
+
+        let mut rig = Rig::new();
+        let tls = ClientTls::new(made.cert.pem().as_bytes(), SIDECAR_NAME).expect("is an authority");
+        let config = UpstreamConfig { tls: Some(tls), ..UpstreamConfig::default() };
+        let tasks = Worker::detached().tasks().clone();
+        rig.front.upstream = Rc::new(Upstream::new(config, Metrics::default(), tasks));
+        rig.front.secure_port = Some(port);
+        rig.revision(json!({}));
+        // The endpoints name the port in the clear, which is also the one that is probed.
+        rig.endpoints("r-private", 8012, &[("127.0.0.1", true)]);
+        rig.prove_all();
+        assert_eq!(rig.send(get(&NAMED)).await, (200, "app.example true".into()));
+        shutdown.cancel();
+        drop(rig);
+        running.join().await;
+    })
+    .await;
 }

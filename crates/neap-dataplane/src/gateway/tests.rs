@@ -542,6 +542,44 @@ async fn what_is_not_known_yet_is_waited_for_a_moment() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn server_timing_says_where_the_time_went() {
+    local(async {
+        let world = World::with_app(json!({ "containerConcurrency": 1 }));
+        let addr = instance(|request| async move {
+            assert!(!request.headers().contains_key("x-neap-timing"));
+            sleep(Duration::from_millis(200)).await;
+            "done".into()
+        })
+        .await;
+        let ask = async || {
+            let mut request = get("app.example", "/");
+            request.headers_mut().insert("x-neap-timing", "1".parse().expect("a value"));
+            let (head, _) = world.send(EXTERNAL, request).await;
+            let timing = head.headers()["server-timing"].to_str().expect("text").to_owned();
+            let mut parts = Vec::new();
+            for part in timing.split(", ") {
+                let (name, millis) = part.split_once(";dur=").expect("a name and a time");
+                // Hundreds of milliseconds: what connecting takes besides is the machine's.
+                parts.push((name.to_owned(), (millis.parse::<f64>().expect("a number") / 100.0).round() as u32));
+            }
+            parts
+        };
+        let names = ["neap-queue", "neap-wake", "neap-connect", "neap-app"];
+        let times = |times: [u32; 4]| names.iter().map(|name| (*name).to_owned()).zip(times).collect::<Vec<_>>();
+        let late = async {
+            sleep(Duration::from_millis(300)).await;
+            world.instances("r-private", "http", &[addr]);
+        };
+        let (woken, ()) = tokio::join!(ask(), late);
+        assert_eq!(woken, times([0, 3, 0, 2]));
+        let (first, second) = tokio::join!(ask(), ask());
+        assert_eq!(first, times([0, 0, 0, 2]));
+        assert_eq!(second, times([2, 0, 0, 2]));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn splits_are_kept() {
     local(async {

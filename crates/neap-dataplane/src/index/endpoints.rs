@@ -93,7 +93,8 @@ impl Endpoints {
     pub(super) fn candidates(&self, private: &ServiceKey) -> Vec<Candidate> {
         let slices = self.by_service.get(private).into_iter().flatten().filter_map(|key| self.slices.get(key));
         let of = |slice: &Slice| {
-            let port = slice.ports.iter().find(|(name, _)| REVISION_PORTS.contains(&name.as_str())).map(|(_, port)| *port);
+            let port =
+                slice.ports.iter().find(|(name, _)| REVISION_PORTS.contains(&name.as_str())).map(|(_, port)| *port);
             let with = move |ready: bool| {
                 move |ip: &IpAddr| port.map(|port| Candidate { addr: SocketAddr::new(*ip, port), ready })
             };

@@ -145,7 +145,7 @@ impl Handler for Front {
     async fn handle(&self, request: Request, connection: &Connection) -> Response {
         match self.doors[connection.listener] {
             Door::Main => self.sidecar.main(request, connection).await,
-            Door::Admin => self.sidecar.admin(&request).await,
+            Door::Admin => Box::pin(self.sidecar.admin(&request)).await,
             Door::Stats => self.sidecar.statistics(&request),
             Door::Metrics => self.sidecar.metrics(&request),
         }
@@ -159,7 +159,8 @@ impl Sidecar {
         let entry = logger.map(|logger| Entry::begin(logger, &request, connection, arrived));
         let response = match self.probe(request.headers()) {
             Some(Probed::Answer(response)) => response,
-            Some(Probed::Health) => self.health(request.headers()).await,
+            // Boxed: what is rare must not make room in every request.
+            Some(Probed::Health) => Box::pin(self.health(request.headers())).await,
             None => {
                 self.drainer.touch(arrived);
                 self.proxy(request, connection, arrived).await
@@ -188,10 +189,7 @@ impl Sidecar {
                 response.headers_mut().insert(HASH, hash.clone());
                 response
             }
-            _ => text(
-                StatusCode::BAD_REQUEST,
-                "a probe request must contain a non-empty \"K-Network-Hash\" header\n",
-            ),
+            _ => text(StatusCode::BAD_REQUEST, "a probe request must contain a non-empty \"K-Network-Hash\" header\n"),
         }))
     }
 
@@ -287,16 +285,17 @@ enum Probed {
 
 /// E2.4.
 fn is_health_check(headers: &HeaderMap) -> bool {
-    let by_agent = headers.get(header::USER_AGENT).is_some_and(|agent| {
-        PROBERS.iter().any(|prober| agent.as_bytes().starts_with(prober.as_bytes()))
-    });
+    let by_agent = headers
+        .get(header::USER_AGENT)
+        .is_some_and(|agent| PROBERS.iter().any(|prober| agent.as_bytes().starts_with(prober.as_bytes())));
     by_agent || headers.get(&KUBELET_PROBE).is_some_and(|mark| !mark.is_empty())
 }
 
 /// A probe as request logs tell them apart.
 fn is_probe(headers: &HeaderMap) -> bool {
     let filled = |name: HeaderName| headers.get(name).is_some_and(|value| !value.is_empty());
-    let kubelet = headers.get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(PROBERS[0].as_bytes()));
+    let kubelet =
+        headers.get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(PROBERS[0].as_bytes()));
     kubelet || filled(KUBELET_PROBE) || filled(PROBE)
 }
 

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap};
 use http::Version;
+use http::header::{self, HeaderMap};
 use http_body::Body as _;
 use neap_logic::names::template::Template;
 use neap_proxy::{Connection, OnEnd, Outcome, Request, Response};
@@ -168,8 +168,9 @@ mod tests {
         check("{{.Request.Method}} {{.Request.Host}} {{.Response.Code}} {{.TraceID}}", "POST h 201 abc\n");
         check("{{.Request.ContentLength}} {{.Request.Proto}} {{.Request.RemoteAddr}}\n", "4 HTTP/1.1 192.0.2.7:4711\n");
         check(r#"{{index .Request.Header "X-My-Own"}} {{.Revision.Name}}"#, "[\"yes\"] r\n");
-        check("{{.Request.Nothing}}", "the request log's template names \".Request.Nothing\", which does not exist here: \
-             \"POST\" {\"Code\":201,\"Latency\":0.0,\"Size\":0}\n");
+        let nothing = "the request log's template names \".Nothing\", which does not exist here: \
+                       \"POST\" {\"Code\":201,\"Latency\":0.0,\"Size\":0}\n";
+        check("{{.Nothing}}", nothing);
     }
 
     #[tokio::test(start_paused = true)]

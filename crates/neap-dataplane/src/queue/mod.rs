@@ -152,11 +152,8 @@ impl Queue {
         };
         let server = Server::new(config, engine.clone());
         let mut doors = vec![Door::Main, Door::Admin, Door::Stats];
-        let mut listeners = vec![
-            Listener::plain(sockets.main),
-            Listener::plain(sockets.admin),
-            Listener::plain(sockets.stats),
-        ];
+        let mut listeners =
+            vec![Listener::plain(sockets.main), Listener::plain(sockets.admin), Listener::plain(sockets.stats)];
         if let (Some(socket), Some(certificates)) = (sockets.tls, &self.certificates) {
             doors.push(Door::Main);
             listeners.push(Listener::tls(socket, self.settings.tls.server_config(certificates.clone())));
@@ -215,7 +212,9 @@ impl Queue {
             swept.upstream.sweep();
             swept.prober.sweep();
             sweeps.set(sweeps.get() + 1);
-            if let Some(certificates) = certificates.as_ref().filter(|_| sweeps.get() % certificates::RELOAD_SWEEPS == 0) {
+            if let Some(certificates) =
+                certificates.as_ref().filter(|_| sweeps.get() % certificates::RELOAD_SWEEPS == 0)
+            {
                 certificates.reload();
             }
         });

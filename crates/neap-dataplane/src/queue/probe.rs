@@ -168,7 +168,9 @@ impl Shared {
 
     async fn http(&self, action: &HTTPGetAction, limit: Duration) -> Result<(), Failure> {
         if action.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) {
-            return Err(Failure("a probe with scheme HTTPS is not supported: the application is asked in the clear".into()));
+            return Err(Failure(
+                "a probe with scheme HTTPS is not supported: the application is asked in the clear".into(),
+            ));
         }
         let addr = address(action.host.as_deref(), &action.port).await?;
         if self.detect_http2 {
@@ -183,7 +185,11 @@ impl Shared {
             }
         }
         let answer = probe::probe(addr, get(action, addr)?, limit).await.map_err(|error| Failure(error.to_string()))?;
-        if is_ready(answer.status) { Ok(()) } else { Err(Failure(format!("the probe was answered with {}", answer.status))) }
+        if is_ready(answer.status) {
+            Ok(())
+        } else {
+            Err(Failure(format!("the probe was answered with {}", answer.status)))
+        }
     }
 
     async fn grpc(&self, action: &GRPCAction, limit: Duration) -> Result<(), Failure> {
@@ -214,7 +220,12 @@ fn get(action: &HTTPGetAction, addr: SocketAddr) -> Result<http::Request<()>, Fa
             return Err(Failure(format!("the probe's header {:?} cannot be sent", field.name)));
         };
         // A host can be there once; anything else as often as it is listed.
-        if name == header::HOST { headers.insert(name, value) } else { headers.append(name, value); None };
+        if name == header::HOST {
+            headers.insert(name, value)
+        } else {
+            headers.append(name, value);
+            None
+        };
     }
     if !headers.contains_key(header::HOST) {
         headers.insert(header::HOST, HeaderValue::try_from(addr.to_string()).expect("an address is plain text"));
@@ -271,7 +282,8 @@ fn grpc_check(service: &str, addr: SocketAddr) -> Request {
 async fn grpc_verdict(response: Response) -> Result<(), Failure> {
     let (head, body) = response.into_parts();
     let collected = body.collect().await.map_err(|error| Failure(error.to_string()))?;
-    let status = collected.trailers().and_then(|trailers| trailers.get("grpc-status")).or(head.headers.get("grpc-status"));
+    let status =
+        collected.trailers().and_then(|trailers| trailers.get("grpc-status")).or(head.headers.get("grpc-status"));
     match status.map(HeaderValue::as_bytes) {
         Some(b"0") => {}
         Some(b"12") => return Err(Failure("the application does not implement grpc.health.v1.Health".into())),

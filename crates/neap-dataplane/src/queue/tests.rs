@@ -1,5 +1,7 @@
 //! The sidecar against facts E2, row by row: under a paused clock where time matters, over its own sockets where ports do.
 
+#![expect(clippy::large_futures, reason = "a test runs once")]
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -199,10 +201,12 @@ async fn e2_3_beyond_the_limit_requests_wait_and_beyond_the_queue_they_are_refus
     local(async {
         let (port, let_go, seen) = held().await;
         let rig = Rc::new(Rig::new(port, &[("CONTAINER_CONCURRENCY", "2")]));
-        let requests: Vec<_> = (0..22).map(|_| {
-            let rig = rig.clone();
-            spawn_local(async move { rig.get("/", &[]).await })
-        }).collect();
+        let requests: Vec<_> = (0..22)
+            .map(|_| {
+                let rig = rig.clone();
+                spawn_local(async move { rig.get("/", &[]).await })
+            })
+            .collect();
         while seen.get() < 2 || rig.sidecar().breaker.as_ref().expect("has one").waiting() < 20 {
             tokio::task::yield_now().await;
         }
@@ -210,7 +214,10 @@ async fn e2_3_beyond_the_limit_requests_wait_and_beyond_the_queue_they_are_refus
             let connection = Connection::plain(([192, 0, 2, 7], 1).into(), ([192, 0, 2, 1], 80).into(), 0);
             rig.front.handle(get("/", &[]), &connection).await
         };
-        assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"1".parse().expect("a value")));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["retry-after"]),
+            (503, &"1".parse().expect("a value"))
+        );
         let body = response.into_body().collect().await.expect("collects").to_bytes();
         assert_eq!(body, "pending request queue full");
         assert_eq!(seen.get(), 2, "no more than the limit at the application");
@@ -334,7 +341,8 @@ async fn grpc_app(answer: &'static [u8], status: &'static str, seen: Rc<RefCell<
                     async move {
                         assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
                         *seen.borrow_mut() = request.into_body().collect().await.expect("collects").to_bytes();
-                        let trailers = [(http::HeaderName::from_static("grpc-status"), status.parse().expect("a value"))];
+                        let trailers =
+                            [(http::HeaderName::from_static("grpc-status"), status.parse().expect("a value"))];
                         let body = Full::new(Bytes::from_static(answer));
                         let trailers: http::HeaderMap = trailers.into_iter().collect();
                         Ok::<_, Infallible>(http::Response::new(body.with_trailers(async move { Some(Ok(trailers)) })))
@@ -519,7 +527,8 @@ async fn e2_12_requests_are_logged_and_probes_when_asked_for() {
         let probe = [("user-agent", "kube-probe/1"), ("k-network-probe", "queue")];
         let check = async |probes: bool, want: &[&str]| {
             let template = "{{.Request.RequestURI}} {{.Response.Code}} {{.Response.Size}} {{.Revision.PodName}}";
-            let config = json!({ "enableRequestLog": true, "enableProbeRequestLog": probes, "requestLogTemplate": template });
+            let config =
+                json!({ "enableRequestLog": true, "enableProbeRequestLog": probes, "requestLogTemplate": template });
             let lines = Arc::new(Lines::default());
             let port = app(|_| async { (201, "four".into()) }).await;
             let rig = Rig::logged(port, &[("OBSERVABILITY_CONFIG", &config.to_string())], lines.clone());
@@ -600,9 +609,10 @@ async fn e2_1_each_server_answers_on_its_port() {
         assert!(ask(*metrics, "/metrics").await.contains("kn_revision_name=\"hello-00001\""));
 
         let h2 = TcpStream::connect(*main).await.expect("connects");
-        let (mut sender, driver) = hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(LocalExecutor, TokioIo::new(h2))
-            .await
-            .expect("speaks h2c");
+        let (mut sender, driver) =
+            hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(LocalExecutor, TokioIo::new(h2))
+                .await
+                .expect("speaks h2c");
         spawn_local(driver);
         let request = http::Request::get("http://a/").body(Full::default()).expect("a request");
         let response = sender.send_request(request).await.expect("answers");

@@ -17,6 +17,8 @@ mod annotations;
 mod configmap;
 mod container;
 mod defaults;
+#[cfg(test)]
+mod facts_tests;
 pub mod field_error;
 mod internal;
 mod podspec;

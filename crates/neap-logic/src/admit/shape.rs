@@ -7,17 +7,28 @@
 use std::fmt::Write as _;
 
 use neap_api::{autoscaling, networking, serving};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// How many tries may be spent on finding the place that cannot be read.
 const TRIES: usize = 200;
 
-type Decode = fn(&Value) -> Result<(), serde_json::Error>;
+type Decode = fn(&Value) -> Result<(), String>;
 
 /// Brings an object into shape; the error is a sentence for whoever wrote it.
 pub(super) fn check(group: &str, kind: &str, value: &mut Value) -> Result<(), String> {
     let Some(decode) = decoder(group, kind) else { return Ok(()) };
+    // What was observed is written by another door, and is not this writer's to mend.
+    let status = value.as_object_mut().and_then(|fields| fields.remove("status"));
+    let result = bring(value, decode);
+    if let (Some(status), Some(fields)) = (status, value.as_object_mut()) {
+        fields.insert("status".into(), status);
+    }
+    result
+}
+
+fn bring(value: &mut Value, decode: Decode) -> Result<(), String> {
     drop_nulls(value);
     write_amounts(value);
     if let Some(fields) = value.as_object_mut() {
@@ -34,8 +45,10 @@ pub(super) fn check(group: &str, kind: &str, value: &mut Value) -> Result<(), St
 }
 
 fn decoder(group: &str, kind: &str) -> Option<Decode> {
-    fn of<T: DeserializeOwned>(value: &Value) -> Result<(), serde_json::Error> {
-        T::deserialize(value).map(drop)
+    fn of<T: DeserializeOwned + Serialize>(value: &Value) -> Result<(), String> {
+        let read = T::deserialize(value).map_err(|error| error.to_string())?;
+        let written = serde_json::to_value(read).map_err(|error| error.to_string())?;
+        if is_like(value, &written) { Ok(()) } else { Err("invalid type: sequence, expected an object".into()) }
     }
     match (group, kind) {
         (serving::GROUP, "Service") => Some(of::<serving::Service>),
@@ -49,6 +62,20 @@ fn decoder(group: &str, kind: &str) -> Option<Decode> {
         (networking::GROUP, "ServerlessService") => Some(of::<networking::ServerlessService>),
         (networking::GROUP, "Certificate") => Some(of::<networking::Certificate>),
         _ => None,
+    }
+}
+
+/// Whether no list stands where an object should: the reader takes it for the object's fields in their order.
+fn is_like(value: &Value, written: &Value) -> bool {
+    match (value, written) {
+        (Value::Array(_), Value::Object(_)) => false,
+        (Value::Object(value), Value::Object(written)) => {
+            value.iter().all(|(key, held)| written.get(key).is_none_or(|other| is_like(held, other)))
+        }
+        (Value::Array(value), Value::Array(written)) => {
+            value.iter().zip(written).all(|(held, other)| is_like(held, other))
+        }
+        _ => true,
     }
 }
 
@@ -140,19 +167,23 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_named() {
-        let check = |mut value: Value, want: &str| {
-            let error = super::check(serving::GROUP, "Service", &mut value).expect_err(want);
+        let refused = |mut value: Value, want: &str| {
+            let error = check(serving::GROUP, "Service", &mut value).expect_err(want);
             assert_eq!(error.strip_prefix("mutation failed: cannot decode incoming new object: "), Some(want));
         };
         let wrong = |what: &str| format!("invalid type: {what}");
-        check(
+        refused(
             service(json!({"image": "i", "env": [{"name": "a", "value": "b"}, {"name": "c", "value": 5}]})),
             &wrong("integer `5`, expected a string: spec.template.spec.containers[0].env[1].value"),
         );
-        check(service(json!("i")), &wrong("string \"i\", expected Container: spec.template.spec.containers[0]"));
-        check(
+        refused(service(json!("i")), &wrong("string \"i\", expected Container: spec.template.spec.containers[0]"));
+        refused(
             json!({"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {}, "spec": {"traffic": 1}}),
             &wrong("integer `1`, expected a sequence: spec.traffic"),
+        );
+        refused(
+            json!({"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {}, "spec": {"template": []}}),
+            &wrong("sequence, expected an object: spec.template"),
         );
     }
 
@@ -162,7 +193,9 @@ mod tests {
             service(json!({"image": "i", "args": null, "resources": {"limits": {"cpu": 1, "memory": "1Gi"}},
             "env": [{"name": "limits", "value": "3"}]}));
         value["spec"]["traffic"] = Value::Null;
+        value["status"] = json!({"traffic": null});
         check(serving::GROUP, "Service", &mut value).expect("it can be read");
+        assert_eq!(value["status"], json!({"traffic": null}), "it is not looked at");
         assert_eq!(
             value["spec"],
             json!({"template": {"spec": {"containers": [{"image": "i", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}},

@@ -7,7 +7,7 @@ use super::*;
 use crate::config::Flag;
 use crate::config::features::SecurePodDefaults;
 
-fn request(value: &Value, old: Option<&Value>) -> AdmissionRequest<DynamicObject> {
+pub(super) fn request(value: &Value, old: Option<&Value>) -> AdmissionRequest<DynamicObject> {
     let api_version = value["apiVersion"].as_str().unwrap_or("v1");
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let kind = value["kind"].as_str().unwrap_or_default();
@@ -32,29 +32,29 @@ fn request(value: &Value, old: Option<&Value>) -> AdmissionRequest<DynamicObject
     }
 }
 
-fn run(value: &Value, old: Option<&Value>, settings: &Settings) -> Result<(Value, Vec<String>), String> {
+pub(super) fn run(value: &Value, old: Option<&Value>, settings: &Settings) -> Result<(Value, Vec<String>), String> {
     let admitted = admit(&request(value, old), settings).map_err(|status| status.message)?;
     Ok((serde_json::to_value(admitted.0).expect("JSON"), admitted.1))
 }
 
-fn admitted(value: &Value, settings: &Settings) -> Value {
+pub(super) fn admitted(value: &Value, settings: &Settings) -> Value {
     let (first, _) = run(value, None, settings).unwrap_or_else(|error| panic!("{error}"));
     let (second, _) = run(&first, Some(&first), settings).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(first, second, "admitting again changes nothing");
     first
 }
 
-fn refused(value: &Value, old: Option<&Value>, settings: &Settings, want: &str) {
+pub(super) fn refused(value: &Value, old: Option<&Value>, settings: &Settings, want: &str) {
     let error = run(value, old, settings).expect_err(want);
     assert_eq!(error.strip_prefix("validation failed: ").unwrap_or(&error), want);
 }
 
-fn service(template: Value) -> Value {
+pub(super) fn service(template: Value) -> Value {
     json!({"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "hello", "namespace": "ns"}, "spec": {"template": template}})
 }
 
 /// A Service whose only container has these further fields.
-fn with_container(fields: Value) -> Value {
+pub(super) fn with_container(fields: Value) -> Value {
     let mut container = json!({"image": "app"});
     for (key, value) in fields.as_object().expect("fields") {
         container[key] = value.clone();
@@ -63,7 +63,7 @@ fn with_container(fields: Value) -> Value {
 }
 
 /// A Service whose pod has these further fields.
-fn with_pod(fields: Value) -> Value {
+pub(super) fn with_pod(fields: Value) -> Value {
     let mut spec = json!({"containers": [{"image": "app"}]});
     for (key, value) in fields.as_object().expect("fields") {
         spec[key] = value.clone();
@@ -71,7 +71,7 @@ fn with_pod(fields: Value) -> Value {
     service(json!({"spec": spec}))
 }
 
-fn with_annotation(key: &str, value: &str) -> Value {
+pub(super) fn with_annotation(key: &str, value: &str) -> Value {
     service(json!({"metadata": {"annotations": {key: value}}, "spec": {"containers": [{"image": "app"}]}}))
 }
 
@@ -577,7 +577,7 @@ fn internal_kinds_are_checked() {
 }
 
 #[test]
-fn a7_4_config_maps_are_checked() {
+fn a7_4_c3_15_config_maps_are_checked() {
     let s = Settings::default();
     let map = |data: Value| {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "config-features", "namespace": "knative-serving",

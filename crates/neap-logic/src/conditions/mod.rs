@@ -274,4 +274,12 @@ mod tests {
         second.mark_false(READY, "R", "m");
         assert_eq!(second.get(READY).and_then(|c| c.last_transition_time.clone()), Some(Time(at(9))));
     }
+
+    #[test]
+    fn a1_5_ready_is_about_the_present_generation() {
+        let mut c = Conditions::new(CONFIGURATION, &[], at(1));
+        c.mark_true(READY);
+        let list = c.into_vec();
+        assert!(is_ready(&list, 2, Some(2)) && !is_ready(&list, 1, Some(2)) && !is_failed(&list, 2, Some(2)));
+    }
 }

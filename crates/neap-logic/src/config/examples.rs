@@ -233,4 +233,14 @@ const NEAP: &[Row] = &[
     ("cluster-domain", "cluster.local", "Where the names of Kubernetes Services end."),
     ("external-gateway", neap::EXTERNAL_GATEWAY, "Service in front of public hosts, namespace/name."),
     ("local-gateway", neap::LOCAL_GATEWAY, "Service in front of cluster-local hosts, namespace/name."),
+    (
+        "registries.insecure",
+        "",
+        "Registries spoken to in plain HTTP: hosts, with or without a port, separated by commas.",
+    ),
+    (
+        "registries.mirrors",
+        "",
+        "Mirrors asked first, a line for each registry: docker.io=mirror.example:5000/hub,http://10.0.0.1:5000",
+    ),
 ];

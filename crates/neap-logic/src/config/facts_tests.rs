@@ -144,20 +144,33 @@ const KEYS: &[Key] = &[
 
 /// B3.1, B3.2, B3.4 to B3.11: what is open; every other flag is not.
 const OPEN: [&str; 2] = ["multi-container", "kubernetes.podspec-volumes-emptydir"];
-/// B3.1 to B3.11, without the prefix `kubernetes.` where that is common to a row.
-const FLAG_KEYS: [(&str, &[&str]); 9] = [
-    ("", &["multi-container", "multi-container-probing", "tag-header-based-routing", "autodetect-http2"]),
-    ("kubernetes.podspec-", &["affinity", "topologyspreadconstraints", "hostaliases", "nodeselector", "tolerations"]),
-    ("kubernetes.podspec-", &["fieldref", "runtimeclassname", "dnspolicy", "dnsconfig", "securitycontext"]),
-    ("kubernetes.podspec-", &["shareprocessnamespace", "hostipc", "hostpid", "hostnetwork", "priorityclassname"]),
+/// Fact, what the keys begin with, how they end.
+const FLAG_KEYS: [(&str, &str, &[&str]); 13] = [
+    ("B3.1", "", &["multi-container"]),
+    ("B3.2", "", &["multi-container-probing"]),
+    ("B3.4", "", &["tag-header-based-routing"]),
+    ("B3.5", "", &["autodetect-http2"]),
     (
+        "B3.6",
         "kubernetes.podspec-",
-        &["schedulername", "init-containers", "persistent-volume-claim", "persistent-volume-write"],
+        &["affinity", "topologyspreadconstraints", "hostaliases", "nodeselector", "tolerations"],
     ),
-    ("kubernetes.podspec-volumes-", &["emptydir", "hostpath", "csi", "ephemeral", "image"]),
-    ("kubernetes.podspec-volumes-", &["mount-propagation"]),
-    ("kubernetes.", &["containerspec-addcapabilities"]),
-    ("queueproxy.", &["mount-podinfo", "resource-defaults"]),
+    (
+        "B3.6",
+        "kubernetes.podspec-",
+        &["fieldref", "runtimeclassname", "dnspolicy", "dnsconfig", "securitycontext", "hostipc"],
+    ),
+    (
+        "B3.6",
+        "kubernetes.podspec-",
+        &["shareprocessnamespace", "hostpid", "hostnetwork", "priorityclassname", "schedulername"],
+    ),
+    ("B3.6", "kubernetes.podspec-", &["init-containers", "persistent-volume-claim", "persistent-volume-write"]),
+    ("B3.7", "kubernetes.podspec-volumes-", &["emptydir"]),
+    ("B3.8", "kubernetes.podspec-volumes-", &["hostpath", "csi", "ephemeral", "image", "mount-propagation"]),
+    ("B3.9", "kubernetes.", &["containerspec-addcapabilities"]),
+    ("B3.10", "queueproxy.", &["mount-podinfo"]),
+    ("B3.11", "queueproxy.", &["resource-defaults"]),
 ];
 /// B5.8.
 const LOGGERS: [&str; 10] = [
@@ -213,12 +226,13 @@ fn b1_to_b7_every_key_has_its_default_and_is_read() {
 }
 
 #[test]
-fn b3_flags() {
+fn b3_12_flags() {
     let mut want: Vec<String> =
-        FLAG_KEYS.iter().flat_map(|(prefix, keys)| keys.iter().map(move |key| format!("{prefix}{key}"))).collect();
+        FLAG_KEYS.iter().flat_map(|(_, prefix, keys)| keys.iter().map(move |key| format!("{prefix}{key}"))).collect();
     let mut have: Vec<String> = FLAGS.iter().map(|(key, _)| (*key).to_owned()).collect();
     want.sort();
     have.sort();
+    // So there is none for a dry run of pods either.
     assert_eq!(have, want);
     let documented = &documented()["config-features"];
     for (key, default) in FLAGS {

@@ -1,5 +1,7 @@
 //! `config-neap`: the settings Knative has no place for.
 
+use std::collections::BTreeMap;
+
 use super::reader::{Data, Mistake, Reader};
 
 /// The config-map's name.
@@ -38,6 +40,10 @@ pub struct Neap {
     pub external_gateway: ServiceName,
     /// The Service in front of cluster-local hosts.
     pub local_gateway: ServiceName,
+    /// Registries, `host` or `host:port`, that are spoken to in plain HTTP.
+    pub insecure_registries: Vec<String>,
+    /// Registry → the mirrors to ask before it, `[http://]host[:port][/prefix]`, in this order.
+    pub registry_mirrors: BTreeMap<String, Vec<String>>,
 }
 
 impl Default for Neap {
@@ -48,6 +54,8 @@ impl Default for Neap {
             cluster_domain: CLUSTER_DOMAIN.into(),
             external_gateway: service_name(EXTERNAL_GATEWAY).expect("the default is well formed"),
             local_gateway: service_name(LOCAL_GATEWAY).expect("the default is well formed"),
+            insecure_registries: Vec::new(),
+            registry_mirrors: BTreeMap::new(),
         }
     }
 }
@@ -69,7 +77,51 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Neap {
             service_name,
         ),
         local_gateway: r.with(&["local-gateway"], d.local_gateway, "namespace/name of a Service", service_name),
+        insecure_registries: r.with(
+            &["registries.insecure"],
+            d.insecure_registries,
+            "hosts, with or without a port, separated by commas",
+            registries,
+        ),
+        registry_mirrors: r.with(
+            &["registries.mirrors"],
+            d.registry_mirrors,
+            "lines such as docker.io=mirror.example:5000/hub,http://10.0.0.1:5000",
+            mirrors,
+        ),
     }
+}
+
+fn registries(text: &str) -> Option<Vec<String>> {
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    words.map(|word| is_registry(word).then(|| word.to_owned())).collect()
+}
+
+fn mirrors(text: &str) -> Option<BTreeMap<String, Vec<String>>> {
+    let mut mirrors = BTreeMap::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (registry, list) = line.split_once('=')?;
+        let list: Vec<String> =
+            list.split(',').map(str::trim).map(|one| is_mirror(one).then(|| one.to_owned())).collect::<Option<_>>()?;
+        let known = mirrors.insert(Some(registry.trim()).filter(|r| is_registry(r))?.to_owned(), list);
+        // Two lines for one registry: nobody could tell which comes first.
+        if known.is_some() {
+            return None;
+        }
+    }
+    Some(mirrors)
+}
+
+fn is_registry(text: &str) -> bool {
+    let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+    crate::names::is_dns1123_subdomain(host) && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+fn is_mirror(text: &str) -> bool {
+    let place = text.strip_prefix("http://").unwrap_or(text);
+    let (host, prefix) = place.split_once('/').unwrap_or((place, ""));
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '/' | '-' | '_' | '.');
+    is_registry(host) && prefix.chars().all(plain)
 }
 
 fn service_name(text: &str) -> Option<ServiceName> {

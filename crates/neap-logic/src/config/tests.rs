@@ -66,6 +66,10 @@ fn every_mistake_is_reported() {
     check("config-logging", &[("loglevel.controller", "loud")], &["loud"]);
     check("config-leader-election", &[("buckets", "11")], &["[1, 10]"]);
     check("config-neap", &[("external-http-port", "0")], &["port"]);
+    check("config-neap", &[("registries.insecure", "a b")], &["separated by commas"]);
+    for line in ["docker.io", "docker.io=https://x", "docker.io=", "a=x\na=y", "docker.io=x/ y"] {
+        check("config-neap", &[("registries.mirrors", line)], &["docker.io=mirror.example"]);
+    }
     check("config-observability", &[("tracing-protocol", "grpc")], &["tracing-endpoint"]);
 }
 
@@ -103,4 +107,23 @@ fn b5_1_the_most_specific_domain_wins() {
     check(&[("app", "shop")], "shop.com");
     check(&[("networking.knative.dev/visibility", "cluster-local")], "svc.cluster.local");
     assert_eq!(Settings::default().domain.lookup(&labels(&[]), "cluster.local"), "svc.cluster.local");
+}
+
+#[test]
+fn registries_and_their_mirrors() {
+    let s = parse(
+        "config-neap",
+        &[
+            ("registries.insecure", "10.0.0.1:5000, local.example"),
+            (
+                "registries.mirrors",
+                "docker.io=mirror.example:5000/hub,http://10.0.0.1:5000\n\nquay.io = cache.example\n",
+            ),
+        ],
+    )
+    .expect("fine")
+    .neap;
+    assert_eq!(s.insecure_registries, ["10.0.0.1:5000", "local.example"]);
+    assert_eq!(s.registry_mirrors["docker.io"], ["mirror.example:5000/hub", "http://10.0.0.1:5000"]);
+    assert_eq!(s.registry_mirrors["quay.io"], ["cache.example"]);
 }

@@ -11,7 +11,7 @@
 
 use neap_api::keys::neap;
 use neap_api::serving::{GROUP, Service};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::admit::field_error::Errors;
 
@@ -50,6 +50,26 @@ pub fn convert(mut object: Value, from: &str, to: &str) -> Result<Value, Errors>
         fields.insert("apiVersion".into(), to.into());
     }
     Ok(object)
+}
+
+/// Answers a cluster's API server that asks for objects in another version (`ConversionReview`): all of them, or why not.
+pub fn review(question: &Value) -> Value {
+    let request = &question["request"];
+    let to = request["desiredAPIVersion"].as_str().unwrap_or_default();
+    let objects = request["objects"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let one = |object: &Value| {
+        let from = object["apiVersion"].as_str().unwrap_or_default().to_owned();
+        convert(object.clone(), &from, to)
+    };
+    let converted: Result<Vec<Value>, Errors> = objects.iter().map(one).collect();
+    let (converted, result) = match converted {
+        Ok(converted) => (converted, json!({"status": "Success"})),
+        Err(errors) => (Vec::new(), json!({"status": "Failure", "message": errors.refusals()})),
+    };
+    json!({
+        "apiVersion": question["apiVersion"], "kind": question["kind"],
+        "response": {"uid": request["uid"], "convertedObjects": converted, "result": result},
+    })
 }
 
 /// Whether a Service owns nothing because it was told so, the old `spec.manual`: the annotation says it, and the spec
@@ -126,7 +146,7 @@ fn to_old(kind: &str, object: &mut Value) {
     let mut memo = memo.unwrap_or_default();
     if kind == "Service" && is_manual(object) {
         remove_annotation(object, neap::SERVICE_MODE);
-        object["spec"] = serde_json::json!({"manual": {}});
+        object["spec"] = json!({"manual": {}});
     }
     if kind == "Revision" {
         template::hide_routing_state(object, &mut memo.revision);

@@ -313,6 +313,24 @@ fn what_nobody_knows_stays_for_the_schema_to_name() {
     );
 }
 
+#[test]
+fn a_clusters_api_server_is_answered() {
+    let ask = |spec: Value| {
+        review(&json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview",
+            "request": {"uid": "u", "desiredAPIVersion": V1, "objects": [object(ALPHA, "Service", &spec)]}}))
+    };
+    let answer = ask(json!({"manual": {}}));
+    assert_eq!((&answer["kind"], &answer["response"]["uid"]), (&json!("ConversionReview"), &json!("u")));
+    assert_eq!(answer["response"]["result"]["status"], "Success");
+    assert_eq!(answer["response"]["convertedObjects"][0]["apiVersion"], V1);
+    let answer = ask(json!({"manual": {}, "runLatest": {}}));
+    assert_eq!(
+        answer["response"],
+        json!({"uid": "u", "convertedObjects": [], "result": {"status": "Failure",
+            "message": "expected exactly one, got both: spec.manual, spec.runLatest"}})
+    );
+}
+
 /// An edit in v1, and what the old words say afterwards.
 #[test]
 fn v1_wins() {
@@ -341,7 +359,7 @@ fn v1_wins() {
     assert_eq!(split["traffic"], json!([{"revisionName": "a", "percent": 100, "tag": "t"}]));
     assert_eq!(split["revisionTemplate"]["spec"]["container"]["image"], "app");
     let two = after("Service", latest, |o| {
-        o["spec"]["template"]["spec"]["containers"] = json!([{"image": "a"}, {"image": "b"}])
+        o["spec"]["template"]["spec"]["containers"] = json!([{"image": "a"}, {"image": "b"}]);
     });
     let shown_as = &two["runLatest"]["configuration"]["revisionTemplate"]["spec"];
     assert_eq!(*shown_as, json!({"containers": [{"image": "a"}, {"image": "b"}]}));

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn child_names_fit() {
+    fn a1_10_child_names_fit() {
         assert_eq!(child_name("hello", "-deployment"), "hello-deployment");
         assert_eq!(revision("hello", 1), "hello-00001");
         let long = "x".repeat(60);

@@ -84,3 +84,28 @@ fn a6_1_d9_4_a_mapping_says_what_is_missing() {
     check(json!({"name": "nothing"}), "False ResolveFailed");
     check(json!({"kind": "Pod", "apiVersion": "v1"}), "False ResolveFailed");
 }
+
+#[test]
+fn d9_3_a_mapping_has_a_certificate_while_there_is_tls() {
+    let mut world = World::of(WORLD);
+    let mut settings = Settings::default();
+    settings.network.autocreate_cluster_domain_claims = true;
+    settings.network.external_domain_tls = true;
+    let look = |world: &mut World| {
+        let context = Context { now: now(), settings: Arc::new(settings.clone()), refusals: Vec::new() };
+        let mapping: DomainMapping =
+            serde_json::from_value(world.value("DomainMapping", "ns", "shop.example.org").expect("there").clone())
+                .expect("a mapping");
+        world.settle(&ObjectRef::of(&mapping), |w| observe(w, "ns", "shop.example.org", context.clone()), plan)
+    };
+    look(&mut world);
+    assert_eq!(condition(&world, "CertificateProvisioned"), "True HTTPDowngrade");
+    let made = world.value("Certificate", "ns", "shop.example.org").expect("asked for");
+    assert_eq!(made["spec"]["dnsNames"], json!(["shop.example.org"]));
+    let ready = json!({"status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}});
+    world.patch("Certificate", "ns", "shop.example.org", ready);
+    look(&mut world);
+    assert_eq!(condition(&world, "CertificateProvisioned"), "True ");
+    let ingress = world.value("Ingress", "ns", "shop.example.org").expect("made");
+    assert_eq!(ingress["spec"]["tls"][0]["hosts"], json!(["shop.example.org"]));
+}

@@ -150,4 +150,17 @@ mod tests {
             Some(Write::Create(_))
         ));
     }
+
+    #[test]
+    fn a1_11_a_child_names_its_controller() {
+        let owner = service(json!({"metadata": {"name": "a", "uid": "u"}}));
+        let reference = controller_ref(&owner);
+        assert_eq!(
+            serde_json::to_value(&reference).expect("JSON"),
+            json!({"apiVersion": "v1", "kind": "Service", "name": "a", "uid": "u", "controller": true, "blockOwnerDeletion": true})
+        );
+        let child = ObjectMeta { owner_references: Some(vec![reference]), ..ObjectMeta::default() };
+        assert!(is_controlled_by(&child, &owner));
+        assert!(!is_controlled_by(&child, &service(json!({"metadata": {"name": "a", "uid": "other"}}))));
+    }
 }

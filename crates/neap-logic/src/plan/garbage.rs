@@ -90,7 +90,7 @@ spec: {{containers: []}}"#
     }
 
     #[test]
-    fn d7_1_only_what_nobody_will_miss_goes() {
+    fn d7_1_c1_11_i8_only_what_nobody_will_miss_goes() {
         let mut yaml = String::from(
             "apiVersion: serving.knative.dev/v1\nkind: Configuration\nmetadata: {name: c, namespace: ns}\nspec: {}\nstatus: {latestReadyRevisionName: latest}",
         );

@@ -30,6 +30,7 @@ pub mod revision;
 pub mod route;
 pub mod serverlessservice;
 pub mod service;
+pub mod serving_certs;
 pub mod sidecar;
 #[cfg(test)]
 pub(crate) mod testing;

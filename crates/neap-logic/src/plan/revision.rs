@@ -15,7 +15,7 @@ use neap_api::serving::{ContainerStatus, Revision, RevisionStatus};
 use super::cache::Cache;
 use super::deployment::{self, Images};
 use super::ensure::{Match, ensure, is_controlled_by};
-use super::{Context, Object, Plan, Write, meta};
+use super::{Context, Object, Plan, Write, meta, serving_certs};
 use crate::conditions::{self, Conditions};
 use crate::config::Settings;
 use crate::names::{self, image::Reference};
@@ -50,6 +50,8 @@ pub struct Observed {
     pub images: Vec<Arc<Image>>,
     /// Its pods.
     pub pods: Vec<Arc<Pod>>,
+    /// Its namespace and the certificate of the sidecars in it, where they have one.
+    pub internal_tls: Option<serving_certs::Observed>,
     /// Digests by image as written in the spec; an absent one is pending.
     pub digests: BTreeMap<String, Digest>,
     /// Everything else.
@@ -72,6 +74,7 @@ pub fn observe<C: Cache>(
         pod_autoscaler: cache.get(namespace, name),
         images: containers.filter_map(|c| cache.get(namespace, &names::image_cache(name, &c.name))).collect(),
         pods: cache.labelled(namespace, keys::REVISION_UID, &uid),
+        internal_tls: serving_certs::observe(cache, namespace, &context.settings),
         digests,
         revision,
         context,
@@ -115,7 +118,8 @@ pub fn plan(o: &Observed) -> Plan {
     let template = &o.context.settings.observability.revision_url_template;
     status.log_url = template.replace("${REVISION_UID}", revision.metadata.uid.as_deref().unwrap_or_default());
 
-    if resolve_images(o, &mut plan, &mut c, &mut status) && deploy(o, &mut plan, &mut c, &status) {
+    let settled = resolve_images(o, &mut plan, &mut c, &mut status) && certified(o, &mut plan, &mut c);
+    if settled && deploy(o, &mut plan, &mut c, &status) {
         cache_images(o, &mut plan, &status);
         autoscale(o, &mut plan, &mut c, &mut status);
     }
@@ -125,6 +129,17 @@ pub fn plan(o: &Observed) -> Plan {
     status.conditions = c.into_vec();
     plan.set_status(revision.status.as_ref(), &status);
     plan
+}
+
+/// Whether the sidecars have a certificate to show, where they need one.
+fn certified(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> bool {
+    let Some(internal) = &o.internal_tls else { return true };
+    let known = serving_certs::plan(internal, &o.context.settings, plan);
+    let Err(why) = known else { return true };
+    c.mark_unknown(RESOURCES_AVAILABLE, "CertificateNotReady", &format!("The sidecars have no certificate: {why}"));
+    plan.because(why);
+    // What runs goes on running.
+    o.deployment.is_some()
 }
 
 /// Whether every image has its digest.

@@ -91,3 +91,14 @@ fn a6_4_a_foreign_service_is_left_alone() {
     assert!(run(&mut world, &[]).writes.is_empty());
     assert_eq!(ready(&world), "EndpointsPopulated=False Ready=False");
 }
+
+#[test]
+fn c3_12_services_say_whose_they_are() {
+    let mut world = World::of(WORLD);
+    run(&mut world, &[]);
+    for (name, kind) in [("r", "Public"), ("r-private", "Private")] {
+        let labels = &world.value("Service", "ns", name).expect("made")["metadata"]["labels"];
+        assert_eq!(labels["networking.internal.knative.dev/serverlessservice"], "r");
+        assert_eq!(labels["networking.internal.knative.dev/serviceType"], kind);
+    }
+}

@@ -189,9 +189,9 @@ fn i4_a_manual_service_leaves_its_children_alone() {
 }
 
 #[test]
-fn what_is_said_of_the_service_alone_is_not_handed_down() {
+fn c1_20_what_is_said_of_the_service_alone_is_not_handed_down() {
     let mut world = World::of(SERVICE);
-    let own = json!({"neap.dev/written-as": "{}", "neap.dev/service-mode": "manual", "kept": "yes"});
+    let own = json!({"neap.dev/written-as": "{}", "kubectl.kubernetes.io/last-applied-configuration": "{}", "neap.dev/service-mode": "manual", "kept": "yes"});
     world.patch("Service", "ns", "hello", json!({"metadata": {"annotations": own}}));
     run(&mut world);
     for kind in ["Configuration", "Route"] {

@@ -1,12 +1,13 @@
 //! The request sidecar of a pod, where there is one (facts C5.3, E2): same ports, environment and probes as
 //! upstream's, so that either image runs in its place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, HTTPHeader,
-    Lifecycle, LifecycleHandler, ObjectFieldSelector, PodSpec, Probe, ResourceRequirements, SeccompProfile,
-    SecurityContext, Volume, VolumeMount,
+    Capabilities, Container, ContainerPort, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource,
+    EnvVar, EnvVarSource, HTTPGetAction, HTTPHeader, Lifecycle, LifecycleHandler, ObjectFieldSelector, PodSpec, Probe,
+    ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+    ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -15,7 +16,7 @@ use neap_api::serving::Revision;
 use serde_json::json;
 
 use super::deployment::{env, serving_container, user_port};
-use super::meta;
+use super::{meta, serving_certs};
 use crate::config::features::Flag;
 use crate::config::{Settings, deployment::SIDECAR_RESOURCE_DEFAULTS, quantity};
 use crate::traffic::{Protocol, protocol};
@@ -35,6 +36,14 @@ pub const STATS_PORT: i32 = 9090;
 /// Where users read metrics.
 pub const METRICS_PORT: i32 = 9091;
 
+const POD_INFO_VOLUME: &str = "pod-info";
+const POD_INFO_PATH: &str = "/etc/podinfo";
+const CERTS_VOLUME: &str = "server-certs";
+const CERTS_PATH: &str = "/var/lib/knative/certs";
+const TOKEN_VOLUME: &str = "knative-token-volume";
+const TOKEN_PATH: &str = "/var/run/secrets/tokens";
+/// How long a mounted token is good for, in seconds; the kubelet replaces it in time.
+const TOKEN_SECONDS: i64 = 3600;
 const VAR_LOG_VOLUME: &str = "knative-var-log";
 const VAR_LOG_PATH: &str = "/var/log";
 
@@ -80,6 +89,66 @@ pub fn add(pod: &mut PodSpec, revision: &Revision, image: &str, settings: &Setti
         ..Container::default()
     };
     pod.containers.push(container);
+    if shows_annotations(revision, settings) {
+        mount(pod, POD_INFO_VOLUME, POD_INFO_PATH, pod_info());
+    }
+    if serving_certs::is_needed(settings) {
+        let source =
+            SecretVolumeSource { secret_name: Some(serving_certs::NAME.into()), ..SecretVolumeSource::default() };
+        mount(pod, CERTS_VOLUME, CERTS_PATH, Volume { secret: Some(source), ..Volume::default() });
+    }
+    if !settings.deployment.sidecar.token_audiences.is_empty() {
+        mount(pod, TOKEN_VOLUME, TOKEN_PATH, tokens(&settings.deployment.sidecar.token_audiences));
+    }
+}
+
+/// Whether the sidecar may read the annotations of its pod (B3.10, C3.13).
+fn shows_annotations(revision: &Revision, settings: &Settings) -> bool {
+    let asked = || {
+        meta::annotation(&revision.metadata, "features.knative.dev/queueproxy-podinfo")
+            .is_some_and(|v| v.eq_ignore_ascii_case("enabled"))
+    };
+    match settings.features.queueproxy_mount_podinfo {
+        Flag::Enabled => true,
+        Flag::Allowed => asked(),
+        Flag::Disabled => false,
+    }
+}
+
+/// Mounts a volume into the sidecar, the last of the containers, and nowhere else.
+fn mount(pod: &mut PodSpec, name: &str, path: &str, source: Volume) {
+    pod.volumes.get_or_insert_default().push(Volume { name: name.into(), ..source });
+    let Some(sidecar) = pod.containers.last_mut() else { return };
+    sidecar.volume_mounts.get_or_insert_default().push(VolumeMount {
+        name: name.into(),
+        mount_path: path.into(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    });
+}
+
+fn pod_info() -> Volume {
+    let annotations = DownwardAPIVolumeFile {
+        path: "annotations".into(),
+        field_ref: Some(ObjectFieldSelector { field_path: "metadata.annotations".into(), api_version: None }),
+        ..DownwardAPIVolumeFile::default()
+    };
+    let source = DownwardAPIVolumeSource { items: Some(vec![annotations]), default_mode: None };
+    Volume { downward_api: Some(source), ..Volume::default() }
+}
+
+/// One token for each audience, in a file of its name.
+fn tokens(audiences: &BTreeSet<String>) -> Volume {
+    let source = |audience: &String| VolumeProjection {
+        service_account_token: Some(ServiceAccountTokenProjection {
+            audience: Some(audience.clone()),
+            expiration_seconds: Some(TOKEN_SECONDS),
+            path: audience.clone(),
+        }),
+        ..VolumeProjection::default()
+    };
+    let sources = Some(audiences.iter().map(source).collect());
+    Volume { projected: Some(ProjectedVolumeSource { sources, default_mode: None }), ..Volume::default() }
 }
 
 /// Asks whether the user's container and the sidecar are ready, at the pace of the user's own probe.

@@ -34,7 +34,7 @@ fn run(world: &mut World, settings: Settings) -> Plan {
 }
 
 #[test]
-fn d8_1_a_namespace_has_a_certificate_for_each_wildcard_domain() {
+fn d8_1_c3_6_c3_7_a_namespace_has_a_certificate_for_each_wildcard_domain() {
     let mut world = World::of(WORLD);
     let plan = run(&mut world, settings("{}"));
     assert_eq!(world.names(), ["Certificate/shop.example.com", "Namespace/shop"]);

@@ -254,7 +254,7 @@ fn consolidate(targets: Vec<Target>) -> Vec<Target> {
     for target in targets {
         // A pinned target and one that follows stay apart: only the latter takes part in a rollout.
         match merged.iter_mut().find(|m| m.revision == target.revision && m.latest == target.latest) {
-            Some(same) => same.percent += target.percent,
+            Some(same) => same.percent = same.percent.saturating_add(target.percent),
             None => merged.push(target),
         }
     }

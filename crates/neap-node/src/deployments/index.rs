@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
-use super::Event;
+use super::{Event, LAST_RETRY, RETRY};
 use crate::feed::Change;
 
 /// Namespace and name.
@@ -24,6 +24,8 @@ pub(super) struct Index {
     owned: HashMap<String, BTreeSet<Key>>,
     dirty: BTreeSet<Key>,
     later: BTreeMap<Key, Instant>,
+    /// Whose last pod was refused, and how often in a row.
+    refused: BTreeMap<Key, u32>,
     /// Deployments, pods, quotas: which kinds have been listed once.
     listed: [bool; 3],
 }
@@ -50,9 +52,11 @@ impl Index {
                 self.listed[1] = true;
             }
             Event::Quota(Change::Apply(quota)) => {
+                self.look_at_refused(&quota.namespace().unwrap_or_default());
                 self.quotas.insert(key(&quota), quota);
             }
             Event::Quota(Change::Delete(quota)) => {
+                self.look_at_refused(&quota.namespace().unwrap_or_default());
                 self.quotas.remove(&key(&quota));
             }
             Event::Quota(Change::Reset(all)) => {
@@ -88,6 +92,22 @@ impl Index {
         self.drop_pod(&(of.0.clone(), name.to_owned()));
     }
 
+    /// A pod was refused, by admission or a quota: how long until it is tried again.
+    pub(super) fn refused(&mut self, key: &Key) -> Duration {
+        let times = self.refused.entry(key.clone()).or_default();
+        *times += 1;
+        RETRY.saturating_mul(1 << (*times - 1).min(16)).min(LAST_RETRY)
+    }
+
+    pub(super) fn accepted(&mut self, key: &Key) {
+        self.refused.remove(key);
+    }
+
+    /// A quota changed, or what is used of it.
+    fn look_at_refused(&mut self, namespace: &str) {
+        self.dirty.extend(self.refused.keys().filter(|key| key.0 == namespace).cloned());
+    }
+
     /// Look at a deployment again after this long.
     pub(super) fn again(&mut self, key: Key, after: Duration) {
         if self.deployments.contains_key(&key) {
@@ -116,6 +136,9 @@ impl Index {
         if known.is_some_and(|known| !newer(known.meta(), deployment.meta())) {
             return;
         }
+        if known.is_some_and(|known| known.metadata.generation != deployment.metadata.generation) {
+            self.refused.remove(&key);
+        }
         self.dirty.insert(key.clone());
         self.deployments.insert(key, Arc::new(deployment));
     }
@@ -124,6 +147,7 @@ impl Index {
         self.deployments.remove(key);
         self.dirty.remove(key);
         self.later.remove(key);
+        self.refused.remove(key);
     }
 
     fn put_pod(&mut self, pod: Pod) {

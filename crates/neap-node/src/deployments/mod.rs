@@ -27,6 +27,8 @@ use plan::{Decision, Observed};
 
 /// Back-off after a write that failed: long enough not to spin, short enough for a person to wait.
 const RETRY: Duration = Duration::from_millis(500);
+/// What is refused again and again is tried this seldom: nobody may change it for months.
+const LAST_RETRY: Duration = Duration::from_secs(60);
 /// A plan is made again this often even when nothing happened.
 const RESYNC: Duration = Duration::from_secs(300);
 
@@ -95,7 +97,8 @@ async fn reconcile(client: &Client, index: &mut Index, key: &Key, load: &dyn Loa
         }
         match pods.create(&PostParams::default(), pod).await {
             Ok(made) => index.take(Event::Pod(Change::Apply(made))),
-            Err(kube::Error::Api(status)) => {
+            // The store's trouble, not a refusal; it passes.
+            Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
                 refusal = Some(status.message.clone());
                 break;
             }
@@ -132,7 +135,11 @@ async fn reconcile(client: &Client, index: &mut Index, key: &Key, load: &dyn Loa
         decision
     };
     failed |= !write_status(client, index, &deployment, status).await;
-    if failed || refusal.is_some() {
+    if refusal.is_some() {
+        return index.refused(key);
+    }
+    index.accepted(key);
+    if failed {
         return RETRY;
     }
     again.map_or(RESYNC, |again| again.min(RESYNC))

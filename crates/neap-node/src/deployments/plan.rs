@@ -52,7 +52,9 @@ pub(super) fn plan(observed: &Observed<'_>) -> Decision {
     if !going {
         // A pod that has ended is replaced, since a deployment's pods run for ever.
         victims.extend(observed.pods.iter().filter(|pod| is_finished(pod) && !is_terminating(pod)));
-        if old.is_empty() {
+        if old.is_empty() && is_recreate(deployment) && observed.pods.iter().any(|pod| is_leaving(pod, &hash)) {
+            // The old ones still have their grace, and what two must not share they still hold.
+        } else if old.is_empty() {
             create = wanted.saturating_sub(new.len());
             victims.extend(least_missed(&new, observed).into_iter().take(new.len().saturating_sub(wanted)));
         } else {
@@ -80,10 +82,10 @@ fn roll<'a>(
     old: &[&'a Pod],
     observed: &Observed<'a>,
 ) -> (usize, Vec<&'a Pod>) {
-    let strategy = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref());
-    if strategy.and_then(|s| s.type_.as_deref()) == Some("Recreate") {
+    if is_recreate(deployment) {
         return (0, old.to_vec());
     }
+    let strategy = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref());
     let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
     let mut surge = share(rolling.and_then(|r| r.max_surge.as_ref()), wanted, true);
     let unavailable = share(rolling.and_then(|r| r.max_unavailable.as_ref()), wanted, false);
@@ -92,11 +94,15 @@ fn roll<'a>(
         surge = 1;
     }
     let create = wanted.saturating_sub(new.len()).min((wanted + surge).saturating_sub(new.len() + old.len()));
-    let (ready, unready): (Vec<&Pod>, Vec<&Pod>) = old.iter().copied().partition(|pod| is_ready(pod));
-    let ready_now = ready.len() + new.iter().filter(|pod| is_ready(pod)).count();
-    let spare = ready_now.saturating_sub(wanted.saturating_sub(unavailable));
-    let mut victims = unready;
-    victims.extend(least_missed(&ready, observed).into_iter().take(spare));
+    let serves = |pod: &&Pod| is_available(deployment, pod, observed.now);
+    let (serving, idle): (Vec<&Pod>, Vec<&Pod>) = old.iter().copied().partition(serves);
+    let new_serving = new.iter().copied().filter(serves).count();
+    let needed = wanted.saturating_sub(unavailable);
+    // An old pod that serves nobody now may do so again in a moment; a new one that never did is not to drive it out.
+    let idle_may_go = (new_serving + old.len()).saturating_sub(needed);
+    let spare = (new_serving + serving.len()).saturating_sub(needed);
+    let mut victims: Vec<&Pod> = least_missed(&idle, observed).into_iter().take(idle_may_go).collect();
+    victims.extend(least_missed(&serving, observed).into_iter().take(spare));
     // Scaled down while rolling: surplus new ones go as well.
     victims.extend(least_missed(new, observed).into_iter().take(new.len().saturating_sub(wanted)));
     (create, victims)
@@ -296,6 +302,16 @@ fn set(
         last_transition_time: if turned { Some(Time(now)) } else { before.and_then(|c| c.last_transition_time) },
         last_update_time: Some(Time(now)),
     });
+}
+
+fn is_recreate(deployment: &Deployment) -> bool {
+    let strategy = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref());
+    strategy.and_then(|s| s.type_.as_deref()) == Some("Recreate")
+}
+
+/// A pod of another template whose containers have not all ended.
+fn is_leaving(pod: &Pod, hash: &str) -> bool {
+    pod.labels().get(HASH_LABEL).is_none_or(|of| of != hash) && !is_finished(pod)
 }
 
 fn replicas(deployment: &Deployment) -> usize {

@@ -73,8 +73,11 @@ fn pods_are_made_and_taken_away() {
         (3, "old+ old+ old+", 1, &[]),
         (3, "old+ old+ old+ new-", 0, &[]),
         (3, "old+ old+ old+ new+", 0, &["p0"]),
-        // Old pods that are not ready serve nobody.
-        (2, "old- old+", 1, &["p0"]),
+        // A new one that never gets ready does not drive out old ones that miss their readiness for a moment.
+        (2, "old- old+", 1, &[]),
+        (3, "old+ old- old- new-", 0, &[]),
+        // Once it is, those go first.
+        (3, "old+ old- old+ new+", 0, &["p1"]),
         (0, "old+ new+", 0, &["p0", "p1"]),
     ];
     for (replicas, words, make, gone) in rows {
@@ -96,6 +99,43 @@ fn recreate_takes_all_old_ones_first() {
     let deployment = deployment(2, json!({"type": "Recreate"}));
     let decision = decide(&deployment, &pods("old+ old+", &deployment), at(0));
     assert_eq!((decision.create.len(), decision.delete.len()), (0, 2));
+    // They have their grace; the new ones wait for it.
+    for (there, make) in [("old! old!", 0), ("old!", 0), ("old#", 2), ("", 2), ("new! new!", 2)] {
+        assert_eq!(decide(&deployment, &pods(there, &deployment), at(0)).create.len(), make, "{there}");
+    }
+}
+
+#[test]
+fn a_new_pod_counts_once_it_was_ready_for_long_enough() {
+    let mut deployment = deployment(2, rolling());
+    deployment.spec.as_mut().expect("a spec").min_ready_seconds = Some(30);
+    let some = pods("old+ old+ new+", &deployment);
+    let mut soon = some.clone();
+    for pod in &mut soon[..2] {
+        let ready = &mut pod.status.as_mut().expect("a status").conditions.as_mut().expect("conditions")[0];
+        ready.last_transition_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(-100)));
+    }
+    let early = decide(&deployment, &soon, at(10));
+    assert_eq!((early.delete.len(), early.again), (0, Some(std::time::Duration::from_secs(20))));
+    assert_eq!(decide(&deployment, &soon, at(31)).delete.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_tried_ever_later_and_when_a_quota_changes() {
+    use super::index::Index;
+    use crate::feed::Change;
+    let key = ("n".to_owned(), "web".to_owned());
+    let mut index = Index::default();
+    index.take(super::Event::Deployment(Change::Reset(vec![deployment(1, rolling())])));
+    assert_eq!(index.due(tokio::time::Instant::now()), std::slice::from_ref(&key));
+    let waits: Vec<u64> = (0..9).map(|_| index.refused(&key).as_millis() as u64).collect();
+    assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000]);
+    let quota: k8s_openapi::api::core::v1::ResourceQuota =
+        serde_json::from_value(json!({"metadata": {"name": "q", "namespace": "n"}})).expect("a quota");
+    index.take(super::Event::Quota(Change::Apply(quota)));
+    assert_eq!(index.due(tokio::time::Instant::now()), [key.clone()], "there may be room now");
+    index.accepted(&key);
+    assert_eq!(index.refused(&key).as_millis(), 500);
 }
 
 fn reason(decision: &Decision, type_: &str) -> String {

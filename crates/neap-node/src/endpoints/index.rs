@@ -52,6 +52,10 @@ impl Index {
         std::mem::take(&mut self.dirty).into_iter().collect()
     }
 
+    pub(super) fn look_at(&mut self, keys: Vec<Key>) {
+        self.dirty.extend(keys);
+    }
+
     pub(super) fn observed<'a>(&'a self, key: &'a Key) -> Observed<'a> {
         let service = self.services.get(key);
         let pods = match service {

@@ -270,9 +270,11 @@ fn core_address(pod: &Pod) -> Option<EndpointAddress> {
     })
 }
 
-/// Slices of Endpoints that somebody else keeps: one for each subset.
+/// Slices of Endpoints that somebody else keeps: one for all subsets of the same ports, since a slice is named after
+/// those.
 fn mirror(service: &Service, endpoints: &Endpoints) -> Vec<EndpointSlice> {
     let subsets = endpoints.subsets.iter().flatten();
+    let mut slices: Vec<(Vec<EndpointPort>, Vec<Endpoint>)> = Vec::new();
     subsets
         .map(|subset| {
             let ports: Vec<_> = subset
@@ -300,10 +302,15 @@ fn mirror(service: &Service, endpoints: &Endpoints) -> Vec<EndpointSlice> {
                     ..Default::default()
                 })
             };
-            let all = of(&subset.addresses, true).chain(of(&subset.not_ready_addresses, false)).collect();
-            slice(service, slice_name(service, &ports), ports, all, FROM_ENDPOINTS)
+            (ports, of(&subset.addresses, true).chain(of(&subset.not_ready_addresses, false)).collect::<Vec<_>>())
         })
-        .collect()
+        .for_each(|(ports, all)| match slices.iter_mut().find(|(known, _)| *known == ports) {
+            Some((_, known)) => known.extend(all),
+            None => slices.push((ports, all)),
+        });
+    let named =
+        |(ports, all): (Vec<EndpointPort>, _)| slice(service, slice_name(service, &ports), ports, all, FROM_ENDPOINTS);
+    slices.into_iter().map(named).collect()
 }
 
 fn reference(pod: &Pod) -> ObjectReference {
@@ -415,5 +422,17 @@ mod tests {
             plan(&Observed { service: Some(&service), pods: vec![], slices: vec![], endpoints: Some(&endpoints) });
         assert_eq!(wanted.slices[0].endpoints.as_ref().expect("endpoints")[0].addresses, ["10.1.1.1"]);
         assert!(matches!(wanted.endpoints, WantedEndpoints::NotOurs));
+        // Two subsets of one port are two halves of one slice: they would have the same name.
+        let endpoints: Endpoints = serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "n"},
+            "subsets": [{"addresses": [{"ip": "10.1.1.1"}], "ports": [{"name": "http", "port": 8012}]},
+                {"addresses": [{"ip": "10.1.1.3"}], "ports": [{"name": "http", "port": 8013}]},
+                {"notReadyAddresses": [{"ip": "10.1.1.2"}], "ports": [{"name": "http", "port": 8012}]}]}))
+        .expect("endpoints");
+        let wanted =
+            plan(&Observed { service: Some(&service), pods: vec![], slices: vec![], endpoints: Some(&endpoints) });
+        let addresses = |slice: &EndpointSlice| {
+            slice.endpoints.iter().flatten().map(|e| e.addresses.join(" ")).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(wanted.slices.iter().map(addresses).collect::<Vec<_>>(), ["10.1.1.1 10.1.1.2", "10.1.1.3"]);
     }
 }

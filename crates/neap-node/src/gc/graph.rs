@@ -30,15 +30,35 @@ pub(super) fn kind_key(plural: &str, group: &str) -> String {
 /// Something to be written.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Act {
-    Delete { node: Node, foreground: bool },
-    Finalizers { node: Node, left: Vec<String> },
-    Owners { node: Node, left: Vec<OwnerReference> },
+    /// `missing`: owners that were not seen, which is not yet to say that they are not there.
+    Delete {
+        node: Node,
+        foreground: bool,
+        missing: Vec<OwnerReference>,
+    },
+    Finalizers {
+        node: Node,
+        left: Vec<String>,
+    },
+    Owners {
+        node: Node,
+        left: Vec<OwnerReference>,
+        missing: Vec<OwnerReference>,
+    },
 }
 
 impl Act {
     pub(super) fn node(&self) -> &Node {
         match self {
             Self::Delete { node, .. } | Self::Finalizers { node, .. } | Self::Owners { node, .. } => node,
+        }
+    }
+
+    /// Owners that must not be there if this is to be right.
+    pub(super) fn missing(&self) -> &[OwnerReference] {
+        match self {
+            Self::Delete { missing, .. } | Self::Owners { missing, .. } => missing,
+            Self::Finalizers { .. } => &[],
         }
     }
 
@@ -167,15 +187,17 @@ impl Graph {
         let waiting = |owner: &&&OwnerReference| {
             self.by_uid.get(&owner.uid).is_some_and(|o| o.deleting && o.finalizers.iter().any(|f| f == FOREGROUND))
         };
-        let solid = alive.iter().filter(|o| !waiting(o)).count();
-        if solid > 0 {
-            // Somebody still wants it; owners that are gone are struck out.
-            return match gone.is_empty() {
-                true => Vec::new(),
-                false => vec![Act::Owners { node: entry.node.clone(), left: alive.into_iter().cloned().collect() }],
-            };
+        let solid: Vec<OwnerReference> = alive.iter().filter(|o| !waiting(o)).map(|o| (*o).clone()).collect();
+        let missing = gone.into_iter().cloned().collect();
+        let node = entry.node.clone();
+        if solid.is_empty() {
+            return vec![Act::Delete { node, foreground: !alive.is_empty(), missing }];
         }
-        vec![Act::Delete { node: entry.node.clone(), foreground: !alive.is_empty() }]
+        // Somebody still wants it; owners that are gone, or wait for it to go, are struck out.
+        match solid.len() == entry.owners.len() {
+            true => Vec::new(),
+            false => vec![Act::Owners { node, left: solid, missing }],
+        }
     }
 
     /// An object that is being deleted and waits for what depends on it.
@@ -190,6 +212,7 @@ impl Graph {
                 .map(|d| Act::Owners {
                     node: d.node.clone(),
                     left: d.owners.iter().filter(|o| o.uid != entry.node.uid).cloned().collect(),
+                    missing: Vec::new(),
                 })
                 .collect();
             if acts.is_empty() {
@@ -250,11 +273,11 @@ mod tests {
 
     fn words(acts: &[Act]) -> Vec<String> {
         let word = |act: &Act| match act {
-            Act::Delete { node, foreground } => {
+            Act::Delete { node, foreground, .. } => {
                 format!("delete {}{}", node.name, if *foreground { " in the foreground" } else { "" })
             }
             Act::Finalizers { node, left } => format!("finalizers of {}: {}", node.name, left.join(",")),
-            Act::Owners { node, left } => format!("owners of {}: {}", node.name, left.len()),
+            Act::Owners { node, left, .. } => format!("owners of {}: {}", node.name, left.len()),
         };
         acts.iter().map(word).collect()
     }
@@ -270,7 +293,9 @@ mod tests {
         let mut graph = graph(&[("a", &[], &[], false), ("b", &["a"], &[], false), ("c", &["b"], &[], false)]);
         assert!(graph.due().is_empty());
         graph.delete(&node("a"));
-        assert_eq!(words(&graph.due()), ["delete b"]);
+        let acts = graph.due();
+        assert_eq!(words(&acts), ["delete b"]);
+        assert_eq!(acts[0].missing()[0].name, "a", "who must be asked for first");
         graph.delete(&node("b"));
         assert_eq!(words(&graph.due()), ["delete c"]);
     }
@@ -289,6 +314,15 @@ mod tests {
         assert_eq!(words(&graph.due()), ["delete b in the foreground"]);
         graph.delete(&node("b"));
         assert_eq!(words(&graph.due()), ["finalizers of a: x"]);
+    }
+
+    #[test]
+    fn the_foreground_does_not_wait_for_what_somebody_else_wants() {
+        let mut graph =
+            graph(&[("a", &[], &["foregroundDeletion"], true), ("b", &[], &[], false), ("c", &["a", "b"], &[], false)]);
+        assert_eq!(words(&graph.due()), ["owners of c: 1"]);
+        graph.apply(node("c"), meta(&["b"], &[], false));
+        assert_eq!(words(&graph.due()), ["finalizers of a: "]);
     }
 
     #[test]

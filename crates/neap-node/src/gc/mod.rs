@@ -12,7 +12,7 @@ use futures::{FutureExt, StreamExt};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::PartialObjectMeta;
-use kube::discovery::{Discovery, verbs};
+use kube::discovery::{Discovery, Scope, verbs};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,9 @@ enum Event {
 /// Runs until `shutdown`.
 pub async fn run(client: Client, shutdown: CancellationToken) {
     let mut graph = Graph::default();
-    let mut known: BTreeMap<String, ApiResource> = BTreeMap::new();
+    let mut known = Kinds::new();
+    // Whose owner is of a kind that is not served: nobody can say that it is gone.
+    let mut undecided: Vec<Node> = Vec::new();
     let mut events = futures::stream::SelectAll::<BoxStream<'static, Event>>::new();
     events.push(
         changes::<CustomResourceDefinition>(Api::all(client.clone()), watcher::Config::default())
@@ -56,6 +58,9 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
                 Event::Object(resource, change) => take(&mut graph, &resource, change),
                 Event::Kinds => match follow_new(&client, &mut known).await {
                     Ok(new) => {
+                        if !new.is_empty() {
+                            undecided.drain(..).for_each(|node| graph.look_again(&node));
+                        }
                         for resource in new {
                             graph.expect(&resource.plural, &resource.group);
                             events.push(follow(&client, resource));
@@ -67,8 +72,22 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
         }
         failed = false;
         for act in graph.due() {
-            let Some(resource) = known.get(&act.node().kind) else { continue };
-            if let Err(error) = carry_out(&client, resource, &act).await {
+            let Some(Kind { resource, .. }) = known.get(&act.node().kind) else { continue };
+            let done = match confirm(&client, &known, &act).await {
+                Ok(Confirmed::Gone) => carry_out(&client, resource, &act).await,
+                Ok(Confirmed::There) => {
+                    // Its watch is behind; what to do is decided when it has caught up.
+                    graph.look_again(act.node());
+                    failed = true;
+                    Ok(())
+                }
+                Ok(Confirmed::Unknown) => {
+                    undecided.push(act.node().clone());
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = done {
                 tracing::warn!(object = %act.node().name, kind = %act.node().kind, %error, "an object could not be collected");
                 // Not the act is tried again, which may be wrong by then: the object is looked at again.
                 graph.look_again(act.node());
@@ -85,8 +104,47 @@ async fn wait(time: Option<Duration>) {
     }
 }
 
+/// What is followed, by [`graph::kind_key`].
+type Kinds = BTreeMap<String, Kind>;
+
+struct Kind {
+    resource: ApiResource,
+    scope: Scope,
+}
+
+/// What the API says of owners that the watches have not shown.
+#[derive(Debug, PartialEq)]
+enum Confirmed {
+    Gone,
+    /// One of them is there after all.
+    There,
+    /// One of them is of a kind that is not served.
+    Unknown,
+}
+
+/// The watches of two kinds are not in step: an owner may be new, and not gone. Nothing is deleted before the API itself
+/// was asked.
+async fn confirm(client: &Client, known: &Kinds, act: &Act) -> kube::Result<Confirmed> {
+    for owner in act.missing() {
+        let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+        let same = |kind: &&Kind| kind.resource.kind == owner.kind && kind.resource.group == group;
+        let Some(Kind { resource, scope }) = known.values().find(same) else { return Ok(Confirmed::Unknown) };
+        let api: Api<DynamicObject> = match (scope, &act.node().namespace) {
+            (Scope::Namespaced, Some(namespace)) => Api::namespaced_with(client.clone(), namespace, resource),
+            // What belongs to no namespace cannot be owned by something in one.
+            (Scope::Namespaced, None) => continue,
+            (Scope::Cluster, _) => Api::all_with(client.clone(), resource),
+        };
+        let found = api.get_metadata_opt(&owner.name).await?;
+        if found.is_some_and(|found| found.metadata.uid.as_ref() == Some(&owner.uid)) {
+            return Ok(Confirmed::There);
+        }
+    }
+    Ok(Confirmed::Gone)
+}
+
 /// Kinds that are served and not followed yet.
-async fn follow_new(client: &Client, known: &mut BTreeMap<String, ApiResource>) -> kube::Result<Vec<ApiResource>> {
+async fn follow_new(client: &Client, known: &mut Kinds) -> kube::Result<Vec<ApiResource>> {
     let discovery = Discovery::new(client.clone()).run().await?;
     let mut new = Vec::new();
     for group in discovery.groups() {
@@ -100,7 +158,7 @@ async fn follow_new(client: &Client, known: &mut BTreeMap<String, ApiResource>) 
             }
             let key = graph::kind_key(&resource.plural, &resource.group);
             if let Entry::Vacant(place) = known.entry(key) {
-                place.insert(resource.clone());
+                place.insert(Kind { resource: resource.clone(), scope: capabilities.scope.clone() });
                 new.push(resource);
             }
         }
@@ -171,6 +229,33 @@ mod tests {
     use serde_json::json;
 
     /// DomainMapping exists only in another version than the one its group recommends.
+    #[tokio::test(start_paused = true)]
+    async fn owners_that_were_not_seen_are_asked_for() {
+        let api = TestApi::start().await;
+        let client = api.client();
+        let mut known = Kinds::new();
+        follow_new(&client, &mut known).await.unwrap();
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
+        let map: ConfigMap = serde_json::from_value(json!({"metadata": {"name": "owner"}})).unwrap();
+        let uid = maps.create(&PostParams::default(), &map).await.unwrap().metadata.uid.unwrap();
+        let check = async |kind: &str, name: &str, uid: &str, want: Confirmed| {
+            let owner = json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": uid});
+            let node = Node {
+                kind: "configmaps".into(),
+                namespace: Some("default".into()),
+                name: "dependent".into(),
+                uid: "u".into(),
+            };
+            let missing = vec![serde_json::from_value(owner).unwrap()];
+            let act = Act::Delete { node, foreground: false, missing };
+            assert_eq!(confirm(&client, &known, &act).await.unwrap(), want, "{kind} {name} {uid}");
+        };
+        check("ConfigMap", "owner", &uid, Confirmed::There).await;
+        check("ConfigMap", "owner", "an earlier one", Confirmed::Gone).await;
+        check("ConfigMap", "nobody", &uid, Confirmed::Gone).await;
+        check("Restored", "owner", &uid, Confirmed::Unknown).await;
+    }
+
     #[tokio::test(start_paused = true)]
     async fn owners_count_whatever_version_their_kind_has() {
         let api = TestApi::start().await;

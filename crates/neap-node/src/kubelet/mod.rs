@@ -12,6 +12,7 @@ mod logs;
 mod needs;
 mod node;
 mod past;
+mod reclaim;
 mod recorder;
 mod schedule;
 mod secrets;
@@ -21,6 +22,7 @@ mod spec;
 mod status;
 mod talk;
 mod tell;
+mod top;
 mod upgrade;
 mod volumes;
 mod worker;
@@ -50,6 +52,7 @@ pub use logs::LogsError;
 pub use node::Machine;
 pub use secrets::docker_credentials;
 pub use spec::{ApiAccess, Surroundings, read_resolv_conf};
+pub use top::GROUP_VERSION as METRICS;
 pub use upgrade::{PodRequest, Refusal};
 
 use logs::Names;
@@ -106,6 +109,8 @@ struct Shared {
     recorder: Recorder,
     sources: Sources,
     names: Names,
+    /// What pods had used a while ago.
+    counts: top::Counts,
     /// Connections on which somebody talks with a command.
     talks: TaskTracker,
     shutdown: CancellationToken,
@@ -118,8 +123,9 @@ impl Kubelet {
         let (recorder, writer) = recorder(client.clone(), &around.node.name, clock.clone());
         let names = Names::open(past);
         let sources = Sources::default();
-        let talks = TaskTracker::new();
-        let shared = Shared { client, runtime, around, drain, clock, recorder, sources, names, talks, shutdown };
+        let (talks, counts) = (TaskTracker::new(), top::Counts::default());
+        let shared =
+            Shared { client, runtime, around, drain, clock, recorder, sources, names, counts, talks, shutdown };
         Self { shared: Arc::new(shared), schedule, machine, writer: Arc::new(Mutex::new(Some(writer))) }
     }
 
@@ -129,8 +135,12 @@ impl Kubelet {
         let shared = self.shared.clone();
         let mut beside = JoinSet::new();
         beside.spawn(writer.run());
+        let counting = self.clone();
+        beside.spawn(async move { counting.count().await });
         let (client, clock) = (shared.client.clone(), shared.clock.clone());
         beside.spawn(node::run(client, self.machine.clone(), clock, shared.shutdown.clone()));
+        let (client, clock) = (shared.client.clone(), shared.clock.clone());
+        beside.spawn(reclaim::run(client, shared.around.claims.clone(), clock, shared.shutdown.clone()));
         let room = Room {
             allocatable: self.machine.allocatable(),
             labels: self.machine.labels(),
@@ -240,24 +250,27 @@ impl Loop {
             },
             Event::ConfigMap(change) => {
                 let keys = self.shared.sources.config_maps.take(change);
-                self.changed(&keys, |needs, name| needs.config_maps.contains(name));
+                self.changed(&keys, |(_, name), needs| needs.config_maps.contains(name));
             }
             Event::Secret(change) => {
                 let keys = self.shared.sources.secrets.take(change);
-                self.changed(&keys, |needs, name| needs.secrets.contains(name));
+                let shared = self.shared.clone();
+                self.changed(&keys, |(namespace, name), needs| {
+                    needs.secrets.contains(name) || shared.sources.pulls_with(namespace, &needs.account, name)
+                });
             }
             Event::Account(change) => {
                 let keys = self.shared.sources.accounts.take(change);
-                self.changed(&keys, |needs, name| needs.account == name);
+                self.changed(&keys, |(_, name), needs| needs.account == *name);
             }
         }
     }
 
     /// Wakes the pods that refer to what changed.
-    fn changed(&self, keys: &[Key], refers: impl Fn(&Needs, &str) -> bool) {
+    fn changed(&self, keys: &[Key], refers: impl Fn(&Key, &Needs) -> bool) {
         let keys: BTreeSet<&Key> = keys.iter().collect();
         for known in self.pods.values() {
-            if keys.iter().any(|(namespace, name)| known.key.0 == *namespace && refers(&known.needs, name)) {
+            if keys.iter().any(|key| known.key.0 == key.0 && refers(key, &known.needs)) {
                 known.wake.sources.notify_one();
             }
         }

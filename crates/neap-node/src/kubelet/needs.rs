@@ -35,7 +35,8 @@ pub(super) struct Found {
     pub(super) secrets: BTreeMap<String, Arc<Secret>>,
     pub(super) account: Option<Arc<ServiceAccount>>,
     pub(super) tokens: BTreeMap<TokenNeed, String>,
-    pub(super) claims: BTreeSet<String>,
+    /// Name to UID.
+    pub(super) claims: BTreeMap<String, String>,
     pub(super) services: Vec<Service>,
 }
 
@@ -52,6 +53,18 @@ pub(super) fn of(pod: &Pod) -> Needs {
     }
     needs.secrets.extend(spec.image_pull_secrets.iter().flatten().map(|s| s.name.clone()));
     needs
+}
+
+/// Whether an object can have this name. Others are not even asked for: a name becomes part of an address and of a path.
+pub(super) fn is_name(name: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        bytes.first().copied().is_some_and(plain)
+            && bytes.last().copied().is_some_and(plain)
+            && bytes.iter().all(|c| plain(*c) || *c == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
 }
 
 /// The account a pod runs as.
@@ -150,6 +163,17 @@ mod tests {
             services: false,
         };
         assert_eq!(of(&pod), want);
+    }
+
+    #[test]
+    fn names_lead_nowhere() {
+        for name in ["data", "a", "a-b.c-1", "web-data-0"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", ".", "..", "a/b", "data/status", "data?x=/../../etc", "a..b", "-a", "A", "a%2Fb", "a b"] {
+            assert!(!is_name(name), "{name}");
+        }
+        assert!(!is_name(&"a".repeat(254)));
     }
 
     #[test]

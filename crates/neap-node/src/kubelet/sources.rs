@@ -15,7 +15,8 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::time::{Duration, Instant};
 
-use super::needs::{DEFAULT_ACCOUNT, Found, Needs, TokenNeed};
+use super::needs::{DEFAULT_ACCOUNT, Found, Needs, TokenNeed, is_name};
+use super::reclaim;
 use super::spec::account_of;
 use super::volumes::claim_dir;
 use crate::feed::Change;
@@ -73,6 +74,12 @@ impl<K: Resource + Clone> Index<K> {
 pub(super) type Tokens = HashMap<TokenNeed, (String, Instant)>;
 
 impl Sources {
+    /// Whether an account gives its pods this secret for their images.
+    pub(super) fn pulls_with(&self, namespace: &str, account: &str, secret: &str) -> bool {
+        let account = self.accounts.get(namespace, account);
+        account.is_some_and(|a| a.image_pull_secrets.iter().flatten().any(|s| s.name == secret))
+    }
+
     /// Everything but tokens.
     pub(super) async fn gather(&self, client: &Client, pod: &Pod, needs: &Needs) -> kube::Result<Found> {
         let namespace = pod.namespace().unwrap_or_default();
@@ -95,9 +102,10 @@ impl Sources {
             }
         }
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
-        for name in &needs.claims {
-            if claims.get_opt(name).await?.is_some() {
-                found.claims.insert(name.clone());
+        for name in needs.claims.iter().filter(|name| is_name(name)) {
+            let Some(claim) = claims.get_opt(name).await? else { continue };
+            if claim.metadata.name.as_ref() == Some(name) && claim.metadata.deletion_timestamp.is_none() {
+                found.claims.insert(name.clone(), claim.metadata.uid.unwrap_or_default());
             }
         }
         if needs.services {
@@ -135,8 +143,11 @@ pub(super) fn refresh_after(need: &TokenNeed) -> Duration {
 /// Makes the directories of a pod's claims, and what its host paths wish to be made.
 pub(super) async fn make_directories(claims: &Path, pod: &Pod, found: &Found) -> std::io::Result<()> {
     let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()?.fs_group);
-    for name in &found.claims {
-        make_claim(claims, &claim_dir(claims, pod, name), group.and_then(|g| u32::try_from(g).ok())).await?;
+    for (name, uid) in &found.claims {
+        let dir = claim_dir(claims, pod, name);
+        reclaim::make_room(claims, &dir, uid).await?;
+        make_claim(claims, &dir, group.and_then(|g| u32::try_from(g).ok())).await?;
+        reclaim::mark(&dir, uid).await?;
     }
     for host in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(|v| v.host_path.as_ref()) {
         match host.type_.as_deref() {
@@ -176,6 +187,9 @@ where
 {
     if let Some(known) = index.get(namespace, name) {
         return Ok(Some(known));
+    }
+    if !is_name(name) {
+        return Ok(None);
     }
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     Ok(api.get_opt(name).await?.map(Arc::new))

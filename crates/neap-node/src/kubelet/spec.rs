@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    Container, LifecycleHandler, Pod, PodSpec as ApiSpec, Probe as ApiProbe, ResourceRequirements, SeccompProfile,
-    SecurityContext,
+    Container, LifecycleHandler, Pod, PodSecurityContext, PodSpec as ApiSpec, Probe as ApiProbe, ResourceRequirements,
+    SeccompProfile, SecurityContext,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use neap_runtime::pod::{
@@ -94,7 +94,7 @@ pub(super) fn pod_spec(pod: &Pod, found: &Found, around: &Surroundings) -> Resul
     let aliases = spec.host_aliases.iter().flatten();
     Ok(PodSpec {
         id: PodId(pod.metadata.uid.clone().unwrap_or_default()),
-        hostname: spec.hostname.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| name.clone()),
+        hostname: host_name(spec.hostname.as_deref().filter(|h| !h.is_empty()).unwrap_or(&name)),
         init_containers: containers(spec.init_containers.as_deref().unwrap_or_default())?,
         containers: containers(&spec.containers)?,
         volumes,
@@ -138,6 +138,9 @@ impl Context<'_> {
         };
         let pod_wide = self.spec.security_context.clone().unwrap_or_default();
         let own = c.security_context.clone().unwrap_or_default();
+        if let Some(protection) = not_offered(self.spec, &pod_wide, &own) {
+            return Err(failed(format!("{protection} is asked for, and not offered on this machine")));
+        }
         let capabilities = own.capabilities.clone().unwrap_or_default();
         Ok(ContainerSpec {
             name: c.name.clone(),
@@ -198,6 +201,27 @@ impl Context<'_> {
         });
         own.chain(token).collect()
     }
+}
+
+/// Protections that a pod may ask for and would not get: better not to run than to run without.
+fn not_offered(spec: &ApiSpec, pod: &PodSecurityContext, own: &SecurityContext) -> Option<&'static str> {
+    let app_armor = own.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref());
+    let table = [
+        (spec.host_users == Some(false), "a user namespace (hostUsers: false)"),
+        (app_armor.is_some_and(|profile| profile.type_ == "Localhost"), "an AppArmor profile of its own"),
+        (own.se_linux_options.is_some() || pod.se_linux_options.is_some(), "an SELinux label"),
+        (pod.supplemental_groups_policy.as_deref() == Some("Strict"), "supplementalGroupsPolicy: Strict"),
+        (own.proc_mount.as_deref() == Some("Unmasked"), "procMount: Unmasked"),
+        (pod.sysctls.as_ref().is_some_and(|all| !all.is_empty()), "a kernel setting (sysctls)"),
+        (spec.runtime_class_name.as_ref().is_some_and(|name| !name.is_empty()), "a runtime class"),
+    ];
+    table.into_iter().find_map(|(asked, what)| asked.then_some(what))
+}
+
+/// As long as the kernel and DNS allow.
+fn host_name(name: &str) -> String {
+    const LONGEST: usize = 63;
+    name[..name.floor_char_boundary(LONGEST)].trim_end_matches(['-', '.']).to_owned()
 }
 
 /// The tokens that `pod_spec` will look for.

@@ -16,6 +16,9 @@ use crate::quantity;
 /// Conditions that are the kubelet's to write; all others are kept as they are found.
 const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
+/// Kubernetes' words for a pod that was active for longer than its `activeDeadlineSeconds`.
+pub(super) const OVERDUE: &str = "Pod was active on the node longer than the specified deadline";
+
 /// How far this machine has come with a pod.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Progress<'a> {
@@ -55,7 +58,7 @@ pub(super) fn status(
     let phase = runtime.map_or(PodPhase::Pending, |r| r.phase);
     status.phase = Some(format!("{phase:?}"));
     if let Some(why) = runtime.and_then(|r| r.evicted.as_ref()) {
-        status.reason = Some("Evicted".to_owned());
+        status.reason = Some(reason_for_end(why).to_owned());
         status.message = Some(why.clone());
     }
     status.host_ip = Some(node.address.to_string());
@@ -288,6 +291,11 @@ pub(super) fn qos_class(spec: &PodSpec) -> &'static str {
         (true, true) => "Guaranteed",
         (true, false) => "Burstable",
     }
+}
+
+/// Kubernetes' word for why a pod was ended by the machine.
+pub(super) fn reason_for_end(why: &str) -> &'static str {
+    if why == OVERDUE { "DeadlineExceeded" } else { "Evicted" }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
@@ -43,8 +43,11 @@ const WEBSOCKET: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
 const SPDY: [&str; 1] = ["v4.channel.k8s.io"];
 /// Read of a stream at once.
 const PIECE: usize = 16 << 10;
-/// A command that has ended may have left somebody behind who holds its output open: so long is waited for the rest.
+/// A command that has ended may have left somebody behind who holds its output open: after so long without a word from
+/// there it is over.
 const REST: Duration = Duration::from_millis(200);
+/// How often a client is looked for while a command is silent: one that vanished is noticed by the connection then.
+const ALIVE: Duration = Duration::from_secs(30);
 /// How long a client may take to open the streams it asks for (the kubelet's `DefaultStreamCreationTimeout`).
 const OPENING: Duration = Duration::from_secs(30);
 /// How long a client may take to hear the end and close its connection.
@@ -76,7 +79,8 @@ impl Kubelet {
         let terminal = asked.yes("tty");
         let command = CommandOptions { argv: asked.all("command"), terminal, stdin: asked.yes("stdin") };
         let (answer, carrier, container) = self.prepare(&asked)?;
-        let session = self.exec(asked.namespace, asked.pod, Some(&container), command).await.map_err(|e| refused(&e))?;
+        let session =
+            self.exec(asked.namespace, asked.pod, Some(&container), command).await.map_err(|e| refused(&e))?;
         self.talk_over(&mut asked, carrier, session);
         Ok(answer)
     }
@@ -88,7 +92,8 @@ impl Kubelet {
     pub async fn answer_attach(&self, mut asked: PodRequest<'_>) -> Result<Response<()>, Refusal> {
         let (answer, carrier, container) = self.prepare(&asked)?;
         let stdin = asked.yes("stdin");
-        let session = self.attach(asked.namespace, asked.pod, Some(&container), stdin).await.map_err(|e| refused(&e))?;
+        let session =
+            self.attach(asked.namespace, asked.pod, Some(&container), stdin).await.map_err(|e| refused(&e))?;
         self.talk_over(&mut asked, carrier, session);
         Ok(answer)
     }
@@ -179,15 +184,17 @@ async fn over_spdy((incoming, outgoing): Bytewise, session: CommandSession, want
             tracing::debug!("a client did not open the streams it asked for");
             return;
         };
-        let said = futures::sink::unfold(outputs, |outputs: Vec<(u8, Output)>, (to, bytes): (u8, Bytes)| async move {
-            if let Some((_, output)) = outputs.iter().find(|(stream, _)| *stream == to)
-                && !output.say(bytes).await
-            {
-                return Err(io::Error::from(io::ErrorKind::BrokenPipe));
+        let said = futures::sink::unfold(&outputs, |outputs, (to, bytes): (u8, Bytes)| async move {
+            let output = outputs.iter().find(|(stream, _)| *stream == to);
+            match output {
+                Some((_, output)) if !output.say(bytes).await => Err(io::Error::from(io::ErrorKind::BrokenPipe)),
+                _ => Ok(outputs),
             }
-            Ok(outputs)
         });
         talk(said, heard, session).await;
+        for (_, output) in outputs {
+            output.end().await;
+        }
         // Until the client has heard it; its leaving ends this earlier.
         tokio::time::sleep(LEAVING).await;
     };
@@ -271,6 +278,8 @@ where
     let (mut out, mut err) = (vec![0; PIECE], vec![0; PIECE]);
     let (mut open, mut stderr) = (true, stderr);
     let mut last = Instant::now();
+    let mut alive = interval(ALIVE);
+    alive.reset();
     while open || stderr.is_some() {
         let read_err = async {
             match &mut stderr {
@@ -279,12 +288,20 @@ where
             }
         };
         tokio::select! {
+            // What was said before anything else: the end may not overtake it.
+            biased;
             read = stdout.read(&mut out), if open => match read {
-                Ok(n @ 1..) => said.send((STDOUT, Bytes::copy_from_slice(&out[..n]))).await?,
+                Ok(n @ 1..) => {
+                    said.send((STDOUT, Bytes::copy_from_slice(&out[..n]))).await?;
+                    last = Instant::now() + REST;
+                }
                 Ok(0) | Err(_) => open = false,
             },
             read = read_err => match read {
-                Ok(n @ 1..) => said.send((STDERR, Bytes::copy_from_slice(&err[..n]))).await?,
+                Ok(n @ 1..) => {
+                    said.send((STDERR, Bytes::copy_from_slice(&err[..n]))).await?;
+                    last = Instant::now() + REST;
+                }
                 Ok(0) | Err(_) => stderr = None,
             },
             code = &mut exit, if ended.is_none() => {
@@ -292,6 +309,8 @@ where
                 last = Instant::now() + REST;
             }
             () = sleep_until(last), if ended.is_some() => break,
+            // Nothing, which is enough to find out that nobody is there any more.
+            _ = alive.tick() => said.send((STDOUT, Bytes::new())).await?,
         }
     }
     let ended = match ended {
@@ -413,6 +432,29 @@ mod tests {
         assert_eq!(*sizes.lock().unwrap(), [(25, 80)]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_hears_all_that_was_said_before_the_end() {
+        let (ours, theirs) = tokio::io::duplex(256);
+        let session = CommandSession {
+            stdin: None,
+            stdout: Box::pin(io::Cursor::new(vec![7; 10 * PIECE])),
+            stderr: None,
+            resize: None,
+            exit: Box::pin(std::future::ready(Ok(0))),
+        };
+        let client = async {
+            let mut socket = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
+            let mut heard = 0;
+            while let Some(Ok(Message::Binary(bytes))) = socket.next().await {
+                heard += bytes.iter().filter(|byte| **byte == 7).count();
+                tokio::time::sleep(2 * REST).await;
+            }
+            heard
+        };
+        let ((), heard) = tokio::join!(over_websocket(ours, session), client);
+        assert_eq!(heard, 10 * PIECE);
+    }
+
     #[tokio::test]
     async fn a_command_ends_when_nobody_listens_any_more() {
         let (ours, theirs) = tokio::io::duplex(1 << 10);
@@ -428,9 +470,7 @@ mod tests {
             let mut socket = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
             assert_eq!(socket.next().await.unwrap().unwrap(), Message::binary(vec![STDOUT]));
         };
-        timeout(Duration::from_secs(30), async { tokio::join!(over_websocket(ours, session), client) })
-            .await
-            .unwrap();
+        timeout(Duration::from_secs(30), async { tokio::join!(over_websocket(ours, session), client) }).await.unwrap();
         drop(held);
     }
 }

@@ -2,6 +2,8 @@
 
 use neap_runtime::pod::{ContainerState, ContainerStatus, PodStatus, Trouble};
 
+use super::status::reason_for_end;
+
 /// An event about a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Told {
@@ -27,7 +29,7 @@ pub(super) fn changes(before: Option<&PodStatus>, now: &PodStatus) -> Vec<Told> 
         before.init_containers.iter().chain(&before.containers).find(|c| c.name == name)
     };
     if let Some(why) = now.evicted.as_ref().filter(|_| before.is_none_or(|b| b.evicted.is_none())) {
-        told.push(Told::warning("Evicted", why.clone()));
+        told.push(Told::warning(reason_for_end(why), why.clone()));
     }
     for container in now.init_containers.iter().chain(&now.containers) {
         of_container(old(&container.name), container, &now.name, &mut told);

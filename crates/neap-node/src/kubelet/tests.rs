@@ -23,11 +23,13 @@ struct Paper {
     /// `ensure NAME` and `remove NAME GRACE`, in order.
     calls: Mutex<Vec<String>>,
     changes: broadcast::Sender<PodId>,
+    used: Mutex<Vec<neap_runtime::pod::PodUsage>>,
 }
 
 impl Paper {
     fn new() -> Arc<Self> {
-        Arc::new(Self { pods: Mutex::default(), calls: Mutex::default(), changes: broadcast::channel(16).0 })
+        let changes = broadcast::channel(16).0;
+        Arc::new(Self { pods: Mutex::default(), calls: Mutex::default(), changes, used: Mutex::default() })
     }
 
     /// Changes what is known of a pod and says so.
@@ -141,10 +143,24 @@ impl PodRuntime for Paper {
     fn connect(&self, _id: &PodId, port: u16) -> BoxFuture<'_, Result<tokio::net::TcpStream, Error>> {
         Box::pin(async move {
             let pod = PodId("u".into());
-            tokio::net::TcpStream::connect(("127.0.0.1", port))
-                .await
-                .map_err(|source| Error::Connect { port, pod, source })
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map_err(|source| Error::Connect {
+                port,
+                pod,
+                source,
+            })
         })
+    }
+
+    fn usage(&self) -> BoxFuture<'_, Vec<neap_runtime::pod::PodUsage>> {
+        Box::pin(std::future::ready(self.used.lock().unwrap().clone()))
+    }
+
+    fn evict(&self, id: &PodId, why: &str) {
+        let name = self.pods.lock().unwrap()[id].0.name.clone();
+        self.show(&name, |status| {
+            status.evicted = Some(why.to_owned());
+            status.phase = PodPhase::Failed;
+        });
     }
 
     fn describe(&self) -> String {
@@ -464,6 +480,46 @@ async fn a_claim_is_a_directory_of_its_own() {
     let want = stage.dir.path().join("claims/default/data");
     assert_eq!(stage.ensured("p").await.volumes["v"], Volume::HostPath(want.clone()));
     assert!(want.is_dir());
+    // Its data outlives it as long as a pod uses it.
+    std::fs::write(want.join("secret"), "x").unwrap();
+    claims.delete("data", &DeleteParams::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(want.join("secret").exists());
+    stage.pods().delete("p", &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await.unwrap();
+    eventually("the data goes", || async { (!want.exists()).then_some(()) }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claims_name_leads_nowhere_else() {
+    let stage = Stage::start().await;
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let claims: Api<k8s_openapi::api::core::v1::PersistentVolumeClaim> = Api::namespaced(stage.api.client(), "default");
+    claims.create(&PostParams::default(), &serde_json::from_value(claim).unwrap()).await.unwrap();
+    let mut spec = one();
+    spec["volumes"] = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "data?x=/../../../elsewhere"}}]);
+    stage.create("p", spec).await;
+    let said = stage.events("FailedMount").await;
+    assert!(said[0].ends_with("not found"), "{said:?}");
+    assert!(stage.runtime.spec("p").is_none());
+    assert!(!stage.dir.path().join("elsewhere").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_secret_that_comes_late_reaches_its_pod() {
+    let stage = Stage::start().await;
+    let accounts: Api<ServiceAccount> = Api::namespaced(stage.api.client(), "default");
+    let account = json!({"metadata": {"name": "default"}, "imagePullSecrets": [{"name": "pull"}]});
+    accounts.create(&PostParams::default(), &serde_json::from_value(account).unwrap()).await.unwrap();
+    // The account is seen before the pod.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stage.create("p", one()).await;
+    assert_eq!(stage.ensured("p").await.containers[0].credentials, []);
+    let config = json!({"auths": {"app.example": {"username": "me", "password": "secret"}}}).to_string();
+    let secret = json!({"metadata": {"name": "pull"}, "type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": config}});
+    let secrets: Api<Secret> = Api::namespaced(stage.api.client(), "default");
+    secrets.create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.unwrap();
+    let given = || async { stage.runtime.spec("p").filter(|spec| spec.containers[0].credentials.len() == 1) };
+    eventually("the credentials arrive", given).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,7 +37,7 @@ pub(super) fn volume(
         return Ok(Volume::EmptyDir { memory: false, size_limit: None });
     }
     if let Some(name) = claim(declared, pod) {
-        if !found.claims.contains(&name) {
+        if !found.claims.contains_key(&name) {
             return Err(format!("persistentvolumeclaim {name:?} not found"));
         }
         return Ok(Volume::HostPath(claim_dir(claims, pod, &name)));
@@ -200,7 +200,7 @@ mod tests {
         let mut found = Found::default();
         found.config_maps.insert("m".into(), Arc::new(serde_json::from_value(map).unwrap()));
         found.secrets.insert("s".into(), Arc::new(serde_json::from_value(secret).unwrap()));
-        found.claims.insert("data".into());
+        found.claims.insert("data".into(), "u".into());
         found.tokens.insert(("vault".into(), 600), "ticket".into());
         let pod = json!({"metadata": {"name": "p", "namespace": "n", "labels": {"app": "x", "b": "y"}}});
         let pod: Pod = serde_json::from_value(pod).unwrap();

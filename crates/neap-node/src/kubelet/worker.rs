@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Pod, PodStatus as ApiStatus};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt};
@@ -20,7 +21,7 @@ use super::recorder::About;
 use super::schedule::is_active;
 use super::sources::{Tokens, make_directories, refresh_after, token};
 use super::spec::{GRACE_SECONDS, SpecError, pod_spec, unasked_token};
-use super::status::{Progress, same, status};
+use super::status::{OVERDUE, Progress, same, status};
 use super::tell::{self, Told};
 use super::{Shared, needs::TOKEN_SECONDS};
 use crate::ports::PORTS;
@@ -126,7 +127,8 @@ impl Worker {
                 self.place_and_hand_over(&pod).await;
             }
             self.report(&pod).await;
-            let timer = self.next_timer();
+            let overdue = self.end_if_overdue(&pod);
+            let timer = self.next_timer().into_iter().chain(overdue).min();
             tokio::select! {
                 changed = self.pod.changed() => {
                     if changed.is_err() {
@@ -148,6 +150,21 @@ impl Worker {
             && (seen.spec != pod.spec
                 || seen.metadata.labels != pod.metadata.labels
                 || seen.metadata.annotations != pod.metadata.annotations)
+    }
+
+    /// Ends a pod that has been active for as long as it may; else when that will be.
+    fn end_if_overdue(&self, pod: &Pod) -> Option<Instant> {
+        let seconds = pod.spec.as_ref()?.active_deadline_seconds.filter(|_| is_active(pod))?;
+        let begun = self.written.as_ref().or(pod.status.as_ref())?.start_time.as_ref()?.0;
+        let ran = (self.shared.clock)().duration_since(begun);
+        let left = SignedDuration::from_secs(seconds).saturating_sub(ran);
+        if left.is_positive() {
+            return Some(Instant::now() + left.unsigned_abs());
+        }
+        if self.told.as_ref().is_some_and(|known| known.evicted.is_none()) {
+            self.shared.runtime.evict(&self.id, OVERDUE);
+        }
+        None
     }
 
     fn token_is_due(&self) -> bool {
@@ -355,18 +372,29 @@ impl Worker {
     async fn stop(&mut self, pod: &Arc<Pod>, grace: Duration) -> bool {
         let shared = self.shared.clone();
         let id = self.id.clone();
+        let (mut grace, mut has_object) = (grace, true);
         loop {
             let mut removal = shared.runtime.remove(&id, grace);
             let removed = loop {
                 tokio::select! {
-                    removed = &mut removal => break removed,
+                    removed = &mut removal => break Some(removed),
                     () = self.wake.runtime.notified() => self.report(pod).await,
+                    changed = self.pod.changed(), if has_object => {
+                        // Told to hurry, or deleted by force: then nobody is left who could wish for more time.
+                        has_object = changed.is_ok();
+                        let nearer = if has_object { grace_of(&self.pod.borrow_and_update()) } else { FORCED_GRACE };
+                        if nearer < grace {
+                            grace = nearer;
+                            break None;
+                        }
+                    }
                     () = shared.shutdown.cancelled() => return false,
                 }
             };
             match removed {
-                Ok(()) => return true,
-                Err(error) => {
+                None => {}
+                Some(Ok(())) => return true,
+                Some(Err(error)) => {
                     tracing::warn!(pod = %self.about.name, %error, "a pod cannot be stopped; trying again");
                     self.tell(Told::warning("FailedKillPod", error.to_string()));
                     if !self.pause().await {
@@ -435,7 +463,8 @@ impl Worker {
 fn grace_of(pod: &Pod) -> Duration {
     let own = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
     let seconds = pod.metadata.deletion_grace_period_seconds.or(own).unwrap_or(GRACE_SECONDS);
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    // Beyond this no clock goes on.
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(u64::from(u32::MAX)))
 }
 
 fn told_of(problem: &SpecError) -> Told {

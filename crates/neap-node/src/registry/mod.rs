@@ -1,9 +1,10 @@
 //! This machine's own registry: the OCI distribution protocol over the runtime's image store.
 //!
 //! What is pushed here runs at once, because there is only one store. The registry decides nothing about images: it
-//! translates HTTP to the store's calls and the store's answers to the specification's codes. It has no users; who may
-//! reach the listener may push (the listener is on loopback unless told otherwise).
+//! translates HTTP to the store's calls and the store's answers to the specification's codes. It has no users of its own:
+//! `access` tells this machine from others, and the platform's tokens from guesses.
 
+mod access;
 mod blobs;
 mod inventory;
 mod load;
@@ -27,6 +28,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use access::Ends;
+pub use access::{Access, Check};
 use blobs::Uploads;
 use reply::{Code, Refusal, Reply};
 use route::{Route, parse};
@@ -40,9 +43,14 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Pause after `accept` failed (out of file descriptors, most likely), so as not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `shutdown`, then lets running requests end within a few seconds.
+/// Serves until `shutdown`, then lets running requests end within a few seconds. Only this machine may push.
 pub async fn serve(listener: TcpListener, images: Images, shutdown: CancellationToken) {
-    let registry = Arc::new(Registry { images, uploads: Uploads::default() });
+    serve_with(listener, images, Access::default(), shutdown).await;
+}
+
+/// Like [`serve`], with other rules.
+pub async fn serve_with(listener: TcpListener, images: Images, access: Access, shutdown: CancellationToken) {
+    let registry = Arc::new(Registry { images, access, uploads: Uploads::default() });
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -55,8 +63,9 @@ pub async fn serve(listener: TcpListener, images: Images, shutdown: Cancellation
             () = shutdown.cancelled() => break,
             accepted = accepted => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let accepted = accepted.and_then(|(stream, peer)| Ok((Ends { peer, own: stream.local_addr()? }, stream)));
+        let (ends, stream) = match accepted {
+            Ok(both) => both,
             Err(error) => {
                 tracing::warn!(%error, "the registry cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -67,7 +76,7 @@ pub async fn serve(listener: TcpListener, images: Images, shutdown: Cancellation
         connections.spawn(async move {
             let service = hyper::service::service_fn(move |request| {
                 let registry = registry.clone();
-                async move { Ok::<_, Infallible>(registry.answer(request).await) }
+                async move { Ok::<_, Infallible>(registry.answer(ends, request).await) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -96,14 +105,15 @@ pub async fn serve(listener: TcpListener, images: Images, shutdown: Cancellation
 
 struct Registry {
     images: Images,
+    access: Access,
     uploads: Uploads,
 }
 
 impl Registry {
-    async fn answer(&self, request: Request<Incoming>) -> Reply {
+    async fn answer(&self, ends: Ends, request: Request<Incoming>) -> Reply {
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        let reply = match self.dispatch(request).await {
+        let reply = match self.dispatch(ends, request).await {
             Ok(reply) => reply,
             Err(refusal) => {
                 if refusal.is_ours() {
@@ -116,12 +126,8 @@ impl Registry {
         reply
     }
 
-    async fn dispatch(&self, request: Request<Incoming>) -> Result<Reply, Refusal> {
-        // Nobody here has a password, so a page of somebody else's, open in a browser on this machine, could push as
-        // well as its owner. Browsers say on whose behalf they ask; tools do not.
-        if request.headers().contains_key(http::header::ORIGIN) {
-            return Err(Refusal::new(Code::Denied, "this registry is for tools, not for pages in a browser"));
-        }
+    async fn dispatch(&self, ends: Ends, request: Request<Incoming>) -> Result<Reply, Refusal> {
+        self.access.admit(ends, request.method(), request.uri().path(), request.headers()).await?;
         let (images, uploads) = (&self.images, &self.uploads);
         let route = parse(request.uri().path())?;
         let query = Query::parse(request.uri().query().unwrap_or_default());

@@ -31,6 +31,7 @@ pub(super) enum Code {
     RangeInvalid,
     TagInvalid,
     TooManyUploads,
+    Unauthorized,
     Unsupported,
     NotFound,
     DiskFull,
@@ -53,6 +54,7 @@ impl Code {
             Self::SizeInvalid => "SIZE_INVALID",
             Self::TagInvalid => "TAG_INVALID",
             Self::TooManyUploads => "TOOMANYREQUESTS",
+            Self::Unauthorized => "UNAUTHORIZED",
             Self::Unsupported => "UNSUPPORTED",
             Self::NotFound => "NOT_FOUND",
             Self::DiskFull | Self::Unknown => "UNKNOWN",
@@ -73,6 +75,7 @@ impl Code {
             | Self::NameInvalid
             | Self::TagInvalid => StatusCode::BAD_REQUEST,
             Self::Denied => StatusCode::FORBIDDEN,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::SizeInvalid => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RangeInvalid => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::TooManyUploads => StatusCode::TOO_MANY_REQUESTS,
@@ -115,6 +118,10 @@ impl Refusal {
         let errors = Errors { errors: [ErrorEntry { code: self.code.name(), message: &self.message }] };
         let mut reply = json(&errors);
         *reply.status_mut() = self.code.status();
+        if self.code == Code::Unauthorized {
+            let challenge = HeaderValue::from_static("Basic realm=\"neap\"");
+            reply.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
+        }
         reply
     }
 }

@@ -22,13 +22,17 @@ struct Served {
 }
 
 async fn served() -> Served {
+    served_with(Access::default()).await
+}
+
+async fn served_with(access: Access) -> Served {
     let dir = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = listener.local_addr().unwrap().to_string();
     let config = Config { local_registries: vec![host.clone()], ..Config::default() };
     let images = Images::open(dir.path(), config).unwrap();
     let mut server = JoinSet::new();
-    server.spawn(serve(listener, images.clone(), CancellationToken::new()));
+    server.spawn(serve_with(listener, images.clone(), access, CancellationToken::new()));
     Served { host, images, client: Client::builder(TokioExecutor::new()).build_http(), _dir: dir, _server: server }
 }
 
@@ -292,4 +296,31 @@ async fn the_inventory_knows_names_of_other_registries_too() {
     assert_eq!(served.status("DELETE", "/neap/images?name=hello:1").await, 404);
     assert_eq!(served.status("DELETE", "/neap/images").await, 400);
     assert_eq!(served.status("DELETE", "/neap/images?name=A%20b").await, 400);
+}
+
+/// As everybody is seen who comes from elsewhere, and everybody at all where pods share the machine's network.
+#[tokio::test]
+async fn strangers_pull_and_change_nothing() {
+    let known: Check = Arc::new(|token| Box::pin(async move { token == "secret" }));
+    for check in [None, Some(known)] {
+        let with_password = check.is_some();
+        let served = served_with(Access { trust_this_machine: false, check }).await;
+        served.images.import_files("hello:1", &[("app", 0o755, b"x")], ImageConfig::default()).await.unwrap();
+        let refused = if with_password { "401 UNAUTHORIZED" } else { "403 DENIED" };
+        for (method, path) in [
+            ("POST", "/v2/x/blobs/uploads/"),
+            ("POST", "/neap/load?name=docker.io/library/nginx:latest"),
+            ("GET", "/neap/images"),
+            ("DELETE", "/neap/images?name=hello:1"),
+        ] {
+            let reply = served.send(method, path, &[], b"").await;
+            assert_eq!(code(&reply), refused, "{method} {path}");
+            assert_eq!(text(&reply, "www-authenticate"), if with_password { "Basic realm=\"neap\"" } else { "" });
+        }
+        assert_eq!(served.images.list().await.unwrap().len(), 1);
+        assert_eq!(code(&served.send("GET", "/v2/x/manifests/v1", &[], b"").await), "404 MANIFEST_UNKNOWN");
+        let token = [("authorization", "Bearer secret")];
+        let opened = served.send("POST", "/v2/x/blobs/uploads/", &token, b"").await;
+        assert_eq!(opened.status(), if with_password { StatusCode::ACCEPTED } else { StatusCode::FORBIDDEN });
+    }
 }

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::accept::Accepted;
-use super::io::{Notes, Stream};
+use super::io::{Lent, Notes, Stream};
 use super::worker::{LocalExecutor, Shared};
 use crate::access::Observation;
 use crate::body::{Body, BodyError};
@@ -29,6 +29,10 @@ use crate::config::{H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_
 use crate::handler::{Connection, Handler, Response};
 use crate::metrics::ExpiredLabels;
 use crate::time::now;
+
+/// A connection that has been silent for so long gives its buffers back. Shorter, and clients that pause would be served
+/// with fresh ones each time; longer, and ten thousand that only keep a connection would hold a hundred megabytes.
+const REST_AFTER: Duration = Duration::from_secs(5);
 
 /// A connection as the sweep sees it.
 pub(super) struct Watched {
@@ -44,6 +48,9 @@ pub(super) struct Watched {
     waker: RefCell<Waker>,
     /// h2 frames are not heads; its own pings tell whether the client is there.
     h2: Cell<bool>,
+    /// Served at least one request, and silent since, for long enough to give back what it was served with.
+    rests: Cell<bool>,
+    ever_served: Cell<bool>,
     /// Its place in the worker's list.
     place: Cell<usize>,
 }
@@ -68,6 +75,8 @@ impl Watched {
             expired: Cell::new(None),
             waker: RefCell::new(Waker::noop().clone()),
             h2: Cell::new(false),
+            rests: Cell::new(false),
+            ever_served: Cell::new(false),
             place: Cell::new(0),
         })
     }
@@ -99,7 +108,22 @@ impl Watched {
         if expired.is_some() {
             self.expired.set(expired);
             self.wake();
+        } else if !in_request
+            && !reading
+            && !self.h2.get()
+            && self.ever_served.get()
+            && !self.rests.get()
+            && self.notes.whole.load(Ordering::Relaxed)
+            && now.saturating_duration_since(self.idle_since.get()) >= REST_AFTER
+        {
+            self.rests.set(true);
+            self.wake();
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_resting(&self) -> bool {
+        self.rests.get()
     }
 
     pub(super) fn wake(&self) {
@@ -121,6 +145,7 @@ impl Drop for InRequest {
         // Bytes that came during the request (its body, or the next head) begin to count now.
         self.0.notes.head_complete();
         self.0.served.set(true);
+        self.0.ever_served.set(true);
     }
 }
 
@@ -160,10 +185,11 @@ pub(super) async fn serve<H: Handler>(accepted: Accepted, shared: Rc<Shared>, ha
     };
     let mut connection = Connection::plain(peer, local, listener);
     match &shared.listeners[listener] {
-        None => speak(stream, connection, None, &shared, handler).await,
+        // Boxed, so that each kind of connection takes its own room and not that of the largest.
+        None => Box::pin(speak(stream, connection, None, &shared, handler)).await,
         Some(tls) => {
             let timeout = shared.server.config.tls_handshake_timeout;
-            let Ok(Ok(stream)) = tokio::time::timeout(timeout, tls.accept(stream)).await else {
+            let Ok(Ok(stream)) = Box::pin(tokio::time::timeout(timeout, tls.accept(stream))).await else {
                 metrics.tls_failures.inc();
                 return;
             };
@@ -171,7 +197,7 @@ pub(super) async fn serve<H: Handler>(accepted: Accepted, shared: Rc<Shared>, ha
             connection.tls = true;
             connection.server_name = session.server_name().map(Arc::from);
             let h2 = session.alpn_protocol().map(|protocol| protocol == b"h2");
-            speak(stream, connection, h2, &shared, handler).await;
+            Box::pin(speak(stream, connection, h2, &shared, handler)).await;
         }
     }
 }
@@ -212,9 +238,9 @@ where
     let config = &shared.server.config;
     let connection = Rc::new(connection);
     let access = shared.server.access.clone();
-    let service = {
+    let serve = {
         let watched = watched.clone();
-        service_fn(move |request: http::Request<Incoming>| {
+        move |request: http::Request<Incoming>| {
             watched.request_begins();
             let in_request = InRequest(watched.clone());
             let (handler, connection) = (handler.clone(), connection.clone());
@@ -227,9 +253,8 @@ where
                 }
                 Ok::<_, Infallible>(response.map(|body| Counted { body, _in_request: in_request }))
             }
-        })
+        }
     };
-    let io = TokioIo::new(io);
     let result = if h2 {
         let max_head = u32::try_from(config.max_head_bytes).unwrap_or(u32::MAX);
         let serving = hyper::server::conn::http2::Builder::new(LocalExecutor)
@@ -240,16 +265,29 @@ where
             .max_header_list_size(max_head)
             .keep_alive_interval(H2_PING_INTERVAL)
             .keep_alive_timeout(H2_PING_TIMEOUT)
-            .serve_connection(io, service);
-        drive(serving, &watched, shared).await
+            .serve_connection(TokioIo::new(io), service_fn(serve));
+        // Boxed, so that a connection that speaks HTTP/1 does not make room for it.
+        Box::pin(drive(serving, &watched, shared, || ())).await
     } else {
-        let serving = hyper::server::conn::http1::Builder::new()
-            .max_buf_size(config.max_head_bytes)
-            // Its timer would be set and cleared for each request; the sweep does the same for nothing.
-            .header_read_timeout(None)
-            .serve_connection(io, service)
-            .with_upgrades();
-        drive(serving, &watched, shared).await
+        loop {
+            let (lent, lender) = Lent::new(io);
+            let serving = hyper::server::conn::http1::Builder::new()
+                .max_buf_size(config.max_head_bytes)
+                // Its timer would be set and cleared for each request; the sweep does the same for nothing.
+                .header_read_timeout(None)
+                .serve_connection(TokioIo::new(lent), service_fn(serve.clone()))
+                .with_upgrades();
+            // Boxed, so that what hyper holds is gone while the connection rests.
+            let result = Box::pin(drive(serving, &watched, shared, || lender.recall())).await;
+            match lender.take_back() {
+                Some(back) if result.is_ok() && watched.rests.get() => io = back,
+                _ => break result,
+            }
+            match until_expired(&watched, shared, io.next_bytes()).await {
+                Some(Ok(true)) => watched.rests.set(false),
+                _ => return,
+            }
+        }
     };
     if let Err(error) = result {
         // Clients vanish all the time; whoever wants to see it asks for it.
@@ -285,14 +323,21 @@ where
     }
 }
 
-/// Lets the connection run until it ends, is told to drain (GOAWAY, `Connection: close`), or expires.
-async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared) -> hyper::Result<()> {
+/// Lets the connection run until it ends, is told to drain (GOAWAY, `Connection: close`), expires, or goes to rest.
+async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared, recall: impl Fn()) -> hyper::Result<()> {
     let mut serving = std::pin::pin!(serving);
     let mut told = false;
     watched.register_on_first_poll().await;
     std::future::poll_fn(|cx: &mut Context<'_>| {
         if shared.draining.get() && !told {
             told = true;
+            serving.as_mut().shut_down();
+        }
+        if watched.rests.get() && !told {
+            // No request is in progress and no byte of one has been read, so this ends it on the spot; whatever the
+            // client sends from now on stays in the socket for whoever reads next.
+            told = true;
+            recall();
             serving.as_mut().shut_down();
         }
         if let Poll::Ready(result) = serving.as_mut().poll(cx) {

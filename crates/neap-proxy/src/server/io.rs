@@ -2,15 +2,19 @@
 //! whether it is in the middle of a head and whether it takes our bytes.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What an h2 client sends first (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes taken at once from a client that comes back after a silence: most heads, whole.
+const AHEAD: usize = 2048;
 
 /// What a connection is at. Flags only: the sweep, which comes by once a second, adds the times.
 ///
@@ -23,12 +27,93 @@ pub(super) struct Notes {
     pub(super) stalled: AtomicBool,
     /// It has taken some since the last sweep.
     pub(super) moved: AtomicBool,
+    /// The last bytes that came were the end of a head, so that nothing of the next one can have come with them.
+    pub(super) whole: AtomicBool,
 }
 
 impl Notes {
     /// The head is complete.
     pub(super) fn head_complete(&self) {
         self.reading.store(false, Ordering::Relaxed);
+    }
+
+    fn came(&self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.reading.store(true, Ordering::Relaxed);
+            self.whole.store(bytes.ends_with(b"\r\n\r\n"), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A stream that is lent to hyper and can be had back.
+#[derive(Debug)]
+pub(super) struct Lent<T>(Arc<Mutex<Loan<T>>>);
+
+#[derive(Debug)]
+struct Loan<T> {
+    stream: Stream<T>,
+    /// The borrower is told to finish, but not to close.
+    recalled: bool,
+}
+
+/// What gets it back.
+#[derive(Debug)]
+pub(super) struct Lender<T>(Arc<Mutex<Loan<T>>>);
+
+impl<T> Lent<T> {
+    pub(super) fn new(stream: Stream<T>) -> (Self, Lender<T>) {
+        let loan = Arc::new(Mutex::new(Loan { stream, recalled: false }));
+        (Self(loan.clone()), Lender(loan))
+    }
+
+    /// One thread has it, so nobody ever waits here.
+    fn with<R>(&self, act: impl FnOnce(&mut Loan<T>) -> R) -> R {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<T> Lender<T> {
+    /// From now on closing does nothing.
+    pub(super) fn recall(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).recalled = true;
+    }
+
+    /// `None` while it is still lent.
+    pub(super) fn take_back(self) -> Option<Stream<T>> {
+        let loan = Arc::into_inner(self.0)?.into_inner().unwrap_or_else(PoisonError::into_inner);
+        loan.recalled.then_some(loan.stream)
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Lent<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.with(|loan| Pin::new(&mut loan.stream).poll_read(cx, buf))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Lent<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.with(|loan| Pin::new(&mut loan.stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.with(|loan| Pin::new(&mut loan.stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.with(|loan| loan.stream.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|loan| Pin::new(&mut loan.stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|loan| if loan.recalled { Poll::Ready(Ok(())) } else { Pin::new(&mut loan.stream).poll_shutdown(cx) })
     }
 }
 
@@ -45,6 +130,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
         Self { inner, ahead: Vec::new(), notes }
     }
 
+    /// Waits for the client's next bytes and keeps them for the reader, without any room of its own while it waits. False:
+    /// there will be none.
+    pub(super) async fn next_bytes(&mut self) -> io::Result<bool> {
+        std::future::poll_fn(|cx| {
+            let mut room = [const { MaybeUninit::uninit() }; AHEAD];
+            let mut buf = ReadBuf::uninit(&mut room);
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buf))?;
+            self.notes.came(buf.filled());
+            self.ahead = buf.filled().to_vec();
+            Poll::Ready(Ok(!self.ahead.is_empty()))
+        })
+        .await
+    }
+
     /// Reads until it is certain whether the client speaks h2. No method of HTTP/1 begins with `PRI `, so this
     /// rarely needs more than the first packet.
     pub(super) async fn speaks_h2(&mut self) -> io::Result<bool> {
@@ -56,8 +155,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
             if n == 0 {
                 break;
             }
-            self.notes.reading.store(true, Ordering::Relaxed);
             length += n;
+            self.notes.came(&read[..length]);
         }
         self.ahead = read[..length].to_vec();
         Ok(read[..length] == PREFACE[..])
@@ -71,13 +170,14 @@ impl<T: AsyncRead + Unpin> AsyncRead for Stream<T> {
             let n = this.ahead.len().min(buf.remaining());
             buf.put_slice(&this.ahead[..n]);
             this.ahead.drain(..n);
+            if this.ahead.is_empty() {
+                this.ahead = Vec::new();
+            }
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         let result = Pin::new(&mut this.inner).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            this.notes.reading.store(true, Ordering::Relaxed);
-        }
+        this.notes.came(&buf.filled()[before..]);
         result
     }
 }

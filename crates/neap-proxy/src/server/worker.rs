@@ -235,6 +235,16 @@ impl Shared {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn open(&self) -> usize {
+        self.watched.borrow().len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn resting(&self) -> usize {
+        self.watched.borrow().iter().filter(|watched| watched.is_resting()).count()
+    }
+
     pub(crate) fn drain(&self) {
         self.draining.set(true);
         for watched in self.watched.borrow().iter() {

@@ -71,6 +71,10 @@ impl Engine {
         self.handler.upstream.sweep();
     }
 
+    pub(super) fn close_tunnels(&self) {
+        self.handler.upstream.close_tunnels();
+    }
+
     pub(super) fn ended(&self) -> Vec<Outcome> {
         self.handler.ended.borrow().clone()
     }

@@ -138,3 +138,89 @@ async fn kept_connections_are_closed_before_the_origin_would() {
     })
     .await;
 }
+
+/// RFC 6455, section 7.4.1: 1001, and nothing in the middle of a frame.
+#[tokio::test(start_paused = true)]
+async fn a_websocket_is_told_that_the_server_goes_away() {
+    local(async {
+        let target = raw_origin(crate::Protocol::Http1, |mut stream| async move {
+            assert!(stream.read(&mut [0; 1024]).await.expect("reads") > 0);
+            let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.expect("writes");
+            // A frame in two pieces, the second of which comes late.
+            stream.write_all(&[0x82, 4, 1, 2]).await.expect("writes");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            stream.write_all(&[3, 4]).await.expect("writes");
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let engine = Engine::new(target, Limits::default());
+        let mut client = engine.connect();
+        let head = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        client.write_all(head.as_bytes()).await.expect("writes");
+        let mut read = Vec::new();
+        while !read.ends_with(&[0x82, 4, 1, 2]) {
+            assert!(client.read_buf(&mut read).await.expect("reads") > 0);
+        }
+        engine.close_tunnels();
+        let mut rest = [0; 6];
+        client.read_exact(&mut rest).await.expect("reads");
+        assert_eq!(rest, [3, 4, 0x88, 2, 0x03, 0xE9]);
+        // One that does not say goodbye is cut.
+        let began = crate::time::now();
+        assert_eq!(client.read(&mut rest).await.expect("reads"), 0);
+        assert_eq!(began.elapsed().as_secs(), 4);
+        assert_eq!((engine.metrics.tunnels.get(), engine.ended()), (0, vec![Outcome::Failed]));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_rests_and_comes_back() {
+    local(async {
+        let target = origin(|request| async move { text(request.uri().path().to_owned()) }).await;
+        let engine = Engine::new(target, Limits::default());
+        let mut client = engine.connect();
+        let mut ask = async |path: &str, body: &str| {
+            let length = body.len();
+            let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}");
+            let (first, second) = head.split_at(9);
+            client.write_all(first.as_bytes()).await.expect("writes");
+            // In pieces: what wakes it need not be a whole head.
+            tokio::task::yield_now().await;
+            client.write_all(second.as_bytes()).await.expect("writes");
+            read_until(&mut client, &format!("\r\n\r\n{path}")).await
+        };
+        let rest = async |seconds: u64| {
+            for _ in 0..seconds {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                engine.shared.judge(crate::time::now());
+            }
+            // The connection's task sees it.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            engine.shared.resting()
+        };
+        ask("/1", "").await;
+        assert_eq!(rest(4).await, 0);
+        assert_eq!(rest(3).await, 1);
+        assert!(!ask("/2", "").await.contains("connection: close"));
+        assert_eq!(rest(1).await, 0);
+        assert_eq!(rest(7).await, 1, "and again");
+        // A body whose end looks like nothing in particular keeps it awake: the next head may have begun with it.
+        ask("/3", "body").await;
+        assert_eq!(rest(10).await, 0);
+        ask("/4", "").await;
+        assert_eq!(rest(10).await, 1);
+        // Asleep, it is still closed when it is silent for too long, and when the server stops.
+        assert!(rest(700).await == 0 && engine.shared.open() == 0);
+        let mut client = engine.connect();
+        client.write_all(b"GET /5 HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("writes");
+        read_until(&mut client, "/5").await;
+        assert_eq!(rest(10).await, 1);
+        engine.shared.drain();
+        assert_eq!(client.read(&mut [0; 9]).await.expect("reads"), 0);
+    })
+    .await;
+}

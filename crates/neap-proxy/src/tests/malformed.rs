@@ -45,9 +45,8 @@ async fn check(name: &str, request: impl AsRef<[u8]>, statuses: &[u16], seen_wan
         let text = String::from_utf8_lossy(answer);
         text.match_indices("HTTP/1.").filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok()).collect()
     };
-    let receive = async {
-        while of(&answer).len() < statuses.len() && read.read_buf(&mut answer).await.expect("reads") > 0 {}
-    };
+    let receive =
+        async { while of(&answer).len() < statuses.len() && read.read_buf(&mut answer).await.expect("reads") > 0 {} };
     tokio::join!(send, receive);
     // Is there more to come?
     drop(write.shutdown().await);
@@ -110,7 +109,8 @@ async fn lengths_that_contradict() {
 async fn chunks() {
     local(async {
         let chunked = |body: &str| format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
-        check("extensions are dropped", chunked("3;a=b;c=\"d\"\r\nabc\r\n0;x\r\n\r\n"), &[200], &["POST a / abc"]).await;
+        check("extensions are dropped", chunked("3;a=b;c=\"d\"\r\nabc\r\n0;x\r\n\r\n"), &[200], &["POST a / abc"])
+            .await;
         check("upper case", chunked("A\r\n0123456789\r\n0\r\n\r\n"), &[200], &["POST a / 0123456789"]).await;
         for (name, body) in [
             ("a size beyond numbers", "10000000000000003\r\nabc\r\n0\r\n\r\n"),
@@ -167,11 +167,25 @@ async fn heads() {
         check("no host", "GET / HTTP/1.1\r\nConnection: close\r\n\r\n", &[400], &[]).await;
         check("a host that is none", "GET / HTTP/1.1\r\nHost: a b\r\nConnection: close\r\n\r\n", &[400], &[]).await;
         check("a host with a path", "GET / HTTP/1.1\r\nHost: a/b\r\nConnection: close\r\n\r\n", &[400], &[]).await;
-        check("a host with user information", "GET / HTTP/1.1\r\nHost: x@a\r\nConnection: close\r\n\r\n", &[400], &[]).await;
+        check("a host with user information", "GET / HTTP/1.1\r\nHost: x@a\r\nConnection: close\r\n\r\n", &[400], &[])
+            .await;
         check("an empty host", "GET / HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n", &[400], &[]).await;
-        check("bare LF as an end of line", "GET / HTTP/1.1\nHost: a\nConnection: close\n\n", &[200], &["GET a /"]).await;
-        check("the target's host wins", "GET http://b/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", &[200], &["GET b /x"]).await;
-        check("encoded ends of lines stay encoded", "GET /%0d%0aX-A:%20b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", &[200], &["GET a /%0d%0aX-A:%20b"]).await;
+        check("bare LF as an end of line", "GET / HTTP/1.1\nHost: a\nConnection: close\n\n", &[200], &["GET a /"])
+            .await;
+        check(
+            "the target's host wins",
+            "GET http://b/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            &[200],
+            &["GET b /x"],
+        )
+        .await;
+        check(
+            "encoded ends of lines stay encoded",
+            "GET /%0d%0aX-A:%20b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            &[200],
+            &["GET a /%0d%0aX-A:%20b"],
+        )
+        .await;
         check("CONNECT", "CONNECT b:443 HTTP/1.1\r\nHost: b:443\r\n\r\n", &[405], &[]).await;
         for (name, line) in [
             ("a space in the target", "GET /a b HTTP/1.1"),

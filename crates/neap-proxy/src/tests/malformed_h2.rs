@@ -188,7 +188,9 @@ async fn a_length_that_is_not_the_bodys() {
             list.push(("content-length", length));
             frame(HEADERS, END_HEADERS, 1, &fields(&list))
         };
-        for (name, length, body) in [("too long", "2", "abc"), ("too short", "9", "abc"), ("no number", "x", "abc"), ("two", "3, 4", "abc")] {
+        for (name, length, body) in
+            [("too long", "2", "abc"), ("too short", "9", "abc"), ("no number", "x", "abc"), ("two", "3, 4", "abc")]
+        {
             let (engine, seen) = observed().await;
             let frames = [post(length), frame(DATA, END_STREAM, 1, body.as_bytes())].concat();
             let end = converse(&engine, &frames).await;
@@ -196,7 +198,11 @@ async fn a_length_that_is_not_the_bodys() {
             for _ in 0..100 {
                 tokio::task::yield_now().await;
             }
-            assert!(seen.borrow().iter().all(|request| request.ends_with("(broken off)")), "{name}: {:?}", seen.borrow());
+            assert!(
+                seen.borrow().iter().all(|request| request.ends_with("(broken off)")),
+                "{name}: {:?}",
+                seen.borrow()
+            );
         }
     })
     .await;

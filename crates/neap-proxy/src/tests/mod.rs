@@ -10,5 +10,6 @@ mod lifetime;
 mod limits;
 mod malformed;
 mod malformed_h2;
+mod memory;
 mod retry;
 mod whole;

@@ -118,3 +118,50 @@ async fn listeners_workers_tls_and_shutdown() {
     })
     .await;
 }
+
+/// Answers with the protocol it was spoken to in, over TLS.
+struct Secure;
+
+impl Handler for Secure {
+    async fn handle(&self, request: Request, connection: &Connection) -> Response {
+        http::Response::new(Body::full(format!("{:?} {}", request.version(), connection.tls)))
+    }
+}
+
+#[tokio::test]
+async fn upstreams_may_speak_tls() {
+    super::harness::local(async {
+        let made = || rcgen::generate_simple_self_signed(["app.example".to_owned()]).expect("makes a certificate");
+        let (one, other) = (made(), made());
+        let pair = tls::certified_key(one.cert.pem().as_bytes(), one.signing_key.serialize_pem().as_bytes());
+        let resolver = Arc::new(Fixed(pair.expect("fits")));
+        let listeners = vec![Listener::tls(socket(), tls::server_config(resolver))];
+        let shutdown = CancellationToken::new();
+        let running = Server::new(ServerConfig::default(), Metrics::default())
+            .start(listeners, 1, shutdown.clone(), |_| Secure)
+            .expect("starts");
+        let addr = running.addresses()[0];
+        let trusted = tls::ClientTls::new(one.cert.pem().as_bytes(), "app.example").expect("is an authority");
+        let config = UpstreamConfig { tls: Some(trusted.clone()), ..UpstreamConfig::default() };
+        let upstream = Upstream::new(config, Metrics::default(), tokio_util::task::TaskTracker::new());
+        let ask = async |protocol: Protocol| {
+            let request = http::Request::get("/").header("host", "a").body(Body::empty()).expect("a request");
+            let response = upstream.send(Target { addr, protocol }, &mut Some(request), None, None).await?;
+            let body = response.into_body().collect().await.expect("collects").to_bytes();
+            Ok::<_, ProxyError>(String::from_utf8(body.to_vec()).expect("text"))
+        };
+        assert_eq!(ask(Protocol::Http1).await.expect("answers"), "HTTP/1.1 true");
+        assert_eq!(ask(Protocol::H2c).await.expect("answers"), "HTTP/2.0 true");
+        trusted.trust(other.cert.pem().as_bytes()).expect("is an authority");
+        for _ in 0..10 {
+            upstream.sweep();
+        }
+        let refused = ask(Protocol::Http1).await.expect_err("is not trusted");
+        assert!(matches!(refused, ProxyError::Connect { .. }), "{refused}");
+        assert!(trusted.trust(b"-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n").is_err());
+        shutdown.cancel();
+        drop(upstream);
+        running.join().await;
+    })
+    .await;
+}

@@ -21,6 +21,7 @@ use super::{Answered, UpstreamBody, connect};
 use crate::body::Body;
 use crate::error::ProxyError;
 use crate::handler::Request;
+use crate::time::now;
 
 /// Room left below a server's own keep-alive time, so that we close first.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
@@ -41,7 +42,7 @@ pub(crate) struct Switched {
 
 impl Http1 {
     async fn connect(pool: &Pool) -> Result<Self, ProxyError> {
-        let stream = connect::connect(pool.target, pool.config.connect_timeout).await?;
+        let stream = connect::connect(pool.target, &pool.config).await?;
         pool.metrics.upstream_connections.inc();
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(pool.config.max_head_bytes)
@@ -92,16 +93,23 @@ pub(super) async fn send(
     idle: Option<Duration>,
 ) -> Result<Answered, ProxyError> {
     // Kept connections may turn out to be closed one after the other; each gives the request back unsent.
+    let mut connect = None;
+    let mut fresh = false;
     loop {
-        let kept = std::future::poll_fn(|cx| Poll::Ready(pool.take(cx))).await;
+        let kept = if fresh { None } else { std::future::poll_fn(|cx| Poll::Ready(pool.take(cx))).await };
         let mut connection = match kept {
             Some(connection) => connection,
-            None => Box::pin(Http1::connect(pool)).await?,
+            None => {
+                let began = now();
+                let connection = Box::pin(Http1::connect(pool)).await?;
+                connect = Some(began.elapsed());
+                connection
+            }
         };
         let sent = request.take().expect("a request to send");
         let spare = if connection.used { Spare::of(&sent) } else { None };
         match round_trip(&mut connection, sent).await {
-            Ok(response) => return Ok(answered(pool, connection, response, idle)),
+            Ok(response) => return Ok(answered(pool, connection, response, idle, connect)),
             Err(Unanswered { message: Some(unsent), .. }) => {
                 pool.metrics.upstream_retries.inc();
                 *request = Some(unsent);
@@ -110,6 +118,7 @@ pub(super) async fn send(
                 Some(spare) if source.is_incomplete_message() || io_closed(&source) => {
                     pool.metrics.upstream_retries.inc();
                     *request = Some(spare.request());
+                    fresh = true;
                 }
                 _ => return Err(classify(pool, source)),
             },
@@ -139,17 +148,18 @@ fn answered(
     mut connection: Http1,
     mut response: http::Response<Incoming>,
     idle: Option<Duration>,
+    connect: Option<Duration>,
 ) -> Answered {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let upgrade = hyper::upgrade::on(&mut response);
         let response = response.map(|_| Body::empty());
-        return Answered { response, switched: Some(Switched { upgrade, connection }) };
+        return Answered { response, switched: Some(Switched { upgrade, connection }), connect };
     }
     if let Some(hint) = keep_alive_hint(response.headers()) {
         connection.keep_alive = Some(hint.saturating_sub(KEEP_ALIVE_MARGIN));
     }
     let response = response.map(|incoming| UpstreamBody::http1(incoming, connection, pool, idle));
-    Answered { response, switched: None }
+    Answered { response, switched: None, connect }
 }
 
 /// `Keep-Alive: timeout=5`: what Node, Apache and others promise.
@@ -167,8 +177,11 @@ struct Spare {
 }
 
 impl Spare {
+    /// `None` also for one that has been repeated before: a request that ends whoever gets it must not go through all
+    /// instances.
     fn of(request: &Request) -> Option<Self> {
-        (request.method().is_idempotent() && request.body().is_empty()).then(|| Self {
+        let repeated = request.extensions().get::<Repeated>().is_some();
+        (!repeated && request.method().is_idempotent() && request.body().is_empty()).then(|| Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
             headers: request.headers().clone(),
@@ -180,9 +193,14 @@ impl Spare {
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
         *request.headers_mut() = self.headers;
+        request.extensions_mut().insert(Repeated);
         request
     }
 }
+
+/// Marks a request that was sent before, to somebody who closed a kept connection without a word.
+#[derive(Debug, Clone, Copy)]
+struct Repeated;
 
 /// The kernel says that the other side is gone.
 fn io_closed(error: &hyper::Error) -> bool {
@@ -231,5 +249,8 @@ mod tests {
         check(Method::DELETE, Body::empty(), true);
         check(Method::PUT, Body::full("x"), false);
         check(Method::POST, Body::empty(), false);
+        let first = http::Request::builder().body(Body::empty()).expect("a request");
+        let repeated = Spare::of(&first).expect("may be repeated").request();
+        assert!(Spare::of(&repeated).is_none(), "once");
     }
 }

@@ -16,6 +16,7 @@ use crate::config::{H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_
 use crate::error::ProxyError;
 use crate::handler::Request;
 use crate::server::LocalExecutor;
+use crate::time::now;
 
 /// One connection and the number of its streams.
 pub(super) struct Http2 {
@@ -49,7 +50,7 @@ impl Drop for Stream {
 
 impl Http2 {
     async fn connect(pool: &Pool) -> Result<Self, ProxyError> {
-        let stream = connect::connect(pool.target, pool.config.connect_timeout).await?;
+        let stream = connect::connect(pool.target, &pool.config).await?;
         pool.metrics.upstream_connections.inc();
         let max_head = u32::try_from(pool.config.max_head_bytes).unwrap_or(u32::MAX);
         let (sender, driver) = http2::Builder::new(LocalExecutor)
@@ -92,14 +93,23 @@ pub(super) async fn send(
     idle: Option<Duration>,
 ) -> Result<Answered, ProxyError> {
     let target = pool.target.addr;
+    let mut connect = None;
     loop {
-        let (mut sender, stream) = stream(pool).await?;
+        let (mut sender, stream) = match existing(pool) {
+            Some(opened) => opened,
+            None => {
+                let began = now();
+                let opened = stream(pool).await?;
+                connect = Some(began.elapsed());
+                opened
+            }
+        };
         let mut sent = request.take().expect("a request to send");
         absolute(&mut sent)?;
         match sender.try_send_request(sent).await {
             Ok(response) => {
                 let response = response.map(|incoming| UpstreamBody::http2(incoming, stream, idle));
-                return Ok(Answered { response, switched: None });
+                return Ok(Answered { response, switched: None, connect });
             }
             Err(mut error) => match error.take_message() {
                 Some(mut unsent) => {
@@ -123,11 +133,8 @@ pub(super) async fn send(
     }
 }
 
-/// Room on a connection that exists, else a new one.
+/// Room on a new connection, or on one that somebody else made meanwhile.
 async fn stream(pool: &Pool) -> Result<(http2::SendRequest<Body>, Stream), ProxyError> {
-    if let Some(opened) = existing(pool) {
-        return Ok(opened);
-    }
     let _one_at_a_time = pool.h2_connecting.lock().await;
     if let Some(opened) = existing(pool) {
         return Ok(opened);

@@ -2,7 +2,8 @@
 //!
 //! A request is sent twice only when it is certain that the first attempt did not start it: the connection
 //! gave it back unsent, or a kept connection was closed by the other side before it answered anything, and the
-//! request has no body and may be repeated (RFC 9110, section 9.2.2; RFC 9112, section 9.3.1). Connecting is
+//! request has no body and may be repeated (RFC 9110, section 9.2.2; RFC 9112, section 9.3.1); the latter once, on a
+//! new connection, since who closed may also have died of it. Connecting is
 //! never retried here: the request goes back to the caller, who may know a better target.
 
 mod body;
@@ -96,6 +97,8 @@ impl Deadline {
 pub(crate) struct Answered {
     pub(crate) response: Response,
     pub(crate) switched: Option<Switched>,
+    /// How long it took to connect, when that was necessary.
+    pub(crate) connect: Option<Duration>,
 }
 
 /// The upstream connections of one worker.

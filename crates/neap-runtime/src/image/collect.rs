@@ -254,7 +254,7 @@ fn sweep_layers(directory: &Path, needed: &BTreeSet<String>) -> Result<usize, St
         if needed.contains(&*entry.file_name().to_string_lossy()) {
             continue;
         }
-        fs::remove_dir_all(entry.path()).map_err(StoreError::disk("remove", &entry.path()))?;
+        crate::trees::remove(&entry.path()).map_err(StoreError::disk("remove", &entry.path()))?;
         removed += 1;
     }
     Ok(removed)

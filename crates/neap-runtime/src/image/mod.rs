@@ -92,6 +92,15 @@ pub enum Progress {
     },
 }
 
+/// Where images are asked for beside their own registries, as far as it may change while we run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RegistrySettings {
+    /// As [`Config::insecure_registries`].
+    pub insecure: Vec<String>,
+    /// As [`Config::mirrors`].
+    pub mirrors: BTreeMap<String, Vec<String>>,
+}
+
 #[derive(Clone)]
 pub struct Config {
     pub layout: Layout,
@@ -252,6 +261,11 @@ impl Images {
         *self.inner.local.write().unwrap_or_else(PoisonError::into_inner) = local_names(names);
     }
 
+    /// Replaces what was said about mirrors and insecure registries.
+    pub fn set_registries(&self, settings: RegistrySettings) {
+        self.inner.remote.set_registries(settings);
+    }
+
     /// Makes an image ready to run by the rules of its pull policy. Calls for the same image share one pull.
     pub async fn ensure(
         &self,
@@ -345,6 +359,11 @@ pub struct Registries {
 impl Registries {
     pub fn new(config: &Config) -> Self {
         Self { remote: Arc::new(remote::Remote::new(config)) }
+    }
+
+    /// Replaces what was said about mirrors and insecure registries.
+    pub fn set_registries(&self, settings: RegistrySettings) {
+        self.remote.set_registries(settings);
     }
 
     /// The digest that a reference stands for now: `sha256:…`.

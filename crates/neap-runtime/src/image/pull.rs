@@ -28,6 +28,8 @@ const DOWNLOADS: usize = 4;
 const UNPACKS: usize = 2;
 /// Times a download is taken up again where it broke off, before the pull fails and its owner backs off.
 const RESUMES: u32 = 4;
+/// Times damaged content is looked for: behind a damaged index lies a manifest, behind that all the rest.
+const REPAIRS: u32 = 4;
 /// An index in an index in an index is nobody's image.
 const NESTING_MAX: u32 = 3;
 /// Bytes between two progress reports of one blob.
@@ -220,13 +222,15 @@ impl Inner {
         if self.ready().contains_key(digest) {
             return Ok(());
         }
-        match self.materialize_once(supply, digest).await {
-            // What a disk made of it, perhaps long ago: without the damaged files it is fetched anew.
-            Err(PullError::Store { problem, .. }) if is_damage(&problem) && self.drop_damaged(digest).await > 0 => {
-                self.materialize_once(supply, digest).await
+        for _ in 0..REPAIRS {
+            match self.materialize_once(supply, digest).await {
+                // What a disk made of it, perhaps long ago: without the damaged files it is fetched anew.
+                Err(PullError::Store { problem, .. }) if is_damage(&problem) && self.drop_damaged(digest).await > 0 => {
+                }
+                other => return other,
             }
-            other => other,
         }
+        self.materialize_once(supply, digest).await
     }
 
     /// Takes out of the store what does not have its digest. Returns how much that was.
@@ -313,23 +317,27 @@ impl Inner {
     ) -> Result<Vec<PathBuf>, PullError> {
         let whiteouts = if self.config.layout == Layout::UserOverlay { Whiteouts::User } else { Whiteouts::Trusted };
         let in_chain = names_in_chain(diff_ids);
-        let parts = manifest.layers.iter().zip(diff_ids).zip(&in_chain).map(|((layer, diff_id), in_chain)| async move {
-            let (alone, in_chain) = (self.layer_dir(diff_id), self.layer_dir(in_chain));
-            let _one_at_a_time = self.flights.lock(format!("layer {}", alone.display())).await;
-            if let Some(stands) = [&alone, &in_chain].into_iter().find(|dir| dir.is_dir()) {
-                return Ok(Part::Stands(stands.clone()));
-            }
-            self.fetch(supply, layer).await?;
-            let _permit = self.flights.unpacks.acquire().await.expect("the semaphore is never closed");
-            let blobs = vec![(self.store.blob_path(&layer.digest), diff_id.clone())];
-            let (scratch, implied) = self.unpack_into(supply, blobs, whiteouts).await?;
-            self.report(Progress::Unpacked { reference: supply.reference.to_owned(), digest: layer.digest.clone() });
-            if !implied.is_empty() {
-                return Ok(Part::Undressed { scratch, implied, target: in_chain });
-            }
-            self.install(supply, scratch, alone.clone()).await?;
-            Ok(Part::Stands(alone))
-        });
+        let parts =
+            manifest.layers.iter().zip(diff_ids).zip(&in_chain).map(|((layer, diff_id), in_chain)| async move {
+                let (alone, in_chain) = (self.layer_dir(diff_id), self.layer_dir(in_chain));
+                let _one_at_a_time = self.flights.lock(format!("layer {}", alone.display())).await;
+                if let Some(stands) = [&alone, &in_chain].into_iter().find(|dir| dir.is_dir()) {
+                    return Ok(Part::Stands(stands.clone()));
+                }
+                self.fetch(supply, layer).await?;
+                let _permit = self.flights.unpacks.acquire().await.expect("the semaphore is never closed");
+                let blobs = vec![(self.store.blob_path(&layer.digest), diff_id.clone())];
+                let (scratch, implied) = self.unpack_into(supply, blobs, whiteouts).await?;
+                self.report(Progress::Unpacked {
+                    reference: supply.reference.to_owned(),
+                    digest: layer.digest.clone(),
+                });
+                if !implied.is_empty() {
+                    return Ok(Part::Undressed { scratch, implied, target: in_chain });
+                }
+                self.install(supply, scratch, alone.clone()).await?;
+                Ok(Part::Stands(alone))
+            });
         let mut layers: Vec<PathBuf> = Vec::new();
         for part in future::try_join_all(parts).await? {
             let layer = match part {
@@ -508,7 +516,11 @@ fn is_damage(problem: &StoreError) -> bool {
 enum Part {
     Stands(PathBuf),
     /// It has directories that it does not describe: owner and mode of those are what the layers below say.
-    Undressed { scratch: TempDir, implied: Vec<PathBuf>, target: PathBuf },
+    Undressed {
+        scratch: TempDir,
+        implied: Vec<PathBuf>,
+        target: PathBuf,
+    },
 }
 
 /// Names, in the form of digests, for layers whose looks depend on what lies below them: of two images that share such

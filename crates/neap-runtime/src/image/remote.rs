@@ -2,9 +2,9 @@
 //!
 //! Knows no store. Whatever it returns is still to be checked against its digest by the caller.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use super::credentials::matching;
 use super::error::RegistryError;
 use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use super::reference::{host_of, is_loopback};
-use super::{Config, Reference};
+use super::{Config, Reference, RegistrySettings};
 use crate::pod::Credentials;
 
 /// Seconds for one question about a manifest, tokens included. Knative gives a digest 10 s; a pull may take longer.
@@ -31,8 +31,7 @@ const MANIFESTS: &[&str] = &[OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFE
 const EXPLANATION_MAX: usize = 300;
 
 pub(super) struct Remote {
-    insecure: Vec<String>,
-    mirrors: BTreeMap<String, Vec<String>>,
+    registries: RwLock<RegistrySettings>,
     read_timeout: Duration,
     connect_timeout: Duration,
     clients: Mutex<HashMap<ClientKey, Client>>,
@@ -68,6 +67,10 @@ pub(super) struct BlobStream {
     pub(super) bytes: BoxStream<'static, std::io::Result<Bytes>>,
 }
 
+fn is_plain(settings: &RegistrySettings, registry: &str) -> bool {
+    is_loopback(registry) || settings.insecure.iter().any(|i| i == registry || i == host_of(registry))
+}
+
 impl Endpoint {
     fn repository(&self, reference: &Reference) -> String {
         match self.prefix.as_str() {
@@ -80,12 +83,19 @@ impl Endpoint {
 impl Remote {
     pub(super) fn new(config: &Config) -> Self {
         Self {
-            insecure: config.insecure_registries.clone(),
-            mirrors: config.mirrors.clone(),
+            registries: RwLock::new(RegistrySettings {
+                insecure: config.insecure_registries.clone(),
+                mirrors: config.mirrors.clone(),
+            }),
             read_timeout: config.read_timeout,
             connect_timeout: config.connect_timeout,
             clients: Mutex::default(),
         }
+    }
+
+    /// Asks there from now on; what is under way goes on as it began.
+    pub(super) fn set_registries(&self, settings: RegistrySettings) {
+        *self.registries.write().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
     /// The manifest or index behind a reference, its digest as the registry has it, and where it was found.
@@ -152,7 +162,8 @@ impl Remote {
 
     /// Mirrors in their order, then the registry itself.
     fn endpoints(&self, reference: &Reference) -> Vec<Endpoint> {
-        let mirrors = self.mirrors.get(&reference.registry).into_iter().flatten();
+        let settings = self.registries.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mirrors = settings.mirrors.get(&reference.registry).into_iter().flatten();
         let mirror = |text: &String| {
             let (plain, rest) = match text.split_once("://") {
                 Some((scheme, rest)) => (scheme == "http", rest),
@@ -160,18 +171,14 @@ impl Remote {
             };
             let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             let prefix = prefix.trim_matches('/').to_owned();
-            Endpoint { host: host.to_owned(), prefix, plain: plain || self.is_plain(host) }
+            Endpoint { host: host.to_owned(), prefix, plain: plain || is_plain(&settings, host) }
         };
         let own = Endpoint {
             host: reference.registry.clone(),
             prefix: String::new(),
-            plain: self.is_plain(&reference.registry),
+            plain: is_plain(&settings, &reference.registry),
         };
         mirrors.map(mirror).chain([own]).collect()
-    }
-
-    fn is_plain(&self, registry: &str) -> bool {
-        is_loopback(registry) || self.insecure.iter().any(|i| i == registry || i == host_of(registry))
     }
 
     fn source(
@@ -196,7 +203,7 @@ impl Remote {
     }
 
     fn client(&self, key: ClientKey) -> Result<Client, RegistryError> {
-        let mut clients = self.clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
@@ -380,16 +387,16 @@ mod tests {
     use super::*;
 
     fn check(registry: &str, want: &[(&str, &str, bool)]) {
-        let config = Config {
-            insecure_registries: vec!["plain.example".into(), "port.example:81".into()],
-            mirrors: BTreeMap::from([(
+        let remote = Remote::new(&Config::default());
+        remote.set_registries(RegistrySettings {
+            insecure: vec!["plain.example".into(), "port.example:81".into()],
+            mirrors: std::collections::BTreeMap::from([(
                 "docker.io".to_owned(),
                 vec!["mirror.example/hub".to_owned(), "http://other:8080".to_owned()],
             )]),
-            ..Config::default()
-        };
+        });
         let reference = Reference::parse(&format!("{registry}/a/b")).unwrap();
-        let got = Remote::new(&config).endpoints(&reference);
+        let got = remote.endpoints(&reference);
         let got: Vec<_> = got.iter().map(|e| (e.host.as_str(), e.prefix.as_str(), e.plain)).collect();
         assert_eq!(got, want);
     }

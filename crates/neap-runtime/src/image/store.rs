@@ -29,7 +29,7 @@ const FORMAT: u32 = 1;
 /// Unfinished downloads older than this are not continued: the registry's content has most likely moved on.
 const PART_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Bytes written between two looks at the disk.
-const LOOK: u64 = 8 << 20;
+const LOOK: u64 = 1 << 20;
 
 pub(super) struct Store {
     dir: PathBuf,
@@ -216,7 +216,8 @@ impl Store {
 
     /// Whether so many bytes may still arrive: what pods run on is not for images.
     pub(super) fn has_room_for(&self, bytes: u64) -> Result<(), StoreError> {
-        let disk = nix::sys::statvfs::statvfs(&self.dir).map_err(|e| StoreError::disk("measure", &self.dir)(e.into()))?;
+        let disk =
+            nix::sys::statvfs::statvfs(&self.dir).map_err(|e| StoreError::disk("measure", &self.dir)(e.into()))?;
         match disk::takes(&disk, bytes) {
             true => Ok(()),
             false => Err(StoreError::Full { path: self.dir.clone() }),
@@ -423,6 +424,6 @@ fn sweep_incoming(dir: &Path, now: SystemTime) {
             continue;
         }
         // A leftover that cannot be removed costs space, not correctness.
-        let _ = if entry.path().is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+        let _ = crate::trees::remove(&entry.path());
     }
 }

@@ -23,6 +23,8 @@ struct FakeState {
     requests: Mutex<Vec<String>>,
     /// Cut this many blob answers in half.
     cut: AtomicUsize,
+    /// Requests that brought a user and a password along.
+    logins: AtomicUsize,
     /// `user:password` that a token is given for; without it everything is public.
     login: Mutex<Option<String>>,
 }
@@ -119,6 +121,9 @@ impl FakeState {
         let note = format!("{} {path} {}", request.method(), range.as_deref().unwrap_or_default());
         self.requests.lock().unwrap().push(note);
         let sent = request.headers().get("authorization").map(|a| a.to_str().unwrap().to_owned());
+        if sent.as_ref().is_some_and(|sent| sent.starts_with("Basic")) {
+            self.logins.fetch_add(1, Ordering::SeqCst);
+        }
         if let Some(login) = &*self.login.lock().unwrap() {
             use base64::Engine;
             let basic = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(login));
@@ -372,6 +377,114 @@ async fn a_mirror_is_asked_first_and_the_registry_when_it_fails() {
 }
 
 #[tokio::test]
+async fn a_mirror_gets_no_password_but_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mirror, origin) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    for (registry, repository) in [(&mirror, "hub/a"), (&origin, "a")] {
+        registry.put_image(repository, "t", &[tar_of(&[("x", b"1")])]);
+        *registry.state.login.lock().unwrap() = Some("me:secret".to_owned());
+    }
+    let mirrors = BTreeMap::from([(origin.host.clone(), vec![format!("http://{}/hub", mirror.host)])]);
+    let images = Images::open(dir.path(), Config { mirrors, ..Config::default() }).unwrap();
+    let for_host =
+        |host: &str| Credentials { registry: host.to_owned(), username: "me".into(), password: "secret".into() };
+    let logins = |registry: &FakeRegistry| registry.state.logins.load(Ordering::SeqCst) > 0;
+    images.resolve(&origin.reference("a:t"), &[for_host(&origin.host)]).await.unwrap();
+    assert_eq!((logins(&mirror), logins(&origin)), (false, true), "the mirror was asked as nobody");
+    images.resolve(&origin.reference("a:t"), &[for_host(&format!("{}/hub", mirror.host))]).await.unwrap();
+    assert!(logins(&mirror));
+}
+
+#[tokio::test]
+async fn a_layer_that_occurs_twice_is_mounted_once() {
+    let (dir, registry) = (tempfile::tempdir().unwrap(), FakeRegistry::start().await);
+    let (empty, below, above) = (tar_of(&[]), tar_of(&[("x", b"1")]), tar_of(&[("x", b"2")]));
+    registry.put_image("a", "t", &[above.clone(), below, empty.clone(), above, empty]);
+    let images = open(dir.path());
+    let image = images.ensure(&registry.reference("a:t"), PullPolicy::IfNotPresent, &[]).await.unwrap();
+    let distinct: BTreeSet<_> = image.layers.iter().collect();
+    assert_eq!((image.layers.len(), distinct.len()), (3, 3), "overlayfs refuses a directory that it has already");
+    assert_eq!(file(&image, "x").as_deref(), Some("2"), "the upper one counts");
+}
+
+/// A tar with a directory of this mode in it.
+fn tar_with_directory(path: &str, mode: u32) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_size(0);
+    header.set_mode(mode);
+    tar.append_data(&mut header, path, std::io::empty()).unwrap();
+    tar.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn what_a_layer_does_not_describe_is_not_taken_from_another_image() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, registry) = (tempfile::tempdir().unwrap(), FakeRegistry::start().await);
+    let shared = tar_of(&[("etc/app.conf", b"1")]);
+    registry.put_image("open", "t", &[tar_with_directory("etc", 0o777), shared.clone()]);
+    registry.put_image("closed", "t", &[tar_with_directory("etc", 0o750), shared]);
+    let images = open(dir.path());
+    let look = async |images: &Images, name: &str| {
+        let image = images.ensure(&registry.reference(name), PullPolicy::IfNotPresent, &[]).await.unwrap();
+        let top = image.layers.last().unwrap().join("etc");
+        assert_eq!(file(&image, "etc/app.conf").as_deref(), Some("1"));
+        std::fs::metadata(top).unwrap().permissions().mode() & 0o7777
+    };
+    for name in ["open:t", "closed:t", "open:t"] {
+        let want = if name == "open:t" { 0o777 } else { 0o750 };
+        assert_eq!(look(&images, name).await, want, "{name}");
+    }
+    // Both stay through a collection, and are found again.
+    let blobs = registry.requests("/blobs/");
+    let used = images.collect(&BTreeSet::new(), Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(used.layers, 0);
+    assert_eq!(look(&open(dir.path()), "closed:t").await, 0o750);
+    assert_eq!(registry.requests("/blobs/"), blobs);
+}
+
+#[tokio::test]
+async fn damaged_content_is_fetched_anew() {
+    let (dir, registry) = (tempfile::tempdir().unwrap(), FakeRegistry::start().await);
+    registry.put_image("a", "t", &[tar_of(&[("x", &noise(1000))])]);
+    let reference = registry.reference("a:t");
+    open(dir.path()).ensure(&reference, PullPolicy::IfNotPresent, &[]).await.unwrap();
+    // As a power cut leaves it: nothing unpacked, and each file as long as it should be.
+    std::fs::remove_dir_all(dir.path().join("layers")).unwrap();
+    for blob in std::fs::read_dir(dir.path().join("blobs/sha256")).unwrap() {
+        let path = blob.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let image = open(dir.path()).ensure(&reference, PullPolicy::IfNotPresent, &[]).await.unwrap();
+    assert_eq!(std::fs::read(image.layers[0].join("x")).unwrap(), noise(1000));
+}
+
+#[tokio::test]
+async fn what_runs_stays_when_its_name_is_taken_away() {
+    let (dir, registry) = (tempfile::tempdir().unwrap(), FakeRegistry::start().await);
+    registry.put_image("a", "t", &[tar_of(&[("x", b"1")])]);
+    let images = open(dir.path());
+    let pulled = images.ensure(&registry.reference("a:t"), PullPolicy::IfNotPresent, &[]).await.unwrap();
+    images.import_files("localhost:5000/mine", &[("x", 0o644, b"2")], ImageConfig::default()).await.unwrap();
+    let mine = images.ensure("localhost:5000/mine", PullPolicy::Never, &[]).await.unwrap();
+    let running = BTreeSet::from([pulled.digest.clone(), mine.digest.clone()]);
+    images.remove(&registry.reference("a:t"), &BTreeSet::new()).await.unwrap();
+    assert!(images.delete_manifest("mine", &mine.digest).await.unwrap());
+    assert_eq!(images.list().await.unwrap(), []);
+    let long_ago = SystemTimeAgo::hours(2);
+    for blob in std::fs::read_dir(dir.path().join("blobs/sha256")).unwrap() {
+        std::fs::File::open(blob.unwrap().path()).unwrap().set_modified(long_ago).unwrap();
+    }
+    assert_eq!(images.collect(&running, Duration::ZERO).await.unwrap().layers, 0);
+    assert_eq!((file(&pulled, "x"), file(&mine, "x")), (Some("1".into()), Some("2".into())));
+    // And go when nobody runs them any more.
+    assert_eq!(images.collect(&BTreeSet::new(), Duration::ZERO).await.unwrap().layers, 2);
+}
+
+#[tokio::test]
 async fn the_local_registry_answers_under_each_of_its_names_without_network() {
     let dir = tempfile::tempdir().unwrap();
     let images = open(dir.path());
@@ -548,6 +661,39 @@ async fn a_full_disk_is_one_clear_error() {
     nix::mount::umount2(dir.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
     assert!(error.to_string().contains("no space left on the disk"), "{error}");
     assert_eq!((error.reason(), left, names), ("ErrImagePull", vec![], vec![]));
+}
+
+/// Below a twentieth of the disk pods are ended for the room; a pull must fail before that.
+#[tokio::test]
+async fn what_would_take_the_room_of_pods_is_not_begun() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: a small file system can only be mounted by root");
+        return;
+    }
+    let registry = FakeRegistry::start().await;
+    registry.put_image("a", "t", &[tar_of(&[("x", &noise(37 << 19))])]);
+    let dir = tempfile::tempdir().unwrap();
+    let flags = nix::mount::MsFlags::empty();
+    if nix::mount::mount(Some("tmpfs"), dir.path(), Some("tmpfs"), flags, Some("size=20m")).is_err() {
+        println!("skipped: mounting is not allowed here");
+        return;
+    }
+    let images = open(dir.path());
+    let error = images.ensure(&registry.reference("a:t"), PullPolicy::IfNotPresent, &[]).await.unwrap_err();
+    // An upload does not say how long it will be; the disk is looked at on the way.
+    let mut upload = images.begin_blob().await.unwrap();
+    let piece = Bytes::from(vec![1; 1 << 20]);
+    let mut taken = 0;
+    while taken < 20 && upload.write(piece.clone()).await.is_ok() {
+        taken += 1;
+    }
+    drop(upload);
+    drop(images);
+    nix::mount::umount2(dir.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    assert!(error.to_string().contains("no space left on the disk"), "{error}");
+    // Only the configuration, which is small, was asked for.
+    assert_eq!(registry.requests("/blobs/"), 1);
+    assert!((14..=18).contains(&taken), "{taken}");
 }
 
 use std::collections::BTreeSet;

@@ -225,6 +225,12 @@ fn bombs_do_not_go_off() {
         let long = [entry(kind, 8 << 20), zeros(8 << 20)].concat();
         check("a long description", gzip(&long), roomy(), "a file's description of more than a megabyte");
     }
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    tar.append_data(&mut header, format!("{}a", "d/".repeat(600)), io::empty()).unwrap();
+    let deep = tar.into_inner().unwrap();
+    check("directories in directories", deep, roomy(), "more than 512 directories");
     let names: Vec<String> = (0..20).map(|n| format!("d d{n}")).collect();
     let many = layer(&names.iter().map(String::as_str).collect::<Vec<_>>());
     check("many files", many, Budget::tiny(1 << 20, 10), "files");

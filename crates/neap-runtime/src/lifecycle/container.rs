@@ -1,5 +1,6 @@
 //! One container's life within its pod: pull, start, watch, and start again, until it is done or the pod ends.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::net::Ipv4Addr;
@@ -20,11 +21,13 @@ use crate::image::Image;
 use crate::launch::{Isolation, Launch, Root};
 use crate::logs::read::LogReader;
 use crate::machine::Handle;
-use crate::pod::{ContainerSpec, ContainerState, Hook, LogOptions, RestartPolicy, Seccomp, Terminated, Trouble};
+use crate::pod::{
+    ContainerSpec, ContainerState, Hook, LogOptions, PodSpec, RestartPolicy, Seccomp, Terminated, Trouble,
+};
 use crate::record::{self, Exit, Run};
 use crate::spawner::sandbox::NAMESPACES;
 use crate::spawner::wire::StartError;
-use crate::{clock, trees, volumes};
+use crate::{clock, trees};
 
 /// Bounds of a termination message: of the file's, and of what is taken from the log (Kubernetes' values).
 const MAX_MESSAGE: usize = 4096;
@@ -140,6 +143,19 @@ impl Life<'_> {
         }
     }
 
+    /// Waits, but not on when there are other credentials than those that were tried.
+    async fn pause_as(&self, tried: &ContainerSpec, time: Duration) -> bool {
+        let mut specs = self.cell.specs();
+        let others = |pod: &Arc<PodSpec>| {
+            let now = pod.containers.iter().chain(&pod.init_containers).find(|c| c.name == tried.name);
+            now.is_some_and(|now| now.credentials != tried.credentials)
+        };
+        tokio::select! {
+            waited = self.pause(time) => waited,
+            _ = specs.wait_for(others) => true,
+        }
+    }
+
     /// The run that an earlier runtime began, if it is not yet accounted for.
     async fn adopt(&mut self) -> Option<Begun> {
         let record = self.cell.read(|s| s.record.containers.get(self.name).cloned())?;
@@ -161,7 +177,10 @@ impl Life<'_> {
                 }
                 (Some(run), None, _) => {
                     // The machine was started anew since; or another version began this run, and we cannot read how.
-                    self.world.machine.abandon(&run);
+                    // In the first case its numbers may be those of strangers.
+                    if run.boot == record::boot_id() {
+                        self.world.machine.abandon(&run);
+                    }
                     let error = StartError { config: false, message: "the machine restarted".to_owned() };
                     let exit =
                         Exit { started: Some(run.started), error: None, ..Exit::not_started(error, clock::now()) };
@@ -177,8 +196,7 @@ impl Life<'_> {
     async fn start(&mut self) -> Option<Begun> {
         let mut backoff = Backoff::default();
         loop {
-            let spec = self.spec();
-            let image = self.pull(&spec).await?;
+            let (spec, image) = self.pull().await?;
             match self.start_once(&spec, &image).await {
                 Ok(begun) => return Some(begun),
                 Err((reason, message)) => {
@@ -192,29 +210,31 @@ impl Life<'_> {
         }
     }
 
-    async fn pull(&self, spec: &ContainerSpec) -> Option<Image> {
+    /// The image, and the specification it was pulled by.
+    async fn pull(&self) -> Option<(ContainerSpec, Image)> {
         let mut backoff = Backoff::default();
         let mut stop = self.stop().subscribe();
         loop {
+            let spec = self.spec();
             let pulled = tokio::select! {
                 pulled = self.world.images.ensure(&spec.image, spec.pull, &spec.credentials) => pulled,
                 _ = stop.wait_for(Option::is_some) => return None,
             };
             let PullFault { reason, message } = match pulled {
-                Ok(image) => return Some(image),
+                Ok(image) => return Some((spec, image)),
                 Err(fault) => fault,
             };
             let wait = backoff.retry();
             self.wait_as(status::waiting(&reason, &message));
             // As kubelet: first the error itself, then, while waiting, that it waits.
-            if !self.pause(wait / 2).await {
+            if !self.pause_as(&spec, wait / 2).await {
                 return None;
             }
             if reason == "ErrImagePull" || reason == "RegistryUnavailable" {
                 let text = format!("Back-off pulling image {:?}: {reason}: {message}", spec.image);
                 self.wait_as(status::waiting("ImagePullBackOff", text));
             }
-            if !self.pause(wait / 2).await {
+            if !self.pause_as(&spec, wait / 2).await {
                 return None;
             }
         }
@@ -222,12 +242,9 @@ impl Life<'_> {
 
     /// `Err`: reason and message of what keeps the container waiting.
     async fn start_once(&mut self, spec: &ContainerSpec, image: &Image) -> Result<Begun, (&'static str, String)> {
-        let pod = self.cell.spec();
-        let config = |message: String| ("CreateContainerConfigError", message);
-        let (sandbox, ports) = self.cell.read(|s| (s.record.sandbox.clone(), s.record.ports.clone()));
-        let isolation = self.world.isolation;
-        let root = isolation == Isolation::Full;
-        let volumes = volumes::prepare(&self.cell.dir, &pod, root).map_err(|e| config(format!("volumes: {e}")))?;
+        let root = self.world.isolation == Isolation::Full;
+        let volumes = self.cell.prepare_volumes(root);
+        let volumes = volumes.map_err(|e| ("CreateContainerConfigError", format!("volumes: {e}")))?;
         let number = self.cell.update_container(self.name, |record, _| {
             record.runs += 1;
             record.image_id = image.id.clone();
@@ -235,14 +252,38 @@ impl Life<'_> {
             record.runs - 1
         });
         let dir = self.run_dir(number);
+        let begun = self.begin_run(spec, image, &volumes, &dir, number).await;
+        if begun.is_err() && !dir.join("run.json").exists() {
+            // It never ran: neither a number nor a directory is to be left of it for each time it is tried.
+            self.cell.update_container(self.name, |record, _| record.runs = number);
+            let removed = tokio::task::spawn_blocking(move || trees::remove(&dir));
+            if let Ok(Err(error)) = removed.await {
+                tracing::warn!(pod = %self.cell.id, container = self.name, %error, "cannot remove what is left of a start");
+            }
+        }
+        begun
+    }
+
+    async fn begin_run(
+        &self,
+        spec: &ContainerSpec,
+        image: &Image,
+        volumes: &BTreeMap<String, PathBuf>,
+        dir: &Path,
+        number: u32,
+    ) -> Result<Begun, (&'static str, String)> {
+        let pod = self.cell.spec();
+        let config = |message: String| ("CreateContainerConfigError", message);
+        let (sandbox, ports) = self.cell.read(|s| (s.record.sandbox.clone(), s.record.ports.clone()));
+        let isolation = self.world.isolation;
         let join = sandbox.as_ref().and_then(|s| s.dir.as_ref()).map_or_else(Vec::new, |dir| {
             let joined = NAMESPACES.iter().filter(|n| !(pod.host_ipc && **n == "ipc"));
             joined.map(|n| dir.join(n)).collect()
         });
         let places = Places {
-            dir: &dir,
+            dir,
             pod_dir: &self.cell.dir,
-            volumes: &volumes,
+            volumes,
             log: self.log(number),
             join,
             address: sandbox.as_ref().map_or(Ipv4Addr::LOCALHOST, |s| s.address),
@@ -254,16 +295,16 @@ impl Life<'_> {
             _ => spec.ports.first().and_then(|p| ports.get(&p.name)).copied(),
         };
         let launch = bundle::launch(&pod, spec, image, isolation, port, places).map_err(config)?;
-        self.make_dirs(&dir, &launch, number).map_err(|e| ("CreateContainerError", e.to_string()))?;
+        self.make_dirs(dir, &launch, number).map_err(|e| ("CreateContainerError", e.to_string()))?;
         let share = match (pod.host_pid, pod.share_process_namespace) {
             (true, _) => i32::try_from(std::process::id()).ok(),
             (false, true) => self.first_process().await,
             (false, false) => None,
         };
-        match self.world.machine.start(&dir, launch, share).await {
+        match self.world.machine.start(dir, launch, share).await {
             Ok(Ok(handle)) => Ok(Begun::Running(Box::new(handle))),
             Ok(Err(StartError { config: true, message })) => Err(config(message)),
-            Ok(Err(error)) => Ok(Begun::Ended { dir, exit: Exit::not_started(error, clock::now()) }),
+            Ok(Err(error)) => Ok(Begun::Ended { dir: dir.to_owned(), exit: Exit::not_started(error, clock::now()) }),
             Err(error) => Err(("CreateContainerError", error.to_string())),
         }
     }
@@ -545,7 +586,11 @@ fn profile(dir: &Path, wanted: &Seccomp) -> Result<Option<String>, String> {
 
 /// A writable layer may be large; nobody waits for its removal. What a crash leaves is removed with the pod.
 fn remove_later(dir: PathBuf) {
-    drop(tokio::task::spawn_blocking(move || trees::remove(&dir)));
+    drop(tokio::task::spawn_blocking(move || {
+        if let Err(error) = trees::remove(&dir) {
+            tracing::warn!(dir = %dir.display(), %error, "cannot remove what a container wrote");
+        }
+    }));
 }
 
 fn signal_number(name: &str) -> Option<i32> {

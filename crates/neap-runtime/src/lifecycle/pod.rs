@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +16,12 @@ use tokio::time::sleep;
 
 use super::container::Place;
 use super::restart::Backoff;
-use super::state::PodCell;
+use super::state::{ContainerRecord, PodCell};
 use super::{World, container, status};
 use crate::launch::Isolation;
 use crate::pod::{ContainerSpec, ContainerState, PodSpec};
+use crate::record::{self, Exit, Run};
+use crate::spawner::wire::StartError;
 use crate::{clock, trees, volumes};
 
 /// Before a life that broke off is taken up again.
@@ -113,7 +115,9 @@ async fn open_sandbox(world: &World, cell: &PodCell) -> bool {
         if world.machine.adopt_sandbox(&sandbox) {
             return true;
         }
-        // Lost with the machine's last boot; the containers are, too, and what init containers did to memory.
+        // Lost with the machine's last boot, mostly; the containers are, too, and what init containers did to memory.
+        // But the range of addresses may be another now, or a cable was cut: what runs then reaches nobody.
+        end_stranded(world, cell);
         cell.update(|state| {
             state.record.sandbox = None;
             for one in &spec.init_containers {
@@ -155,6 +159,30 @@ async fn open_sandbox(world: &World, cell: &PodCell) -> bool {
         tokio::select! {
             () = sleep(backoff.retry()) => {}
             _ = ending.wait_for(Option::is_some) => {}
+        }
+    }
+}
+
+/// Ends what still runs in a network that is no more, so that nobody adopts it.
+fn end_stranded(world: &World, cell: &PodCell) {
+    let newest = |(name, record): (&String, &ContainerRecord)| {
+        let number = record.runs.checked_sub(1).filter(|_| record.runs != record.accounted)?;
+        Some(cell.dir.join("c").join(name).join(number.to_string()))
+    };
+    let dirs: Vec<PathBuf> = cell.read(|s| s.record.containers.iter().filter_map(newest).collect());
+    for dir in dirs {
+        let Some(run) = record::read_if_whole::<Run>(&dir.join("run.json")) else { continue };
+        let exit = dir.join("exit.json");
+        if run.boot != record::boot_id() || exit.exists() {
+            continue;
+        }
+        tracing::warn!(pod = %cell.id, dir = %dir.display(), "ending a container whose network is gone");
+        world.machine.abandon(&run);
+        let error = StartError { config: false, message: "the pod's network was lost".to_owned() };
+        let ended =
+            Exit { code: 255, started: Some(run.started), error: None, ..Exit::not_started(error, clock::now()) };
+        if let Err(error) = record::write(&exit, &ended) {
+            tracing::warn!(pod = %cell.id, %error, "cannot write down the end of a container");
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::World;
 use super::state::PodCell;
+use crate::clock;
 use crate::machine::Handle;
 use crate::pod::{ContainerSpec, Hook, Probe, ProbeAction, Trouble};
 use crate::probe::{Cadence, Verdicts};
@@ -66,7 +67,7 @@ pub(super) async fn run(target: &Target<'_>) -> Unwell {
 async fn until_first_verdict(target: &Target<'_>, probe: &Probe) -> Result<(), String> {
     let mut cadence = Cadence::new(&probe.action, true);
     let mut verdicts = Verdicts::default();
-    sleep(probe.initial_delay).await;
+    sleep(target.left_of(probe.initial_delay)).await;
     let mut counted = Instant::now();
     loop {
         let outcome = target.attempt(probe).await;
@@ -94,7 +95,7 @@ async fn until_first_verdict(target: &Target<'_>, probe: &Probe) -> Result<(), S
 async fn watch_readiness(target: &Target<'_>, probe: &Probe) -> Infallible {
     let mut cadence = Cadence::new(&probe.action, true);
     let mut verdicts = Verdicts::default();
-    sleep(probe.initial_delay).await;
+    sleep(target.left_of(probe.initial_delay)).await;
     let mut told = Instant::now();
     loop {
         let outcome = target.attempt(probe).await;
@@ -129,7 +130,7 @@ async fn watch_readiness(target: &Target<'_>, probe: &Probe) -> Infallible {
 async fn watch_liveness(target: &Target<'_>, probe: &Probe) -> String {
     let mut cadence = Cadence::new(&probe.action, false);
     let mut verdicts = Verdicts::default();
-    sleep(probe.initial_delay.max(probe.period)).await;
+    sleep(target.left_of(probe.initial_delay).max(probe.period)).await;
     loop {
         let outcome = target.attempt(probe).await;
         target.unhealthy("Liveness", &outcome);
@@ -145,6 +146,12 @@ async fn watch_liveness(target: &Target<'_>, probe: &Probe) -> String {
 }
 
 impl Target<'_> {
+    /// What is left of a time that began with the container: it may have started long before we look after it.
+    fn left_of(&self, delay: Duration) -> Duration {
+        let ran = clock::now().duration_since(self.handle.run.started);
+        delay.saturating_sub(Duration::try_from(ran).unwrap_or_default())
+    }
+
     /// Notes what a probe found, if it is not well.
     fn unhealthy(&self, kind: &str, outcome: &Option<Result<(), String>>) {
         if let Some(Err(why)) = outcome {

@@ -18,6 +18,7 @@ use super::status;
 use crate::machine::{Handle, Sandbox};
 use crate::pod::{ContainerState, ContainerStatus, PodId, PodSpec, PodStatus, Terminated};
 use crate::record::{self, Ledger, VERSION};
+use crate::volumes;
 
 /// Name of the pod's ledger.
 const LEDGER: &str = "state";
@@ -83,7 +84,9 @@ pub(crate) struct PodCell {
     /// Everything of this pod but its logs.
     pub dir: PathBuf,
     pub log_dir: PathBuf,
-    spec: Mutex<Arc<PodSpec>>,
+    spec: watch::Sender<Arc<PodSpec>>,
+    /// Held while the volumes are made or brought up to date.
+    volumes: Mutex<()>,
     state: Mutex<State>,
     /// Only touched with the state locked.
     ledger: Mutex<Ledger>,
@@ -172,7 +175,8 @@ impl PodCell {
             freezing: tokio::sync::Mutex::default(),
             frozen: watch::Sender::new(record.frozen),
             gone: watch::Sender::new(false),
-            spec: Mutex::new(Arc::new(spec)),
+            spec: watch::Sender::new(Arc::new(spec)),
+            volumes: Mutex::default(),
             state: Mutex::new(State { record, containers }),
             ledger: Mutex::new(ledger),
             changes,
@@ -180,13 +184,26 @@ impl PodCell {
     }
 
     pub(crate) fn spec(&self) -> Arc<PodSpec> {
-        self.spec.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.spec.borrow().clone()
+    }
+
+    /// Tells of each specification that is taken.
+    pub(crate) fn specs(&self) -> watch::Receiver<Arc<PodSpec>> {
+        self.spec.subscribe()
+    }
+
+    /// Makes the volumes, or brings them up to date: always by the newest specification, and one after the other, or a
+    /// container's start could put back what a change just replaced.
+    pub(crate) fn prepare_volumes(&self, root: bool) -> io::Result<BTreeMap<String, PathBuf>> {
+        let _one_at_a_time = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        let spec = self.spec();
+        volumes::prepare(&self.dir, &spec, root)
     }
 
     /// Takes a specification whose changeable parts may differ.
     pub(crate) fn replace_spec(&self, spec: PodSpec) -> io::Result<()> {
         write_spec(&self.dir, &spec)?;
-        *self.spec.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(spec);
+        self.spec.send_replace(Arc::new(spec));
         Ok(())
     }
 
@@ -223,7 +240,16 @@ impl PodCell {
         let deadline = self.stop.borrow().map_or(deadline, |earlier| earlier.min(deadline));
         self.update(|state| state.record.removing = Some(deadline));
         self.stop.send_replace(Some(deadline));
-        self.ending.send_modify(|ending| *ending = Some(ending.map_or(deadline, |earlier| earlier.min(deadline))));
+        let nearer = |old: &mut Option<Timestamp>| *old = Some(old.map_or(deadline, |earlier| earlier.min(deadline)));
+        self.ending.send_modify(nearer);
+        // Sidecars that were not told yet are told when the others have ended.
+        self.stop_sidecars.send_if_modified(|stop| {
+            let told = stop.is_some();
+            if told {
+                nearer(stop);
+            }
+            told
+        });
     }
 
     /// Ends the pod's containers now, for good.

@@ -2,7 +2,6 @@
 //! takes too much is ended and says why, as Kubernetes evicts it; its owner makes another.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::state::PodCell;
 use crate::clock;
 use crate::pod::{PodSpec, Volume};
+use crate::trees::weigh;
 
 /// Time between two looks at the space that is left; a look costs microseconds.
 const LOOK: Duration = Duration::from_secs(1);
@@ -118,25 +118,6 @@ fn measure(dir: &Path, logs: &Path, spec: &PodSpec) -> Usage {
     usage
 }
 
-/// Bytes on the disk below a directory. Follows no link, and what containers move about meanwhile may be missed.
-fn weigh(dir: &Path, files: &mut u64) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let mut sum = 0;
-    let mut left = vec![dir.to_owned()];
-    while let Some(dir) = left.pop() {
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let Some(fewer) = files.checked_sub(1) else { return sum };
-            *files = fewer;
-            let Ok(meta) = entry.metadata() else { continue };
-            sum += meta.blocks() * 512;
-            if meta.is_dir() {
-                left.push(entry.path());
-            }
-        }
-    }
-    sum
-}
-
 impl Usage {
     fn total(&self) -> u64 {
         self.containers.values().chain(self.volumes.values()).sum()
@@ -192,17 +173,5 @@ mod tests {
                 && !is_bounded(&spec(&[None], None))
         );
         assert_eq!((crate::disk::reserve(1 << 40), crate::disk::reserve(20 << 20)), (1 << 30, 1 << 20));
-    }
-
-    #[test]
-    fn files_are_weighed_and_links_are_not_followed() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        fs::create_dir_all(dir.path().join("a/b")).expect("made");
-        fs::write(dir.path().join("a/b/file"), vec![1; 100_000]).expect("written");
-        std::os::unix::fs::symlink("/", dir.path().join("a/root")).expect("linked");
-        let found = weigh(dir.path(), &mut 100);
-        assert!((100_000..200_000).contains(&found), "{found}");
-        assert_eq!(weigh(&dir.path().join("none"), &mut 100), 0);
-        assert!(weigh(dir.path(), &mut 2) < found, "it comes to an end");
     }
 }

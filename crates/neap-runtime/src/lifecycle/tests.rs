@@ -49,6 +49,8 @@ struct Fake {
     /// Network probes succeed from then on.
     well_at: Mutex<Option<Instant>>,
     probes: Mutex<u32>,
+    /// Sandboxes of an earlier life are not what they were.
+    strange: Mutex<bool>,
 }
 
 impl Fake {
@@ -80,7 +82,7 @@ impl Machine for Fake {
     }
 
     fn adopt_sandbox(&self, _: &Sandbox) -> bool {
-        true
+        !*self.strange.lock().expect("not poisoned")
     }
 
     fn start<'a>(
@@ -101,24 +103,28 @@ impl Machine for Fake {
                 return Ok(Err(StartError { config: false, message: "no such program".into() }));
             }
             assert!(!matches!(act, Act::Faulty), "as the script says");
+            crate::record::write(&dir.join("launch.json"), &launch)?;
             let mut running = self.running.lock().expect("not poisoned");
             let pid = running.len() as i32 + 1;
             running.insert(pid, (act, watch::Sender::new(None)));
             let id = ProcessId { pid, start: 0 };
             let run = Run {
                 version: VERSION,
-                boot: String::new(),
+                boot: crate::record::boot_id(),
                 keeper: id,
                 process: id,
                 isolation: Isolation::Full,
                 group: None,
                 started: jiff::Timestamp::UNIX_EPOCH,
             };
+            crate::record::write(&dir.join("run.json"), &run)?;
             Ok(Ok(Handle { run, dir: dir.to_owned() }))
         })
     }
 
-    fn abandon(&self, _: &Run) {}
+    fn abandon(&self, run: &Run) {
+        self.note(format!("abandon {}", run.process.pid));
+    }
 
     fn talk<'a>(&'a self, _: &'a Handle, _: &'a CommandOptions) -> BoxFuture<'a, io::Result<CommandSession>> {
         Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
@@ -192,18 +198,22 @@ impl Machine for Fake {
     }
 }
 
-/// Fails so often before the image is there.
-struct Registry(Mutex<u32>);
+/// Fails so often before the image is there, and as long as somebody without a password asks who must have one.
+#[derive(Default)]
+struct Registry {
+    fails: Mutex<u32>,
+    private: bool,
+}
 
 impl ImageSource for Registry {
     fn ensure<'a>(
         &'a self,
         reference: &'a str,
         _: PullPolicy,
-        _: &'a [Credentials],
+        credentials: &'a [Credentials],
     ) -> BoxFuture<'a, Result<Image, PullFault>> {
-        let mut left = self.0.lock().expect("not poisoned");
-        let fails = *left > 0;
+        let mut left = self.fails.lock().expect("not poisoned");
+        let fails = *left > 0 || self.private && credentials.is_empty();
         *left = left.saturating_sub(1);
         Box::pin(async move {
             if fails {
@@ -222,6 +232,7 @@ impl ImageSource for Registry {
 
 struct Stage {
     fake: Arc<Fake>,
+    world: Arc<World>,
     cell: Arc<PodCell>,
     _dir: tempfile::TempDir,
     tasks: JoinSet<()>,
@@ -265,7 +276,10 @@ fn stage(acts: &[(&str, &[Act])], pulls_fail: u32, change: impl FnOnce(&mut PodS
     let logs = dir.path().join("logs");
     let world = Arc::new(World {
         machine: fake.clone(),
-        images: Arc::new(Registry(Mutex::new(pulls_fail))),
+        images: Arc::new(Registry {
+            fails: Mutex::new(pulls_fail),
+            private: acts.iter().any(|(n, _)| *n == "private"),
+        }),
         isolation: Isolation::Full,
         logs: logs.clone(),
         profiles: PathBuf::new(),
@@ -273,9 +287,9 @@ fn stage(acts: &[(&str, &[Act])], pulls_fail: u32, change: impl FnOnce(&mut PodS
     let (changes, _) = broadcast::channel(1024);
     let cell = PodCell::create(dir.path().join("u"), logs.join("n_p_u"), spec, changes).expect("written down");
     let mut tasks = JoinSet::new();
-    let living = cell.clone();
+    let (living, lives_in) = (cell.clone(), world.clone());
     tasks.spawn(async move { pod::live_on(&world, &living).await });
-    Stage { fake, cell, _dir: dir, tasks }
+    Stage { fake, world: lives_in, cell, _dir: dir, tasks }
 }
 
 impl Stage {
@@ -290,6 +304,15 @@ impl Stage {
             }
         };
         timeout(Duration::from_secs(3600), looking).await.unwrap_or_else(|_| panic!("it is {:#?}", self.cell.status()))
+    }
+
+    /// The runtime goes and comes again; what runs runs on.
+    async fn restart(&mut self) {
+        self.tasks.shutdown().await;
+        let (changes, _) = broadcast::channel(1024);
+        self.cell = PodCell::load(&self.cell.dir, &self.world.logs, changes).expect("readable");
+        let (world, living) = (self.world.clone(), self.cell.clone());
+        self.tasks.spawn(async move { pod::live_on(&world, &living).await });
     }
 
     /// Asks for the pod's end and waits for it.
@@ -505,7 +528,7 @@ async fn frozen_pods_are_not_probed() {
     stage.wait(|s| s.ready).await;
     let world = World {
         machine: stage.fake.clone(),
-        images: Arc::new(Registry(Mutex::new(0))),
+        images: Arc::new(Registry::default()),
         isolation: Isolation::Full,
         logs: PathBuf::new(),
         profiles: PathBuf::new(),
@@ -550,4 +573,79 @@ async fn what_is_written_down_is_found_again() {
     std::fs::write(stage.cell.dir.join("spec.json"), "{ torn").expect("written");
     let (changes, _) = broadcast::channel(1);
     assert!(PodCell::load(&stage.cell.dir, Path::new("/logs"), changes).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_credentials_end_a_wait_for_an_image() {
+    let stage = stage(&[("private", POLITE)], 0, |_| {});
+    stage.wait(|s| reason(s) == "ImagePullBackOff").await;
+    let mut spec = (*stage.cell.spec()).clone();
+    let key = Credentials { registry: "r".into(), username: "me".into(), password: "secret".into() };
+    spec.containers[0].credentials = vec![key];
+    let begun = Instant::now();
+    stage.cell.replace_spec(spec).expect("written down");
+    stage.wait(|s| s.ready).await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    stage.remove(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_is_adopted_only_with_its_network() {
+    let mut stage = stage(&[("main", POLITE)], 0, |_| {});
+    stage.wait(|s| s.ready).await;
+    stage.restart().await;
+    stage.wait(|s| s.ready).await;
+    assert_eq!(stage.fake.events(), ["sandbox", "start main"], "it was adopted");
+    *stage.fake.strange.lock().expect("not poisoned") = true;
+    stage.restart().await;
+    let status = stage.wait(|s| s.ready && s.containers[0].restarts == 1).await;
+    assert_eq!(status.containers[0].last.as_ref().map(|t| t.exit_code), Some(255));
+    assert_eq!(stage.fake.events()[2..], ["abandon 1", "sandbox", "start main"]);
+    stage.remove(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_begun_leaves_nothing_behind() {
+    let stage = stage(&[("main", POLITE)], 0, |spec| {
+        spec.containers[0].seccomp = Seccomp::Local("../elsewhere".into());
+    });
+    stage.wait(|s| reason(s) == "CreateContainerConfigError").await;
+    sleep(Duration::from_secs(100)).await;
+    let tries = stage.cell.dir.join("c/main");
+    assert_eq!(std::fs::read_dir(&tries).map_or(0, Iterator::count), 0);
+    assert_eq!(stage.cell.read(|s| s.record.containers["main"].runs), 0);
+    stage.remove(1).await;
+}
+
+#[test]
+fn volumes_show_the_newest_files_whoever_prepares_them() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let spec = |n: u32| {
+        let file = VolumeFile { content: n.to_string().into_bytes(), mode: 0o644 };
+        PodSpec {
+            id: PodId("u".into()),
+            containers: vec![container("main")],
+            volumes: [("v".to_owned(), Volume::Files([("key".into(), file)].into()))].into(),
+            ..PodSpec::default()
+        }
+    };
+    let (changes, _) = broadcast::channel(1);
+    let cell = PodCell::create(dir.path().join("u"), dir.path().join("l"), spec(0), changes).expect("written down");
+    // A container starts again and again while its config-map changes.
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let starts = scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                cell.prepare_volumes(false).expect("prepared by a start");
+            }
+        });
+        for n in 1..300 {
+            cell.replace_spec(spec(n)).expect("taken");
+            cell.prepare_volumes(false).expect("prepared by a change");
+            let shown = std::fs::read_to_string(cell.dir.join("volumes/v/key")).expect("there");
+            assert_eq!(shown, n.to_string());
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        starts.join().expect("no panic");
+    });
 }

@@ -54,6 +54,9 @@ impl Network {
         if let Err(error) = nft::install(&name_of(number), block.parts()) {
             tracing::warn!(%error, "no address translation on this machine: pods cannot reach beyond it");
         }
+        if let Err(error) = nft::shield(&name_of(number), block.parts()) {
+            tracing::warn!(%error, "no packet filter on this machine: pods can be reached from outside past the gateway");
+        }
         if let Err(error) = switch_on_forwarding() {
             tracing::warn!(%error, "cannot switch on IP forwarding: pods can reach neither each other nor the outside");
         }
@@ -63,6 +66,13 @@ impl Network {
     /// The machine as pods see it.
     pub(crate) fn gateway(&self) -> Ipv4Addr {
         self.block.gateway()
+    }
+
+    /// From now on pods reach these ports of the gateway's address, and nothing else of the machine.
+    pub(crate) fn guard(&self, tcp: &[u16], udp: &[u16]) -> io::Result<()> {
+        let tcp = tcp.iter().map(|port| (nft::Protocol::Tcp, *port));
+        let open: Vec<_> = tcp.chain(udp.iter().map(|port| (nft::Protocol::Udp, *port))).collect();
+        nft::guard(&name_of(self.number), self.block.parts(), self.block.gateway(), &open)
     }
 
     pub(crate) fn block(&self) -> Block {

@@ -86,6 +86,10 @@ const PERSONALITIES: [u64; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 /// `held`: bits of the container's capabilities.
 pub(crate) fn default(held: u64) -> Program {
+    filter(held).compile().expect("a few hundred calls make a few hundred instructions")
+}
+
+pub(super) fn filter(held: u64) -> Filter {
     let has = |all: &[&str]| all.iter().any(|name| capabilities::bit(name).is_some_and(|bit| held & bit != 0));
     let refused: Vec<&str> = NEVER
         .iter()
@@ -117,5 +121,5 @@ pub(crate) fn default(held: u64) -> Program {
             _ => filter.add(name, &[], ALLOW),
         }
     }
-    filter.compile().expect("a few hundred calls make a few hundred instructions")
+    filter
 }

@@ -6,11 +6,13 @@
 mod bpf;
 mod default;
 mod names;
+mod oci;
 mod profile;
 
 use std::collections::BTreeMap;
 
 pub(crate) use default::default;
+pub(crate) use oci::default_as_oci;
 pub(crate) use profile::parse;
 
 /// What the kernel does with a call: one of its `SECCOMP_RET_*` words.

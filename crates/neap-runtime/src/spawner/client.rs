@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::wire::{self, Cell, Exec, Order, Outcome, PROTOCOL, Reply, Request, Sandbox, StartError, Terminal};
@@ -136,7 +137,12 @@ impl Spawner {
             connection.channel.send(request, fds).await?;
             answer.await.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the spawner ended before it answered"))
         };
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked).await.unwrap_or_else(|_| Err(slow()));
+        let Ok(answer) = tokio::time::timeout(ANSWER_TIMEOUT, asked).await else {
+            // It does one thing after another: if this one hangs, so does everything behind it. Keepers live on.
+            tracing::warn!("the pod spawner hangs; a new one will be started");
+            connection.give_up();
+            return Err(slow());
+        };
         if answer.is_err() {
             connection.forget(id);
         }
@@ -202,6 +208,7 @@ impl Drop for Running {
 struct Connection {
     channel: Arc<Channel>,
     waiting: Arc<Mutex<Waiting>>,
+    over: CancellationToken,
     _reader: AbortOnDropHandle<()>,
 }
 
@@ -223,10 +230,11 @@ impl Connection {
             group.add(pid as i32)?;
         }
         let waiting = Arc::new(Mutex::new(Some(HashMap::new())));
-        let reader = read_answers(child, channel.clone(), waiting.clone());
+        let over = CancellationToken::new();
+        let reader = read_answers(child, channel.clone(), waiting.clone(), over.clone());
         #[expect(clippy::disallowed_methods, reason = "owned by the connection, aborted with it")]
         let reader = AbortOnDropHandle::new(tokio::spawn(reader));
-        Ok(Arc::new(Self { channel, waiting, _reader: reader }))
+        Ok(Arc::new(Self { channel, waiting, over, _reader: reader }))
     }
 
     fn expect(&self, id: u64) -> oneshot::Receiver<Answer> {
@@ -244,6 +252,12 @@ impl Connection {
         }
     }
 
+    /// Whoever still waits is told so; the reader's end kills the process.
+    fn give_up(&self) {
+        *self.lock() = None;
+        self.over.cancel();
+    }
+
     fn is_gone(&self) -> bool {
         self.lock().is_none()
     }
@@ -253,9 +267,18 @@ impl Connection {
     }
 }
 
-async fn read_answers(mut child: tokio::process::Child, channel: Arc<Channel>, waiting: Arc<Mutex<Waiting>>) {
+async fn read_answers(
+    mut child: tokio::process::Child,
+    channel: Arc<Channel>,
+    waiting: Arc<Mutex<Waiting>>,
+    over: CancellationToken,
+) {
     loop {
-        match channel.receive::<Reply>().await {
+        let received = tokio::select! {
+            received = channel.receive::<Reply>() => received,
+            () = over.cancelled() => break,
+        };
+        match received {
             Ok(Some((reply, fds))) => {
                 let id = match reply {
                     Reply::Hello { .. } => continue,

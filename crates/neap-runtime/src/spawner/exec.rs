@@ -15,7 +15,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::init::{Started, open_terminal, step};
-use super::wire::{self, Exec, Terminal};
+use super::wire::{self, Exec, StartError, Terminal};
 use super::{direct, process};
 use crate::launch::{Isolation, Launch, Process, Root};
 use crate::record;
@@ -50,7 +50,11 @@ fn join_and_run(exec: &Exec, stdio: [OwnedFd; 3]) -> Started<i32> {
         Root::None(root) => direct::resolve(root, &process)?,
         Root::Overlay { .. } => process,
     };
-    let target = sys::pidfd_open(Pid::from_raw(exec.pid)).or_else(step("find the container's process"))?;
+    let target = sys::pidfd_open(Pid::from_raw(exec.process.pid)).or_else(step("find the container's process"))?;
+    // The descriptor first: if the number still means the same process now, so does the descriptor.
+    if !exec.process.is_alive() {
+        return Err(StartError { config: false, message: "the container has ended".to_owned() });
+    }
     if let Some(group) = &exec.group {
         group.add(nix::unistd::getpid().as_raw()).or_else(step("join the container's control group"))?;
     }

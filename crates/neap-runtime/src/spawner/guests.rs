@@ -95,10 +95,7 @@ impl Guests {
 
     /// What to wait for: descriptors to read from, those to write to, and whether the container must wait for a guest.
     pub(super) fn interests(&self) -> (Vec<BorrowedFd<'_>>, Vec<BorrowedFd<'_>>, bool) {
-        let mut read: Vec<_> = Vec::new();
-        if self.guests.len() < MAX_GUESTS {
-            read.extend(self.listener.as_ref().map(AsFd::as_fd));
-        }
+        let mut read: Vec<_> = self.listener.iter().map(AsFd::as_fd).collect();
         // What cannot be passed on is not taken.
         if self.typed.is_empty() {
             read.extend(self.guests.iter().map(|guest| guest.socket.as_fd()));
@@ -121,10 +118,13 @@ impl Guests {
         if self.typed.is_empty() {
             self.listen_to_all();
         }
-        if self.guests.len() < MAX_GUESTS
-            && let Some(Ok((socket, _))) = self.listener.as_ref().map(UnixListener::accept)
+        if let Some(Ok((socket, _))) = self.listener.as_ref().map(UnixListener::accept)
             && socket.set_nonblocking(true).is_ok()
         {
+            // The newest is a person who waits; of the oldest it may not even have been noticed that they left.
+            if self.guests.len() >= MAX_GUESTS {
+                self.guests.remove(0);
+            }
             self.guests.push(Guest { socket, types: false, heard: Vec::new(), unsent: Vec::new(), stalls: 0 });
         }
     }

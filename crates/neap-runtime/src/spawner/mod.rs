@@ -24,6 +24,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+/// What a container sees or gets, for whoever describes it to others.
+pub(crate) mod paths {
+    pub(crate) use super::process::{DEFAULT_PATH, MAX_FILES};
+    pub(crate) use super::rootfs::{MASKED, READ_ONLY};
+}
+
 pub(crate) use client::{Keeper, Spawner};
 use wire::{PROTOCOL, Reply, Request};
 
@@ -70,6 +76,9 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     // A session of its own: Ctrl-C in neap's terminal is neap's business.
     let _ = nix::unistd::setsid();
+    // What a killed keeper leaves comes here and is asked about, not to whoever is the machine's first process: that may
+    // be neap itself, which would let its number stand for ever.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
     // When memory is short, containers go first: they say so themselves. Needs privilege; without it, so be it.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
     let mut signals = SigSet::empty();

@@ -20,9 +20,9 @@ use crate::sys;
 use crate::users::{self, Identity};
 
 /// Where programs are looked for when the environment does not say (Docker's default).
-pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Open files a container may have at most, if the machine allows (Docker's default).
-const MAX_FILES: u64 = 1_048_576;
+pub(crate) const MAX_FILES: u64 = 1_048_576;
 /// Longest list of users that is read. Images are made by others: the list may be a pipe, a device, or endless.
 const MAX_USERS: u64 = 4 << 20;
 

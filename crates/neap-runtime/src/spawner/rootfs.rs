@@ -35,7 +35,7 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 /// What would tell about, or reach into, the machine (the lists that Docker and Kubernetes use).
-const MASKED: [&str; 11] = [
+pub(crate) const MASKED: [&str; 11] = [
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -48,7 +48,7 @@ const MASKED: [&str; 11] = [
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub(crate) const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 /// What may be mounted in /proc nevertheless: files that programs only read, which lxcfs and its like make smaller.
 const HARMLESS: [&str; 8] = [
     "/proc/cpuinfo",
@@ -299,8 +299,8 @@ fn hang(item: &Pending) -> Started<()> {
 /// containers' volumes could lead it to, and where the rest of this file relies on what it finds.
 fn hang_volume(root: &OwnedFd, item: &Pending, privileged: bool) -> Started<()> {
     let target = &item.target;
-    let place = reach(root, target, &item.kind)
-        .or_else(step(format_args!("make the mount point {}", target.display())))?;
+    let place =
+        reach(root, target, &item.kind).or_else(step(format_args!("make the mount point {}", target.display())))?;
     if !privileged && !HARMLESS.iter().any(|path| target == Path::new(path)) {
         let there = fstatfs(&place).map_err(io::Error::from);
         let there = there.or_else(step(format_args!("look at the mount point {}", target.display())))?;

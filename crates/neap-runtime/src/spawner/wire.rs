@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Group;
 use crate::launch::Isolation;
-use crate::record::Run;
+use crate::record::{ProcessId, Run};
 
 /// Changes whenever the words below do: runtime and spawner are the same binary, so a difference is a mistake.
-pub(crate) const PROTOCOL: u32 = 3;
+pub(crate) const PROTOCOL: u32 = 4;
 /// Longest message. A socket takes about 200 KiB in one piece by default.
 pub(crate) const MAX_MESSAGE: usize = 128 * 1024;
 const MAX_FDS: usize = 4;
@@ -91,7 +91,7 @@ pub(crate) struct Sandbox {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Exec {
-    pub pid: i32,
+    pub process: ProcessId,
     pub isolation: Isolation,
     pub group: Option<Group>,
     /// Of the container's run: its `launch.json` says who the command is and in what environment, which may be large.
@@ -140,7 +140,9 @@ pub(crate) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result
     if length == 0 {
         return Ok(None);
     }
-    Ok(Some((serde_json::from_slice(&buffer[..length])?, fds)))
+    // What is no message is a sentence about why there is none.
+    let sentence = |_| io::Error::other(String::from_utf8_lossy(&buffer[..length]).trim().to_owned());
+    Ok(Some((serde_json::from_slice(&buffer[..length]).map_err(sentence)?, fds)))
 }
 
 #[cfg(test)]

@@ -215,7 +215,8 @@ pub(crate) async fn has_ports_that_can_be_reached() {
             spec.containers[0].command = shell("exec /bin/busybox httpd -f -p 127.0.0.1:$PORT -h /tmp");
         } else {
             // Nobody outside the pod's network gets there.
-            spec.containers[0].command = ["/bin/busybox", "httpd", "-f", "-p", "127.0.0.1:8080", "-h", "/www"].map(Into::into).to_vec();
+            spec.containers[0].command =
+                ["/bin/busybox", "httpd", "-f", "-p", "127.0.0.1:8080", "-h", "/www"].map(Into::into).to_vec();
         }
         let id = world.run(spec).await;
         world.wait(&id, "a run", |s| s.ready).await;
@@ -229,7 +230,10 @@ pub(crate) async fn has_ports_that_can_be_reached() {
         };
         socket.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("written");
         let answer = all(&mut socket).await;
-        assert!(answer.starts_with("HTTP/1.") && (mode != Mode::Container || answer.ends_with("hello\n")), "{answer:?}");
+        assert!(
+            answer.starts_with("HTTP/1.") && (mode != Mode::Container || answer.ends_with("hello\n")),
+            "{answer:?}"
+        );
         assert!(matches!(world.runtime.connect(&id, 1).await, Err(Error::Connect { port: 1, .. })));
         world.end().await;
     }

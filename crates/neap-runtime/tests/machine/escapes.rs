@@ -183,6 +183,69 @@ pub(crate) async fn links_in_volumes_lead_nowhere() {
     world.end().await;
 }
 
+/// A pod whose main container finds what an init container planted in the volume `v`.
+fn planted(spec: &mut PodSpec, plant: &str, paths: &[&str]) {
+    let mount = |path: &str| Mount { volume: "v".into(), path: path.into(), sub_path: None, read_only: false };
+    spec.volumes.insert("v".into(), Volume::EmptyDir { memory: false, size_limit: None });
+    spec.volumes.insert("w".into(), Volume::EmptyDir { memory: false, size_limit: None });
+    let mut init = container("plant", &["/bin/busybox", "sh", "-c", plant]);
+    init.mounts = vec![mount("/v")];
+    spec.init_containers = vec![init];
+    spec.containers[0].mounts = paths
+        .iter()
+        .map(|path| match path.split_once(' ') {
+            Some((volume, path)) => Mount { volume: volume.into(), ..mount(path) },
+            None => mount(path),
+        })
+        .collect();
+}
+
+/// What hides files of /proc must not be a link that a volume over /dev has in its place (CVE-2025-31133).
+pub(crate) async fn covers_are_not_taken_from_volumes() {
+    let world = world(Mode::Container).await;
+    let plant =
+        "P=/bin/busybox; $P ln -s / /v/root; $P ln -s /proc/sys/kernel/domainname /v/null; $P ln -s /v/none /v/full";
+    let script = r#"
+        P=/bin/busybox
+        for f in kcore keys interrupts timer_list; do (echo escaped > /proc/$f) 2>/dev/null; done
+        $P grep -q escaped /proc/sys/kernel/domainname && echo ESCAPED
+        for f in null zero full random; do [ -c /dev/$f ] || echo "MISSING $f"; done
+        [ -e /v/none ] && echo FOLLOWED
+        echo done"#;
+    // However it is spelled, it lies over /dev. The second time, everything is there already.
+    for (name, path) in [("link", "/v/root/dev"), ("dots", "/x/../dev"), ("plain", "/dev")] {
+        let (said, _) = world.script(name, script, |spec| planted(spec, plant, &["/v", path])).await;
+        assert_eq!(said, "done\n", "{path}");
+    }
+    world.end().await;
+}
+
+pub(crate) async fn mounts_follow_links_but_not_everywhere() {
+    let world = world(Mode::Container).await;
+    let plant = "P=/bin/busybox; $P ln -s / /v/root; $P ln -s /made/here /v/dangling; $P ln -s ../www /v/there";
+    let script = "P=/bin/busybox; echo x > /made/here/f; $P cat /www/f; $P ls /w; echo done";
+    let (said, _) = world
+        .script("links", script, |spec| {
+            planted(spec, plant, &["/v", "w /v/dangling", "w /v/there", "w /w"]);
+        })
+        .await;
+    assert_eq!(said, "x\nf\ndone\n");
+    for path in ["/v/root/proc", "/v/root/proc/sys/kernel", "/proc/self"] {
+        let mut spec = pod("proc", &["/bin/busybox", "true"]);
+        planted(&mut spec, plant, &["/v", path]);
+        let id = world.run(spec).await;
+        let refused = |s: &PodStatus| match &s.containers[0].state {
+            ContainerState::Waiting { reason, message } => {
+                reason == "CreateContainerConfigError" && message.contains("leads into /proc")
+            }
+            _ => false,
+        };
+        world.wait(&id, "the refusal", refused).await;
+        world.runtime.remove(&id, std::time::Duration::ZERO).await.expect("removed");
+    }
+    world.end().await;
+}
+
 pub(crate) async fn greed_stays_inside() {
     let world = world(Mode::Container).await;
     // More processes than it may have: the container fails to, the machine does not notice.
@@ -238,4 +301,31 @@ pub(crate) async fn who_fills_the_disk_is_evicted() {
     runtime.shutdown().await;
     drop(runtime);
     umount2(dir.path(), MntFlags::MNT_DETACH).expect("unmounted");
+}
+
+/// Of the machine a pod reaches what is meant for it; of another neap's pods nothing, and nobody reaches it past that.
+pub(crate) async fn the_machine_and_strangers_keep_to_themselves() {
+    let world = world(Mode::Container).await;
+    let gateway = world.runtime.gateway().expect("a network");
+    let listen = |ip: std::net::Ipv4Addr| std::net::TcpListener::bind((ip, 0)).expect("listens");
+    let (open, closed, elsewhere) = (listen(gateway), listen(gateway), listen(std::net::Ipv4Addr::UNSPECIFIED));
+    let port = |listener: &std::net::TcpListener| listener.local_addr().expect("bound").port();
+    let (open_port, closed_port, elsewhere_port) = (port(&open), port(&closed), port(&elsewhere));
+    world.runtime.guard(&[open_port], &[53]).expect("guarded");
+    // Again, as after a change.
+    world.runtime.guard(&[open_port], &[53]).expect("guarded");
+    let other = crate::world(Mode::Container).await;
+    let stranger = other.run(crate::words::web("stranger")).await;
+    let stranger = other.wait(&stranger, "readiness", |s| s.ready).await.ip.expect("an address");
+    let own = world.run(crate::words::web("own")).await;
+    let own = world.wait(&own, "the machine's probe", |s| s.ready).await.ip.expect("an address");
+    let script = format!(
+        "reach() {{ /bin/busybox nc -w 2 $1 $2 </dev/null >/dev/null 2>&1 && echo $3; }}
+         reach {gateway} {open_port} open; reach {gateway} {closed_port} closed; reach {gateway} {elsewhere_port} elsewhere
+         reach {stranger} 8080 stranger; reach {own} 8080 own; echo done"
+    );
+    let (said, _) = world.script("tries", &script, |_| {}).await;
+    assert_eq!(said, "open\nown\ndone\n");
+    other.end().await;
+    world.end().await;
 }

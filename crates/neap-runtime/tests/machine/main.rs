@@ -23,6 +23,7 @@ mod commands;
 mod escapes;
 mod leaks;
 mod pods;
+mod runc;
 mod words;
 
 use words::{container, http, pod, probe, web};
@@ -63,13 +64,17 @@ const CASES: &[Case] = cases![
     commands::has_ports_that_can_be_reached,
     escapes::tries_from_inside_fail,
     escapes::links_in_volumes_lead_nowhere,
+    escapes::covers_are_not_taken_from_volumes,
+    escapes::mounts_follow_links_but_not_everywhere,
     escapes::greed_stays_inside,
+    escapes::the_machine_and_strangers_keep_to_themselves,
     pods::hooks_and_sidecars_have_their_turn,
     pods::asks_for_its_own_address,
     pods::sees_the_machine_where_it_may,
     pods::names_a_profile_of_its_own,
     escapes::who_fills_the_disk_is_evicted,
     leaks::nothing_is_left_after_crashes,
+    runc::runs_our_bundle_alike,
 ];
 
 /// What an ordinary user can run, too.
@@ -98,6 +103,9 @@ fn main() {
     let wanted = arguments.iter().find(|a| !a.starts_with('-'));
     if wanted.is_some_and(|w| w == "churn") {
         return runtime.block_on(leaks::ten_rounds_of_two_hundred());
+    }
+    if wanted.is_some_and(|w| w == "bench-runc") {
+        return runtime.block_on(runc::bench());
     }
     if wanted.is_some_and(|w| w == "bench") {
         return runtime.block_on(bench::bench());
@@ -243,6 +251,10 @@ async fn get(status: &PodStatus, port: u16) -> std::io::Result<String> {
 
 async fn serves_and_leaves_nothing() {
     let world = world(Mode::Container).await;
+    let limits = std::fs::read_to_string("/proc/self/limits").expect("limits");
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("one of them");
+    let [soft, hard] = [3, 4].map(|at| files.split_whitespace().nth(at).expect("a number"));
+    assert_eq!(soft, hard, "whoever started this did not mean it for a thousand pods");
     let id = world.run(web("web")).await;
     let status = world.wait(&id, "readiness", |s| s.ready).await;
     assert_eq!(status.phase, PodPhase::Running);

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use neap_store::{Entry, Error, Event, Expect, Lagged, Op, Options, Revision, Store, Txn, Watch};
 
 /// Small limits, so that trimming happens all the time.
-const OPTIONS: Options = Options { history_events: 60, history_bytes: 30_000, history_burst: 1 };
+const EVENTS: usize = 60;
+const BYTES: usize = 30_000;
 
 pub(crate) enum Backing {
     Memory,
@@ -19,10 +20,11 @@ impl Backing {
         Backing::File(tempfile::tempdir().unwrap())
     }
 
-    fn open(&self) -> Store {
+    fn open(&self, burst: usize) -> Store {
+        let options = Options { history_events: EVENTS, history_bytes: BYTES, history_burst: burst };
         match self {
-            Backing::Memory => Store::memory_with(OPTIONS),
-            Backing::File(directory) => Store::open(&directory.path().join("store"), OPTIONS).unwrap(),
+            Backing::Memory => Store::memory_with(options),
+            Backing::File(directory) => Store::open(&directory.path().join("store"), options).unwrap(),
         }
     }
 }
@@ -30,6 +32,9 @@ impl Backing {
 pub(crate) struct Runner {
     random: fastrand::Rng,
     seed: u64,
+    burst: usize,
+    /// The newest revision that history was cut at on demand.
+    cut: Revision,
     backing: Backing,
     store: Store,
     /// The map at each revision, from the first on.
@@ -48,12 +53,21 @@ struct Watcher {
     progress: Revision,
 }
 
+/// As the store weighs an event.
+fn weight(event: &Event) -> usize {
+    256 + event.key.len() + event.previous.as_ref().map_or(0, Bytes::len)
+}
+
 impl Runner {
     pub(crate) fn new(seed: u64, backing: Backing) -> Runner {
-        let store = backing.open();
+        // Half of the runs keep for a while what a watcher has yet to read.
+        let burst = if seed.is_multiple_of(2) { 4 } else { 1 };
+        let store = backing.open(burst);
         Runner {
             random: fastrand::Rng::with_seed(seed),
             seed,
+            burst,
+            cut: 0,
             backing,
             maps: BTreeMap::from([(store.revision(), BTreeMap::new())]),
             store,
@@ -93,7 +107,7 @@ impl Runner {
         assert!(self.compacted <= compacted, "seed {}: history came back", self.seed);
         self.compacted = compacted;
         let stats = self.store.stats();
-        assert!(stats.history_events <= OPTIONS.history_events);
+        assert!(stats.history_events <= EVENTS * self.burst, "seed {}", self.seed);
         let kept = self.events.iter().filter(|event| event.revision > compacted).count();
         assert_eq!(stats.history_events, kept, "seed {}: the log begins where it says", self.seed);
     }
@@ -293,6 +307,11 @@ impl Runner {
                 (Poll::Ready(Some(Err(Lagged { seen }))), Some(next)) => {
                     let missed = self.events[next].revision;
                     assert!(missed <= self.compacted && seen < missed, "seed {}", self.seed);
+                    // Nobody is left behind who could have been waited for.
+                    let since = &self.events[self.events.partition_point(|event| event.revision < missed)..];
+                    let weight: usize = since.iter().map(weight).sum();
+                    let too_much = since.len() > EVENTS * self.burst || weight > BYTES * self.burst;
+                    assert!(missed <= self.cut || too_much, "seed {}: {} events", self.seed, since.len());
                     assert_eq!(watcher.watch.try_next(), Poll::Ready(None));
                     self.watchers.swap_remove(at);
                     return;
@@ -312,6 +331,7 @@ impl Runner {
     fn compact(&mut self) {
         let to = self.random.u64(0..self.store.revision() + 3);
         self.store.compact(to);
+        self.cut = self.cut.max(to);
         assert_eq!(self.store.compacted(), self.compacted.max(to.min(self.store.revision())));
     }
 
@@ -328,7 +348,7 @@ impl Runner {
             assert_eq!(watcher.watch.try_next(), Poll::Ready(None));
         }
         self.watchers.clear();
-        self.store = self.backing.open();
+        self.store = self.backing.open(self.burst);
         assert_eq!(self.store.revision(), revision, "seed {}", self.seed);
         if revision > 1 {
             assert_eq!(self.store.compacted(), revision);

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::gateways::Prober;
 use super::path::PathProbe;
 use super::scrape::Statistics;
-use super::{Base, Error, listen, pushed, ready};
+use super::{Base, Error, host_name, listen, pushed, ready};
 use crate::args;
+use crate::process::follow_registries;
 
 /// Controllers, and the autoscaler unless it runs elsewhere.
 pub(super) async fn controller(flags: args::Controller, env: &BTreeMap<String, String>) -> Result<(), Error> {
@@ -25,10 +26,14 @@ pub(super) async fn controller(flags: args::Controller, env: &BTreeMap<String, S
     let board = Arc::new(ServedBoard::default());
     let prober = Prober::new(base.client.clone(), base.settings.clone(), board.clone());
     base.parts.spawn("gateway probes", prober.run());
+    let registries = Registries::new(&neap_runtime::image::Config::default());
+    let told = registries.clone();
+    let following = follow_registries(base.settings.clone(), move |named| told.set_registries(named));
+    base.parts.spawn("registries", following);
     let controllers = Controllers {
         client: base.client.clone(),
         settings: base.settings.clone(),
-        digests: Arc::new(Registry(Registries::new(&neap_runtime::image::Config::default()))),
+        digests: Arc::new(Registry(registries)),
         gateway: board,
         clock: base.clock.clone(),
         metrics: neap_controllers::Metrics::register(&mut metrics),
@@ -106,12 +111,11 @@ struct Lead(Election);
 
 impl Lead {
     fn new(base: &Base, component: &str) -> Self {
-        let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Self(Election {
             client: base.client.clone(),
             component: component.to_owned(),
             // Two processes on one host are two candidates.
-            identity: format!("{host}_{:016x}", fastrand::u64(..)),
+            identity: format!("{}_{:016x}", host_name(), fastrand::u64(..)),
             settings: base.settings.clone(),
             clock: base.clock.clone(),
         })

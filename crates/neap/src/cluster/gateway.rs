@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use neap_api::keys::networking;
+use neap_api::keys::{config, networking};
+use neap_dataplane::activator;
 use neap_dataplane::{DataPlane, Door, Gateway, GatewayListener};
 use prometheus_client::registry::Registry as Metrics;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Base, Error, listen, ready};
-use crate::args;
+use crate::{args, reporting};
 
 pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) -> Result<(), Error> {
+    // A connection is a descriptor.
+    neap_runtime::raise_open_files();
     let mut base = Base::new(&flags.cluster, env).await?;
     let mut metrics = Metrics::default();
     let (plane, wakes) = DataPlane::new(networking::NEAP_INGRESS_CLASS);
@@ -32,12 +36,21 @@ pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) ->
         listeners.push(GatewayListener { socket, door, tls, trust_forwarded: false });
     }
     let settings = base.settings.borrow().clone();
-    let config = neap_dataplane::Config {
+    let dataplane = neap_dataplane::Config {
         https_port: settings.neap.external_https_port,
         cluster_domain: settings.neap.cluster_domain.clone(),
         ..Default::default()
     };
-    let gateway = Gateway::new(config, plane.clone(), &mut metrics);
+    // What is counted here is what the autoscaler goes by.
+    let (sender, messages) = mpsc::channel(activator::MESSAGES);
+    let (pod, counted) = (super::host_name(), plane.clone());
+    base.parts.spawn("statistics", async move { activator::report(pod, &counted, wakes, &sender).await });
+    let autoscaler = flags.autoscaler.unwrap_or_else(|| {
+        format!("autoscaler.{}.svc.{}:8080", config::NAMESPACE, settings.neap.cluster_domain)
+    });
+    let (host, port) = autoscaler.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?))).ok_or(Error::Autoscaler(autoscaler.clone()))?;
+    base.parts.spawn("autoscaler", async move { reporting::send(&host, port, messages, |_| {}).await });
+    let gateway = Gateway::new(dataplane, plane.clone(), &mut metrics);
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     // Requests in flight end before the watches they live on.
     let closing = CancellationToken::new();
@@ -56,6 +69,5 @@ pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) ->
     }
     stop.cancel();
     parts.join().await;
-    drop(wakes);
     result
 }

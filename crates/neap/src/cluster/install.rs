@@ -9,12 +9,12 @@ use kube::api::{Patch, PatchParams};
 use kube::core::{DynamicObject, GroupVersionKind};
 use kube::discovery::ApiResource;
 use kube::runtime::wait::{await_condition, conditions};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client};
 use neap_api::keys::config;
 use neap_api::{autoscaling, caching, networking, serving};
 use serde_json::{Value, json};
 
-use super::{Error, connect};
+use super::{Error, connect, webhook};
 use crate::args;
 
 const MANAGER: &str = "neap-install";
@@ -25,21 +25,18 @@ const CONTROLLER: &str = "controller";
 const GATEWAY: &str = "gateway";
 
 pub(super) async fn run(flags: args::Install, env: &BTreeMap<String, String>) -> Result<(), Error> {
-    let definitions: Vec<CustomResourceDefinition> = neap_api::crd::knative().collect();
+    let definitions = definitions();
     let objects = objects(flags.domain.as_deref());
     if flags.print {
-        return print(&definitions, &objects);
+        return print(definitions.iter().chain(&objects));
     }
     let client = connect(&flags.cluster, env).await?;
     for definition in &definitions {
-        let mut value = serde_json::to_value(definition).expect("a definition is JSON");
-        value["apiVersion"] = "apiextensions.k8s.io/v1".into();
-        value["kind"] = "CustomResourceDefinition".into();
-        apply(&client, &value).await?;
+        apply(&client, definition).await?;
     }
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     for definition in &definitions {
-        let name = definition.name_any();
+        let name = definition["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let established = await_condition(api.clone(), &name, conditions::is_crd_established());
         match tokio::time::timeout(ESTABLISHED, established).await {
             Ok(Ok(_)) => {}
@@ -53,19 +50,34 @@ pub(super) async fn run(flags: args::Install, env: &BTreeMap<String, String>) ->
     Ok(())
 }
 
-fn print(definitions: &[CustomResourceDefinition], objects: &[Value]) -> Result<(), Error> {
-    let definitions = definitions.iter().map(|definition| {
+fn print<'a>(objects: impl Iterator<Item = &'a Value>) -> Result<(), Error> {
+    let mut out = String::new();
+    for object in objects {
+        out.push_str("---\n");
+        out.push_str(&serde_yaml::to_string(object).expect("JSON is YAML"));
+    }
+    std::io::Write::write_all(&mut std::io::stdout(), out.as_bytes()).map_err(Error::Print)
+}
+
+/// Knative's kinds. Those with old versions are converted by the webhook, which puts its certificate in when it runs.
+fn definitions() -> Vec<Value> {
+    let ours = neap_api::crds().filter(|definition| OURS.contains(&definition.spec.group.as_str()));
+    ours.map(|definition| {
+        let is_converted = definition.spec.versions.len() > 1;
         let mut value = serde_json::to_value(definition).expect("a definition is JSON");
         value["apiVersion"] = "apiextensions.k8s.io/v1".into();
         value["kind"] = "CustomResourceDefinition".into();
+        if is_converted {
+            value["spec"]["conversion"] = json!({
+                "strategy": "Webhook",
+                "webhook": {"conversionReviewVersions": ["v1"], "clientConfig": {"service": {
+                    "namespace": config::NAMESPACE, "name": webhook::SERVICE, "port": 443, "path": webhook::CONVERSION,
+                }}},
+            });
+        }
         value
-    });
-    let mut out = String::new();
-    for object in definitions.chain(objects.iter().cloned()) {
-        out.push_str("---\n");
-        out.push_str(&serde_yaml::to_string(&object).expect("JSON is YAML"));
-    }
-    std::io::Write::write_all(&mut std::io::stdout(), out.as_bytes()).map_err(Error::Print)
+    })
+    .collect()
 }
 
 async fn apply(client: &Client, object: &Value) -> Result<(), Error> {
@@ -148,7 +160,7 @@ fn acting() -> Value {
             &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
             &["get", "create", "update", "patch"],
         ),
-        rule(&["apiextensions.k8s.io"], &["customresourcedefinitions"], READ),
+        rule(&["apiextensions.k8s.io"], &["customresourcedefinitions"], &["get", "list", "watch", "patch"]),
         rule(OURS, &["*", "*/status", "*/finalizers"], &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]),
     ])
 }

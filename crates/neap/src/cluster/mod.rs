@@ -71,6 +71,8 @@ pub enum Error {
     Install { kind: String, name: String, source: Box<kube::Error> },
     #[error("the definition of {0} was not accepted within a minute: see its conditions")]
     NotEstablished(String),
+    #[error("--autoscaler {0:?} is no address: give HOST:PORT")]
+    Autoscaler(String),
     #[error("nothing can be printed")]
     Print(#[source] io::Error),
     #[error(transparent)]
@@ -172,6 +174,11 @@ impl Base {
         }
         result
     }
+}
+
+/// Who this process is: on Kubernetes the pod's name.
+fn host_name() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, Error> {

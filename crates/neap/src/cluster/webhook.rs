@@ -20,11 +20,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use kube::core::response::Status;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use neap_api::keys::config;
 use neap_apiserver::pki::{self, Authority};
 use neap_logic::admit::admit;
@@ -44,7 +45,7 @@ use crate::process::now;
 
 /// The Secret with the authority, and the Service the API server asks (A7.2, A7.7).
 const SECRET: &str = "webhook-certs";
-const SERVICE: &str = "webhook";
+pub(super) const SERVICE: &str = "webhook";
 const CERTIFICATE: &str = "ca-cert.pem";
 const KEY: &str = "ca-key.pem";
 /// Who writes the configurations.
@@ -52,10 +53,14 @@ const MANAGER: &str = "neap-webhook";
 const DEFAULTING: &str = "/defaulting";
 const VALIDATION: &str = "/resource-validation";
 const SETTINGS: &str = "/config-validation";
+/// Where objects are converted from and to old versions (A7.8).
+pub(super) const CONVERSION: &str = "/resource-conversion";
 /// Questions at once; an API server waits for the rest.
 const CONNECTIONS: usize = 512;
-/// An object and what it was before, each of at most 3 MiB, and some words.
+/// An object and what it was before, each of at most 3 MiB, and some words; of objects to convert an API server sends
+/// what it lists at once, which is more.
 const BODY_MAX: usize = 8 << 20;
+const CONVERSION_MAX: usize = 64 << 20;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(flags: args::Webhook, env: &BTreeMap<String, String>) -> Result<(), Error> {
@@ -178,7 +183,18 @@ async fn configure(client: &Client, authority: &str, url: Option<&str>) -> Resul
         {"key": "app.kubernetes.io/component", "operator": "In", "values": components},
     ]}});
     let settings = hook(name, SETTINGS, maps, only);
-    apply::<ValidatingWebhookConfiguration>(client, name, document("ValidatingWebhookConfiguration", name, settings)).await
+    apply::<ValidatingWebhookConfiguration>(client, name, document("ValidatingWebhookConfiguration", name, settings))
+        .await?;
+    // Only what was installed with versions to convert.
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let converted = definitions.list(&ListParams::default().labels("knative.dev/crd-install=true")).await?;
+    for definition in converted.items.iter().filter(|d| d.spec.versions.len() > 1) {
+        let mut here = json!({"service": null, "url": null});
+        json_patch::merge(&mut here, &target(CONVERSION));
+        let patch = json!({"spec": {"conversion": {"strategy": "Webhook", "webhook": {"clientConfig": here}}}});
+        definitions.patch(&definition.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
+    }
+    Ok(())
 }
 
 async fn apply<K>(client: &Client, name: &str, document: Value) -> Result<(), Error>
@@ -242,10 +258,26 @@ async fn respond(request: Request<Incoming>, settings: &Settings) -> Response<Fu
     if head.method == Method::GET {
         return text(StatusCode::OK, "webhook\n");
     }
-    match Limited::new(body, BODY_MAX).collect().await {
+    let converts = head.uri.path() == CONVERSION;
+    match Limited::new(body, if converts { CONVERSION_MAX } else { BODY_MAX }).collect().await {
+        Ok(body) if converts => conversion(&body.to_bytes()),
         Ok(body) => review(head.uri.path(), &body.to_bytes(), settings),
         Err(error) => text(StatusCode::BAD_REQUEST, &format!("the review cannot be read: {error}")),
     }
+}
+
+/// Converts objects.
+fn conversion(body: &[u8]) -> Response<Full<Bytes>> {
+    match serde_json::from_slice::<Value>(body) {
+        Ok(question) => json_response(&neap_logic::convert::review(&question)),
+        Err(error) => text(StatusCode::BAD_REQUEST, &format!("no conversion review: {error}")),
+    }
+}
+
+fn json_response(value: &Value) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(Bytes::from(value.to_string())));
+    answer.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    answer
 }
 
 /// Answers one review.
@@ -266,9 +298,7 @@ fn review(path: &str, body: &[u8], settings: &Settings) -> Response<Full<Bytes>>
     if let Some(patch) = patch {
         review["response"]["patch"] = patch.into();
     }
-    let mut answer = Response::new(Full::new(Bytes::from(review.to_string())));
-    answer.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    answer
+    json_response(&review)
 }
 
 fn decide(path: &str, request: &AdmissionRequest<DynamicObject>, settings: &Settings) -> AdmissionResponse {

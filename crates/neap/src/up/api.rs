@@ -1,8 +1,11 @@
 //! The API server of this machine: kinds, certificates, listeners, and the client inside the process.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use futures::TryFutureExt;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use kube::Client;
 use neap_apiserver::auth::token::Signer;
@@ -36,7 +39,26 @@ pub(super) struct Api {
     tls: Arc<rustls::ServerConfig>,
     address: OnceLock<SocketAddr>,
     settings: SettingsCell,
+    /// Until it is written by a part of its own.
+    audit: Mutex<Option<Audit>>,
     stop: CancellationToken,
+}
+
+/// Who asked for what, on its way to a file.
+struct Audit {
+    path: PathBuf,
+    file: std::fs::File,
+    queue: neap_apiserver::audit::Audit,
+    lines: neap_apiserver::audit::Lines,
+}
+
+impl Audit {
+    fn open(path: &Path) -> Result<Self, Error> {
+        let unusable = |source| Error::AuditLog { path: path.to_owned(), source };
+        let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(unusable)?;
+        let (queue, lines) = neap_apiserver::audit::queue(neap_apiserver::audit::Policy::default());
+        Ok(Self { path: path.to_owned(), file, queue, lines })
+    }
 }
 
 impl Api {
@@ -66,8 +88,10 @@ impl Api {
         let mut server = neap_apiserver::Config::new(Arc::new(now), fastrand::u64(..));
         server.signer = Some(Arc::new(Signer::new(&pki::signing_key(&data.pki())?, ISSUER, ISSUER)?));
         server.shutdown = stop.clone();
+        let audit = config.audit_log.as_deref().map(Audit::open).transpose()?;
+        server.audit = audit.as_ref().map(|audit| audit.queue.clone());
         let server = ApiServer::new(store, registry, server);
-        Ok(Self { server, authority, tls, address: OnceLock::new(), settings, stop })
+        Ok(Self { server, authority, tls, address: OnceLock::new(), settings, audit: Mutex::new(audit), stop })
     }
 
     /// Takes up the sockets: the users' and, where pods have a network of their own, theirs.
@@ -79,6 +103,10 @@ impl Api {
     ) -> Result<(), Error> {
         let address = listener.local_addr().map_err(Error::Socket)?;
         self.address.get_or_init(|| address);
+        if let Some(Audit { path, file, lines, .. }) = self.audit.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let writing = lines.write_to(tokio::fs::File::from_std(file), self.stop.clone());
+            parts.spawn_fallible("audit log", writing.map_err(|source| Error::AuditLog { path, source }));
+        }
         if let Some(ip) = bridge.filter(|ip| !address.ip().is_unspecified() && address.ip() != IpAddr::V4(*ip)) {
             let inner = listen("the API for pods", ip.into(), address.port(), "--api-port").await?;
             parts.spawn(

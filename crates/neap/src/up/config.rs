@@ -17,6 +17,7 @@ pub struct Config {
     pub domain: String,
     pub runtime: Runtime,
     pub pod_cidr: String,
+    pub audit_log: Option<PathBuf>,
     pub demo: bool,
 }
 
@@ -36,8 +37,19 @@ impl Config {
     /// # Errors
     /// The first flag that cannot be used.
     pub fn resolve(flags: Up, env: &BTreeMap<String, String>) -> Result<Self, Mistake> {
-        let Up { data_dir, listen, api_port, http_port, https_port, registry_port, domain, runtime, pod_cidr, demo } =
-            flags;
+        let Up {
+            data_dir,
+            listen,
+            api_port,
+            http_port,
+            https_port,
+            registry_port,
+            domain,
+            runtime,
+            pod_cidr,
+            audit_log,
+            demo,
+        } = flags;
         let data_dir = match data_dir {
             Some(dir) => dir,
             None => default_data_dir(nix::unistd::geteuid().is_root(), env).ok_or(Mistake::NoHome)?,
@@ -59,7 +71,19 @@ impl Config {
                 return Err(Mistake::SamePort(other, name, *port));
             }
         }
-        Ok(Self { data_dir, listen, api_port, http_port, https_port, registry_port, domain, runtime, pod_cidr, demo })
+        Ok(Self {
+            data_dir,
+            listen,
+            api_port,
+            http_port,
+            https_port,
+            registry_port,
+            domain,
+            runtime,
+            pod_cidr,
+            audit_log,
+            demo,
+        })
     }
 }
 

@@ -26,7 +26,7 @@ use super::ports::{Drains, Resolver, Stats, mirror_ingress_status};
 use super::{bootstrap, logs};
 use crate::args;
 use crate::parts::{Ended, Parts};
-use crate::process::now;
+use crate::process::{follow_registries, now};
 
 /// The cluster's own domain.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -64,6 +64,8 @@ pub enum Error {
     Signer(#[from] neap_apiserver::auth::token::SignerError),
     #[error("the kinds of the platform cannot be served")]
     Kinds(#[from] neap_apiserver::KindError),
+    #[error("the audit log {path} cannot be written: see that its folder exists and the disk has room")]
+    AuditLog { path: PathBuf, source: io::Error },
     #[error("images cannot be kept")]
     Images(#[source] neap_runtime::image::StoreError),
     #[error("pods cannot be run")]
@@ -162,6 +164,10 @@ impl Platform {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         bootstrap::run(&client, &facts).await?;
+        // From here on pods reach the platform's own doors on this machine, and nothing else of it.
+        if let Err(error) = runtime.guard(&[DNS_PORT, INTERNAL_PORT, endpoints.api.port()], &[DNS_PORT]) {
+            tracing::warn!(%error, "pods can reach everything that listens on this machine");
+        }
 
         // Settings first: everything below reads them.
         let (follower, settings) = SettingsFollower::new(client.clone(), clock.clone());
@@ -169,6 +175,8 @@ impl Platform {
         parts.spawn("settings", follower.run(settings_read.clone(), stop.clone()));
         within(settings_read.cancelled()).await?;
         api.follow(settings.clone());
+        let registries = images.clone();
+        parts.spawn("registries", follow_registries(settings.clone(), move |named| registries.set_registries(named)));
 
         let mut metrics = Metrics::default();
         let (plane, wakes) = DataPlane::new(neap_api::keys::networking::NEAP_INGRESS_CLASS);
@@ -229,7 +237,11 @@ impl Platform {
         parts.spawn("deployments", deployments::run(client.clone(), drains.clone(), now, stop.clone()));
         parts.spawn("endpoints", addresses::run(client.clone(), stop.clone()));
         parts.spawn("namespaces", namespaces::run(client.clone(), api.authority().to_owned(), stop.clone()));
-        parts.spawn("quota", quota::run(client.clone(), stop.clone()));
+        // Asked at the API's door, so that a pod beyond its quota is not even made.
+        let quotas = quota::Quotas::default();
+        let asked = quotas.clone();
+        api.registry().admit("", "Pod", Arc::new(move |request| asked.admit(request)));
+        parts.spawn("quota", quota::keep_true(client.clone(), quotas, stop.clone()));
         parts.spawn("claims", claims::run(client.clone(), stop.clone()));
         parts.spawn("events", events::run(client.clone(), now, stop.clone()));
         parts.spawn("garbage collection", gc::run(client.clone(), stop.clone()));
@@ -261,6 +273,7 @@ impl Platform {
         let kubelet = Kubelet::new(kubelet, client.clone(), pods.clone(), stop.clone());
         logs::attach(api.registry(), kubelet.clone());
         super::exec::attach(api.registry(), &kubelet);
+        super::top::attach(api.registry(), &kubelet)?;
         parts.spawn("images", kubelet::collect_images(client.clone(), images.clone(), pods.clone(), stop.clone()));
         parts.spawn("kubelet", async move { kubelet.run().await });
         parts.spawn("metrics", super::metrics::serve(sockets.metrics, Arc::new(metrics), stop.clone()));

@@ -271,7 +271,7 @@ fn d5_3_hosts_inside_the_cluster_have_certificates_of_their_own() {
     secure.network.cluster_local_domain_tls = true;
     run_with(&mut world, secure.clone());
     let certificates: Vec<String> = world.names().into_iter().filter(|name| name.starts_with("Cert")).collect();
-    let tag = crate::names::hash::adler32(b"blue");
+    let tag = names::hash::adler32(b"blue");
     assert_eq!(
         certificates,
         [
@@ -316,4 +316,60 @@ fn a5_7_what_certificates_add_up_to() {
         json!({"metadata": {"labels": {"networking.knative.dev/visibility": "cluster-local"}}}),
     );
     check(&mut world, &s, "True(TLSNotEnabled)");
+}
+
+#[test]
+fn c1_6_c3_1_c3_2_c3_3_c3_4_what_a_route_says_of_its_network() {
+    let annotated = |annotations: Value, settings: Settings| {
+        let mut world = World::of(WORLD);
+        world.patch("Route", "ns", "hello", json!({"metadata": {"annotations": annotations}}));
+        run_with(&mut world, settings);
+        world
+    };
+    let mut secure = settings();
+    secure.network.external_domain_tls = true;
+    let labels = json!({"team": "a", "serving.knative.dev/route": "hello", "serving.knative.dev/routeNamespace": "ns"});
+    let world = annotated(json!({}), secure.clone());
+    let ingress = &world.value("Ingress", "ns", "hello").expect("made")["metadata"];
+    assert_eq!(ingress["labels"], labels);
+    assert_eq!(ingress["annotations"]["networking.knative.dev/ingress.class"], "neap.ingress.networking.knative.dev");
+    let placeholder = &world.value("Service", "ns", "hello").expect("made")["metadata"];
+    assert_eq!(placeholder["labels"], json!({"team": "a", "serving.knative.dev/route": "hello"}));
+    for spelling in ["ingress.class", "ingress-class"] {
+        let world = annotated(json!({format!("networking.knative.dev/{spelling}"): "mine"}), secure.clone());
+        let annotations = &world.value("Ingress", "ns", "hello").expect("made")["metadata"]["annotations"];
+        assert_eq!(annotations["networking.knative.dev/ingress.class"], "mine");
+        assert!(annotations["networking.knative.dev/ingress-class"].is_null());
+    }
+    for spelling in ["certificate.class", "certificate-class"] {
+        let world = annotated(json!({format!("networking.knative.dev/{spelling}"): "mine"}), secure.clone());
+        let made = world.value("Certificate", "ns", "route-uid-route-hello").expect("asked for");
+        assert_eq!(made["metadata"]["annotations"]["networking.knative.dev/certificate.class"], "mine");
+        assert_eq!(made["metadata"]["labels"]["serving.knative.dev/route"], "hello");
+    }
+    for spelling in ["disable-external-domain-tls", "disable-auto-tls", "disableAutoTLS"] {
+        let world = annotated(json!({format!("networking.knative.dev/{spelling}"): "true"}), secure.clone());
+        assert!(world.value("Certificate", "ns", "route-uid-route-hello").is_none(), "{spelling}");
+    }
+    for spelling in ["http-protocol", "httpOption"] {
+        let mut world = annotated(json!({format!("networking.knative.dev/{spelling}"): "Redirected"}), secure.clone());
+        assert_eq!(world.value("Ingress", "ns", "hello").expect("made")["spec"]["httpOption"], "Enabled");
+        make_ready(&mut world, "route-uid-route-hello");
+        run_with(&mut world, secure.clone());
+        assert_eq!(world.value("Ingress", "ns", "hello").expect("made")["spec"]["httpOption"], "Redirected");
+    }
+}
+
+#[test]
+fn d5_4_placeholders_go_with_their_tags() {
+    let mut world = World::of(WORLD);
+    let target = |tag: &str| json!({"configurationName": "hello", "latestRevision": true, "percent": 100, "tag": tag});
+    world.patch("Route", "ns", "hello", json!({"spec": {"traffic": [target("blue")]}}));
+    run(&mut world);
+    assert!(world.value("Service", "ns", "blue-hello").is_some());
+    assert_eq!(status(&world)["traffic"][0]["url"], "http://blue-hello.ns.localhost:8080");
+    world.patch("Route", "ns", "hello", json!({"spec": {"traffic": [target("")]}}));
+    run(&mut world);
+    assert!(world.value("Service", "ns", "blue-hello").is_none());
+    assert!(world.value("Service", "ns", "hello").is_some());
 }

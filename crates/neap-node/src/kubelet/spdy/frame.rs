@@ -141,9 +141,7 @@ impl Encoder {
                 control(REPLY, &[&stream.to_be_bytes(), &block])
             }
             Said::Data { stream, bytes, last } => frame(*stream, u8::from(*last) * FIN, &[bytes]),
-            Said::Reset { stream, reason } => {
-                control(RESET, &[&stream.to_be_bytes(), &(*reason as u32).to_be_bytes()])
-            }
+            Said::Reset { stream, reason } => control(RESET, &[&stream.to_be_bytes(), &(*reason as u32).to_be_bytes()]),
             Said::Ping { id } => control(PING, &[&id.to_be_bytes()]),
         }
     }

@@ -101,6 +101,18 @@ impl Output {
     }
 }
 
+impl Drop for Output {
+    /// Let go without an end: the other side shall not wait for one.
+    fn drop(&mut self) {
+        let mut streams = lock(&self.streams);
+        if streams.get(&self.id).is_some_and(|entry| !entry.said_all) {
+            streams.remove(&self.id);
+            // With a full queue the stream stays open over there until its connection ends, as it would without this.
+            drop(self.frames.try_send(Said::Reset { stream: self.id, reason: Reason::Cancel }));
+        }
+    }
+}
+
 /// Speaks SPDY until the connection is over; streams that are opened go to `opened`.
 pub(super) async fn run(
     incoming: impl Incoming<Item = io::Result<Bytes>>,
@@ -117,10 +129,7 @@ pub(super) async fn run(
     result
 }
 
-async fn say(
-    outgoing: impl Sink<Bytes, Error = io::Error>,
-    mut said: mpsc::Receiver<Said>,
-) -> io::Result<()> {
+async fn say(outgoing: impl Sink<Bytes, Error = io::Error>, mut said: mpsc::Receiver<Said>) -> io::Result<()> {
     let mut outgoing = std::pin::pin!(outgoing);
     let mut encoder = Encoder::default();
     while let Some(one) = said.recv().await {
@@ -153,11 +162,9 @@ async fn hear(
                             let output = Output { id: stream, frames: frames.clone(), streams: streams.clone(), reset };
                             // Before whoever takes it can say anything on it.
                             drop(frames.send(Said::Reply { stream }).await);
-                            if opened.send(Stream { headers, input, output }).await.is_ok() {
-                                continue;
-                            }
-                            lock(streams).remove(&stream);
-                            Said::Reset { stream, reason: Reason::Refused }
+                            // Nobody there to take it: it is dropped, which tells the other side.
+                            drop(opened.send(Stream { headers, input, output }).await);
+                            continue;
                         }
                     };
                     drop(frames.send(answer).await);

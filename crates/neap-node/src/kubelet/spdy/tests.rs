@@ -7,7 +7,8 @@ use super::frame::{Decoder, Encoder, Heard, Reason, Said};
 use super::*;
 
 /// What a client's zlib makes of three streams' headers, each block building on those before it.
-const FIRST: &str = "78f9e3c6a7c202253a48f95b044eea16061606409ab308125f99a074cc68004e892545a989b9d0c2863515141500000000ffff";
+const FIRST: &str =
+    "78f9e3c6a7c202253a48f95b044eea16061606409ab308125f99a074cc68004e892545a989b9d0c2863515141500000000ffff";
 const SECOND: &str = "225333a8a44a04000000ffff";
 const THIRD: &str = "a2442f000000ffff";
 
@@ -173,5 +174,5 @@ async fn streams_that_may_not_be_are_taken_back() {
     client.opened.close();
     client.says(syn_stream(5, THIRD)).await;
     client.hears().await;
-    assert_eq!(client.hears().await, reset(5, Reason::Refused));
+    assert_eq!(client.hears().await, reset(5, Reason::Cancel));
 }

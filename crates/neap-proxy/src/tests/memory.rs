@@ -1,0 +1,95 @@
+//! Whoever does not read holds no memory: what the engine takes in for it is bounded by sockets and windows.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Frame;
+use tokio::io::AsyncWriteExt;
+use tokio::task::spawn_local;
+
+use super::harness::*;
+use crate::{Limits, Protocol};
+
+const PIECE: usize = 64 * 1024;
+/// The kernel's own buffers on loopback grow to some megabytes; the engine adds the windows of one h2 connection at most.
+const BOUND: usize = 24 << 20;
+/// What is offered in all: far more.
+const OFFERED: usize = 256 << 20;
+
+/// Waits until a counter has not moved for a while.
+async fn settled(counter: &Cell<usize>) -> usize {
+    loop {
+        let before = counter.get();
+        for _ in 0..2000 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if counter.get() == before {
+            return before;
+        }
+    }
+}
+
+async fn check_download(protocol: Protocol) {
+    let given = Rc::new(Cell::new(0));
+    let count = given.clone();
+    let answer = move |_request| {
+        let count = count.clone();
+        async move {
+            let (sender, body) = channel();
+            spawn_local(async move {
+                while count.get() < OFFERED && sender.send(Frame::data(Bytes::from_static(&[0; PIECE]))).await.is_ok() {
+                    count.set(count.get() + PIECE);
+                }
+            });
+            http::Response::new(body)
+        }
+    };
+    let target = match protocol {
+        Protocol::Http1 => origin(answer).await,
+        Protocol::H2c => h2c_origin(answer).await,
+    };
+    let engine = Engine::new(target, Limits::default());
+    let mut client = engine.connect();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("writes");
+    read_until(&mut client, "200 OK").await;
+    let taken = settled(&given).await;
+    assert!(taken < BOUND, "{taken} bytes were taken in for a client that does not read ({protocol:?})");
+}
+
+#[tokio::test]
+async fn an_answer_nobody_reads_is_not_taken_in() {
+    local(async {
+        check_download(Protocol::Http1).await;
+        check_download(Protocol::H2c).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_the_application_does_not_read_is_not_taken_in() {
+    local(async {
+        let target = raw_origin(Protocol::Http1, |stream| async move {
+            // It holds the connection, and reads nothing.
+            std::future::pending::<()>().await;
+            drop(stream);
+        })
+        .await;
+        let engine = Engine::new(target, Limits::default());
+        let mut client = engine.connect();
+        let given = Rc::new(Cell::new(0));
+        let count = given.clone();
+        spawn_local(async move {
+            let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {OFFERED}\r\n\r\n");
+            client.write_all(head.as_bytes()).await.expect("writes");
+            while client.write_all(&[0; PIECE]).await.is_ok() {
+                count.set(count.get() + PIECE);
+            }
+        });
+        let taken = settled(&given).await;
+        assert!(taken < BOUND, "{taken} bytes were taken in for an application that does not read");
+    })
+    .await;
+}
