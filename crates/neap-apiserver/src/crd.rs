@@ -166,7 +166,8 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>) -> Vec<StatusCause> 
     let text = |v: &Value, path: &str| v.pointer(path).and_then(Value::as_str).unwrap_or("").to_owned();
     let (group, plural) = (text(object, "/spec/group"), text(object, "/spec/names/plural"));
     let name = metadata::text(object, "name");
-    if name != format!("{plural}.{group}") {
+    // On an update both are immutable, so it holds as it did.
+    if old.is_none() && name != format!("{plural}.{group}") {
         causes.push(invalid("metadata.name", &json!(name), "must be spec.names.plural+\".\"+spec.group"));
     }
     if group.is_empty() {
@@ -244,14 +245,12 @@ pub(crate) fn validate(object: &Value, old: Option<&Value>) -> Vec<StatusCause> 
         causes.push(not_supported("spec.conversion.strategy", &json!("Webhook"), &["None"]));
     }
     if let Some(old) = old {
-        for (field, path) in
-            [
-                ("spec.group", "/spec/group"),
-                ("spec.scope", "/spec/scope"),
-                ("spec.names.kind", "/spec/names/kind"),
-                ("spec.names.plural", "/spec/names/plural"),
-            ]
-        {
+        for (field, path) in [
+            ("spec.group", "/spec/group"),
+            ("spec.scope", "/spec/scope"),
+            ("spec.names.kind", "/spec/names/kind"),
+            ("spec.names.plural", "/spec/names/plural"),
+        ] {
             if old.pointer(path) != object.pointer(path) {
                 causes.push(invalid(field, object.pointer(path).unwrap_or(&Value::Null), "field is immutable"));
             }

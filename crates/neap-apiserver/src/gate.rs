@@ -86,7 +86,8 @@ mod tests {
     #[test]
     fn one_user_gets_a_part_and_all_together_the_whole() {
         let gate = Gate::default();
-        let fill = |user: &str, bytes: usize| -> Vec<Ticket> { std::iter::from_fn(|| gate.enter(user, bytes)).collect() };
+        let fill =
+            |user: &str, bytes: usize| -> Vec<Ticket> { std::iter::from_fn(|| gate.enter(user, bytes)).collect() };
         let one = fill("a", 0);
         assert_eq!(one.len(), REQUESTS / SHARE);
         let mut others: Vec<Ticket> = ["b", "c", "d"].iter().flat_map(|user| fill(user, 0)).collect();

@@ -466,7 +466,11 @@ fn version(
     let mut selectable = Vec::new();
     for field in v.selectable_fields.iter().flatten() {
         let path = JsonPath::parse(&field.json_path).map_err(|e| e.to_string())?;
-        selectable.push(SelectableField { label: field.json_path.trim_start_matches('.').to_owned(), path, absent: "" });
+        selectable.push(SelectableField {
+            label: field.json_path.trim_start_matches('.').to_owned(),
+            path,
+            absent: "",
+        });
     }
     let api_version = api_version(group, &v.name);
     let deprecated = v

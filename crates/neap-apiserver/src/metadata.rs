@@ -346,9 +346,7 @@ pub fn validate(object: &Value, old: Option<&Value>, shape: &Shape<'_>) -> Vec<S
     if let Some(notes) = meta.get("annotations").and_then(Value::as_object) {
         let mut size = 0;
         for (key, value) in notes {
-            if let Some(why) =
-                label_key_fault(&key.to_ascii_lowercase()).filter(|_| causes.len() < FAULTS)
-            {
+            if let Some(why) = label_key_fault(&key.to_ascii_lowercase()).filter(|_| causes.len() < FAULTS) {
                 causes.push(invalid("metadata.annotations", &json!(key), &why));
             }
             size += key.len() + value.as_str().map_or(0, str::len);

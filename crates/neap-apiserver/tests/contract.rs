@@ -812,8 +812,10 @@ async fn who_is_nobody_sees_only_the_doorplate() {
     let c = Cluster::new().await;
     let ask = async |path: &str| {
         let request = Request::get(path).body(Full::new(Bytes::new())).unwrap();
-        let response =
-            c.server.answer(request, Caller { user: None, ack: Ack::Visible, managed: Managed::Shown, source: None }).await;
+        let response = c
+            .server
+            .answer(request, Caller { user: None, ack: Ack::Visible, managed: Managed::Shown, source: None })
+            .await;
         response.status().as_u16()
     };
     for (path, want) in

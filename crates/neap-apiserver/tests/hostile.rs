@@ -225,8 +225,8 @@ const APPLY: &str = "application/apply-patch+yaml";
 
 /// Sends a request and insists on the code, on a short answer and on little time.
 #[track_caller]
-fn send<'a>(
-    api: &'a ApiServer,
+fn send(
+    api: &ApiServer,
     method: &str,
     path: &str,
     media: &str,
@@ -363,7 +363,8 @@ async fn long_lists_are_merged_in_good_time() {
     send(api, "PATCH", &format!("{at}?dryRun=All"), STRATEGIC, gone.to_string(), 200).await;
     let order = json!({"metadata": {"$setElementOrder/finalizers": finalizers(0), "finalizers": finalizers(0)}});
     send(api, "PATCH", &format!("{at}?dryRun=All"), STRATEGIC, order.to_string(), 200).await;
-    let applied = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "finalizers": finalizers(7)}});
+    let applied =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "finalizers": finalizers(7)}});
     send(api, "PATCH", &format!("{at}?fieldManager=m&dryRun=All"), APPLY, applied.to_string(), 200).await;
 
     let containers = |from: usize| repeat(8_000, |n| json!({"name": format!("c{}", from + n), "image": "x"}));
@@ -412,7 +413,8 @@ async fn numbers_at_their_ends_and_bodies_of_other_shapes() {
     let scale = send(api, "GET", &format!("{WIDGETS}/w/scale"), JSON, "", 200).await;
     assert_eq!(scale["spec"]["replicas"], 3);
     let twice = "apiVersion: ex.dev/v1\nkind: Widget\nmetadata: {name: w}\nspec: {size: 1, size: 2}\n";
-    send(api, "PATCH", &format!("{WIDGETS}/w?fieldManager=m&force=true&fieldValidation=Strict"), APPLY, twice, 400).await;
+    send(api, "PATCH", &format!("{WIDGETS}/w?fieldManager=m&force=true&fieldValidation=Strict"), APPLY, twice, 400)
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -445,4 +447,26 @@ async fn who_sends_slowly_keeps_nobody_else_out() {
     let response = api.answer(request, Caller::outside(Some(auth::admin("other")))).await;
     assert_eq!(response.status(), 201);
     assert_eq!(tasks.join_next().await.unwrap().unwrap(), 429, "beyond their share they are told at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rules_that_come_to_deep_trees_are_refused() {
+    let api = &server().await;
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let define = |rule: &str| {
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "gadgets.my.dev"},
+            "spec": {"group": "my.dev", "scope": "Namespaced", "names": {"plural": "gadgets", "kind": "Gadget"},
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema":
+                    {"type": "object", "x-kubernetes-validations": [{"rule": rule, "message": "no"}]}}}]}})
+        .to_string()
+    };
+    for chain in ["+1", " in [1]", "-1", "&&true", "||true", "<1", ".a", "[0]", "?1:1"] {
+        send(api, "POST", path, JSON, define(&format!("1{}", chain.repeat(200_000))), 422).await;
+        send(api, "POST", path, JSON, define(&format!("1{}", chain.repeat(400))), 422).await;
+    }
+    for before in ["!", "-", "(", "["] {
+        send(api, "POST", path, JSON, define(&before.repeat(200_000)), 422).await;
+    }
+    send(api, "POST", &format!("{path}?dryRun=All"), JSON, define("1 + 1 == 2"), 201).await;
 }

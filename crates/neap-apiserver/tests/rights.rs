@@ -156,8 +156,11 @@ async fn impersonation_is_asked_for_in_all_its_parts() {
 #[tokio::test(start_paused = true)]
 async fn nobody_grants_what_they_do_not_have() {
     let c = Cluster::new().await;
-    c.grant("r", json!([rule(&["rbac.authorization.k8s.io"], &["*"], &["*"]), rule(&[""], &["pods"], &["get", "list"])]))
-        .await;
+    c.grant(
+        "r",
+        json!([rule(&["rbac.authorization.k8s.io"], &["*"], &["*"]), rule(&[""], &["pods"], &["get", "list"])]),
+    )
+    .await;
     let all_roles = rule(&["rbac.authorization.k8s.io"], &["clusterroles"], &["get", "create", "update"]);
     let cluster_role = json!({"metadata": {"name": "c"}, "rules": [all_roles, rule(&[""], &["pods"], &["get"])]});
     c.admin("POST", &format!("{RBAC}/clusterroles"), cluster_role, 201).await;
@@ -196,7 +199,8 @@ async fn nobody_grants_what_they_do_not_have() {
         let told = c.eve("POST", ROLES, role("p", product), 403).await;
         assert!(told.to_string().len() < 10_000, "a long answer");
     }
-    let own = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"], "resourceNames": words(5_000)}]);
+    let own =
+        json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"], "resourceNames": words(5_000)}]);
     c.eve("POST", ROLES, role("n", own), 201).await;
 }
 
@@ -233,9 +237,7 @@ async fn who_may_look_may_not_start_anything() {
 async fn reviews_answer_about_what_may_be_asked() {
     let c = Cluster::new().await;
     let local = "/apis/authorization.k8s.io/v1/namespaces/ns/localsubjectaccessreviews";
-    let about = |namespace: &str| {
-        json!({"spec": {"user": "eve", "resourceAttributes": {"namespace": namespace, "verb": "get", "resource": "pods"}}})
-    };
+    let about = |namespace: &str| json!({"spec": {"user": "eve", "resourceAttributes": {"namespace": namespace, "verb": "get", "resource": "pods"}}});
     c.admin("POST", local, about("ns"), 201).await;
     c.admin("POST", local, about("other"), 422).await;
     c.admin("POST", local, about(""), 422).await;
@@ -384,9 +386,7 @@ async fn a_definition_keeps_its_name_and_takes_nothing_new_while_it_goes() {
         scaled["spec"]["versions"][0]["subresources"] = scale(right);
         c.admin("POST", &format!("{path}?dryRun=All"), scaled.clone(), 201).await;
     }
-    let foo = |name: &str, hold: &[&str]| {
-        json!({"apiVersion": "my.dev/v1", "kind": "Foo", "metadata": {"name": name, "finalizers": hold}})
-    };
+    let foo = |name: &str, hold: &[&str]| json!({"apiVersion": "my.dev/v1", "kind": "Foo", "metadata": {"name": name, "finalizers": hold}});
     c.admin("POST", "/apis/my.dev/v1/foos", foo("a", &["my.dev/hold"]), 201).await;
     c.admin("DELETE", &format!("{path}/foos.my.dev"), Value::Null, 200).await;
     c.admin("POST", "/apis/my.dev/v1/foos", foo("b", &[]), 405).await;
@@ -406,7 +406,8 @@ async fn a_watch_ends_with_the_kind_it_shows() {
             "versions": [{"name": "v1", "served": true, "storage": true,
                 "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
     c.admin("POST", path, definition, 201).await;
-    let request = Request::get("/apis/my.dev/v1/foos?watch=1&timeoutSeconds=3000").body(Full::<Bytes>::default()).unwrap();
+    let request =
+        Request::get("/apis/my.dev/v1/foos?watch=1&timeoutSeconds=3000").body(Full::<Bytes>::default()).unwrap();
     let mut watch = c.0.answer(request, Caller::outside(Some(auth::admin("tester")))).await.into_body();
     assert!(tokio::time::timeout(std::time::Duration::from_secs(200), watch.frame()).await.is_err(), "it goes on");
     c.admin("DELETE", &format!("{path}/foos.my.dev"), Value::Null, 200).await;

@@ -189,7 +189,8 @@ fn secret(secret: &mut Value, _: Option<&Value>) {
         }
     }
     // What is no text stays, for validation to name.
-    let texts = object.get("stringData").and_then(Value::as_object).is_some_and(|map| map.values().all(Value::is_string));
+    let texts =
+        object.get("stringData").and_then(Value::as_object).is_some_and(|map| map.values().all(Value::is_string));
     if !texts || child(object, "data").is_none() {
         return;
     }
@@ -375,7 +376,10 @@ mod tests {
     fn a_value_of_the_wrong_type_is_left_for_validation() {
         for (plural, wrong) in [
             ("pods", json!({"spec": "x", "status": []})),
-            ("pods", json!({"spec": {"containers": [{"resources": "small"}, {"resources": {"limits": {"cpu": 1}, "requests": 1}}]}})),
+            (
+                "pods",
+                json!({"spec": {"containers": [{"resources": "small"}, {"resources": {"limits": {"cpu": 1}, "requests": 1}}]}}),
+            ),
             ("services", json!({"spec": []})),
             ("secrets", json!({"stringData": "x"})),
             ("secrets", json!({"stringData": {"a": "b"}, "data": "x"})),

@@ -45,7 +45,8 @@ const FIELDS: &[(&str, &str, &[&str])] = &[
 
 pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static str, Vec<SelectableField>)> {
     FIELDS.iter().map(|(group, plural, labels)| {
-        let field = |label: &&str| SelectableField { label: (*label).to_owned(), path: path(label), absent: absent(label) };
+        let field =
+            |label: &&str| SelectableField { label: (*label).to_owned(), path: path(label), absent: absent(label) };
         (*group, *plural, labels.iter().map(field).collect())
     })
 }

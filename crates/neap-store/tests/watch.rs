@@ -132,9 +132,11 @@ fn what_a_watcher_has_yet_to_read_is_kept_for_a_while() {
     let store = Store::memory_with(Options { history_events: 10, history_burst: 8, ..Options::default() });
     let mut slow = store.watch(b"busy/", 1).unwrap();
     let quiet = store.watch(b"quiet/", 1).unwrap();
-    let many = |from: u32, to: u32| (from..to).for_each(|number| {
-        put(&store, &format!("busy/{number}"), "");
-    });
+    let many = |from: u32, to: u32| {
+        (from..to).for_each(|number| {
+            put(&store, &format!("busy/{number}"), "");
+        });
+    };
     many(0, 70);
     assert_eq!(store.stats().history_events, 70, "the slow one has yet to read all of it");
     for _ in 0..70 {

@@ -90,12 +90,7 @@ pub(crate) fn impersonate(server: &Inner, user: UserInfo, headers: &HeaderMap) -
     if name != "system:anonymous" && !groups.iter().any(|g| g == AUTHENTICATED) {
         groups.push(AUTHENTICATED.to_owned());
     }
-    Ok(UserInfo {
-        username: Some(name),
-        groups: Some(groups),
-        uid,
-        extra: (!extra.is_empty()).then_some(extra),
-    })
+    Ok(UserInfo { username: Some(name), groups: Some(groups), uid, extra: (!extra.is_empty()).then_some(extra) })
 }
 
 /// A header as text. One that is there and cannot be read must not be taken for one that is not there.

@@ -295,8 +295,16 @@ fn bind(x: &Exchange, object: &Value, namespace: &str) -> Result<(&'static str, 
         });
     }
     if part == "pod" && account_of(&x.server, namespace, text("name")) != x.name() {
-        let why = format!("cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name", x.name());
-        return Err(ApiError::Forbidden { resource: x.kind().id(), name: x.name().to_owned(), why, causes: Vec::new() });
+        let why = format!(
+            "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name",
+            x.name()
+        );
+        return Err(ApiError::Forbidden {
+            resource: x.kind().id(),
+            name: x.name().to_owned(),
+            why,
+            causes: Vec::new(),
+        });
     }
     Ok((part, json!({"name": text("name"), "uid": uid})))
 }

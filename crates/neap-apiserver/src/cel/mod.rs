@@ -32,6 +32,10 @@ const DEPTH: u16 = 64;
 const LEVELS: usize = 200;
 /// How many parts an expression may have.
 const PARTS: usize = 5_000;
+/// Bytes and operators that an expression may have. Each link of a chain (`1+1+1`, `a.b.c`, `a in b in c`) is a level of
+/// what is parsed, which even to be thrown away takes room on the stack.
+const TEXT: usize = 10_000;
+const SIGNS: usize = 1_000;
 const SELF: &str = "self";
 const OLD: &str = "oldSelf";
 
@@ -90,6 +94,10 @@ impl Rule {
         let old = if self.optional_old { Type::optional(of.clone()) } else { of.clone() };
         let compile = |field: &'static str, source: &str, wanted: Type| {
             let misfit = |why: String| Misfit { field, why: format!("compilation failed: {why}") };
+            if is_long(source) {
+                let why = format!("the expression has more than {TEXT} bytes or {SIGNS} operators");
+                return Err(misfit(why));
+            }
             let parser = PrattParser::new().enable_optional_syntax(true).max_recursion_depth(DEPTH);
             let parsed =
                 parser.max_expression_node_count(PARTS).parse(source).map_err(|error| misfit(error.to_string()))?;
@@ -117,6 +125,13 @@ impl Rule {
         }
         Ok(Program { rule, message, of_changes })
     }
+}
+
+/// Whether a text may come to a tree that is too deep. What stands in its strings is counted as well: whoever looks
+/// for their ends would have to read them as the parser does.
+fn is_long(source: &str) -> bool {
+    let signs = source.bytes().filter(|byte| b"+-*/%.[&|?!<>=".contains(byte)).count();
+    source.len() > TEXT || signs + source.matches("in").count() > SIGNS
 }
 
 /// Whether an expression names a variable.

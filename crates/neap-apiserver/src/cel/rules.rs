@@ -5,6 +5,7 @@ use super::value::{Val, shown};
 use super::{OLD, Program, Rule, SELF};
 use crate::schema::{Additional, FieldError, FieldErrorKind, ListType, Path, Schema};
 use serde_json::{Map, Value};
+use std::collections::HashMap;
 
 /// Steps that one rule may take on one value. Kubernetes allows a rule 10^6 of its own units.
 const PER_RULE: usize = 1_000_000;
@@ -15,7 +16,7 @@ const MESSAGE: usize = 5 * 1024;
 
 /// What the rules of a schema say of an object, and of its change where there was one before.
 pub(crate) fn validate(schema: &Schema, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut walk = Walk { errors: Vec::new(), left: PER_OBJECT };
+    let mut walk = Walk { errors: Vec::new(), left: PER_OBJECT, is_over: false };
     walk.value(schema, object, old, &Path::Root);
     walk.errors
 }
@@ -23,6 +24,8 @@ pub(crate) fn validate(schema: &Schema, object: &Value, old: Option<&Value>) -> 
 struct Walk {
     errors: Vec<FieldError>,
     left: usize,
+    /// A rule found nothing left, and this was said.
+    is_over: bool,
 }
 
 impl Walk {
@@ -32,7 +35,7 @@ impl Walk {
             return;
         }
         for rule in &node.rules {
-            if self.left == 0 {
+            if self.is_over {
                 return;
             }
             if let Some(program) = rule.program(schema) {
@@ -53,15 +56,20 @@ impl Walk {
             }
             Value::Array(items) => {
                 let Some(below) = &node.items else { return };
+                if !below.node().has_rules {
+                    return;
+                }
+                // Items are followed from one version to the next by their keys, or not at all.
+                let identity = |item: &'_ Value| -> Option<Vec<Option<Value>>> {
+                    let ListType::Map(keys) = &node.list else { return None };
+                    Some(keys.iter().map(|key| item.get(&**key).cloned()).collect())
+                };
                 let before = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+                // Of several the first counts, so it is put in last.
+                let before: HashMap<_, _> =
+                    before.iter().rev().filter_map(|known| Some((identity(known)?, known))).collect();
                 for (at, item) in items.iter().enumerate() {
-                    // Items are followed from one version to the next by their keys, or not at all.
-                    let twin = match &node.list {
-                        ListType::Map(keys) => {
-                            before.iter().find(|known| keys.iter().all(|key| known.get(&**key) == item.get(&**key)))
-                        }
-                        _ => None,
-                    };
+                    let twin = identity(item).and_then(|keys| before.get(&keys).copied());
                     self.value(below, item, twin, &Path::Item(path, at));
                 }
             }
@@ -116,6 +124,7 @@ impl Walk {
                                run";
                 self.errors.push(FieldError::invalid(path.field(), shown(schema), message));
                 self.left = 0;
+                self.is_over = true;
                 return;
             }
         }
@@ -253,4 +262,35 @@ pub(crate) fn is_blocking(kind: FieldErrorKind) -> bool {
             | FieldErrorKind::TooMany
             | FieldErrorKind::TypeInvalid
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn whoever_uses_up_the_steps_does_not_get_past_the_rules_that_follow() {
+        let rules = json!([{"rule": "1 == 1"}, {"rule": "1 == 2"}]);
+        let schema = Schema::compile(&json!({"type": "object", "x-kubernetes-validations": rules})).unwrap();
+        let mut walk = Walk { errors: Vec::new(), left: 0, is_over: false };
+        walk.value(&schema, &json!({}), None, &Path::Root);
+        assert_eq!(walk.errors.len(), 1, "and it is said once: {:?}", walk.errors);
+    }
+
+    #[test]
+    fn items_are_followed_by_their_keys_however_many_there_are() {
+        const MANY: usize = 20_000;
+        let schema = Schema::compile(&json!({"type": "object", "properties": {"l": {"type": "array",
+            "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": {"type": "object", "required": ["k"],
+            "properties": {"k": {"type": "integer"}, "v": {"type": "integer"}},
+            "x-kubernetes-validations": [{"rule": "self.v == oldSelf.v"}]}}}}))
+        .unwrap();
+        let item = |n: usize| json!({"k": n, "v": 2 * n});
+        let old = json!({"l": (0..MANY).map(item).collect::<Value>()});
+        let mut new = json!({"l": (0..MANY).rev().map(item).collect::<Value>()});
+        assert_eq!(validate(&schema, &new, Some(&old)), []);
+        new["l"][7]["v"] = json!(0);
+        assert_eq!(validate(&schema, &new, Some(&old)).len(), 1);
+    }
 }

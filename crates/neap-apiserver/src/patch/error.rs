@@ -61,7 +61,9 @@ impl PatchError {
     pub fn to_status(&self) -> Status {
         let (message, reason, causes) = match self {
             Self::Malformed { .. } | Self::BadDirective { .. } => (self.to_string(), "BadRequest", Vec::new()),
-            Self::TooManyOperations { .. } | Self::CopiesTooMuch { .. } => (self.to_string(), "RequestEntityTooLarge", Vec::new()),
+            Self::TooManyOperations { .. } | Self::CopiesTooMuch { .. } => {
+                (self.to_string(), "RequestEntityTooLarge", Vec::new())
+            }
             Self::Failed { reason } => (
                 "the server rejected our request due to an error in our request".to_owned(),
                 "Invalid",

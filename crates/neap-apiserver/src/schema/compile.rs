@@ -9,8 +9,8 @@ use serde_json::{Map, Number, Value};
 
 use super::Schema;
 use super::meta;
-use crate::cel::Rule;
 use super::node::{Additional, Checks, Kind, ListType, Node, Pattern, intern, text};
+use crate::cel::Rule;
 
 /// Where the schema comes from, which decides how an object without any stated field is read.
 #[derive(Clone, Copy, PartialEq)]

@@ -170,8 +170,14 @@ impl Activator {
         };
         let running = server.start(listeners, workers, shutdown.clone(), move |worker| {
             let upstream = Rc::new(Upstream::new(upstream.clone(), engine.clone(), worker.tasks().clone()));
-            let swept = upstream.clone();
-            worker.on_sweep(move || swept.sweep());
+            let (swept, stopping) = (upstream.clone(), worker.shutdown().clone());
+            worker.on_sweep(move || {
+                swept.sweep();
+                // As in the gateway: sockets come back through somebody else.
+                if stopping.is_cancelled() {
+                    swept.close_tunnels();
+                }
+            });
             Front {
                 snapshots: snapshots.clone(),
                 upstream,

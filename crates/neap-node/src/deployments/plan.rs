@@ -52,10 +52,10 @@ pub(super) fn plan(observed: &Observed<'_>) -> Decision {
     if !going {
         // A pod that has ended is replaced, since a deployment's pods run for ever.
         victims.extend(observed.pods.iter().filter(|pod| is_finished(pod) && !is_terminating(pod)));
-        if old.is_empty() && is_recreate(deployment) && observed.pods.iter().any(|pod| is_leaving(pod, &hash)) {
-            // The old ones still have their grace, and what two must not share they still hold.
-        } else if old.is_empty() {
-            create = wanted.saturating_sub(new.len());
+        if old.is_empty() {
+            // Old ones on their way out have their grace, and hold what two must not share.
+            let waits = is_recreate(deployment) && observed.pods.iter().any(|pod| is_leaving(pod, &hash));
+            create = if waits { 0 } else { wanted.saturating_sub(new.len()) };
             victims.extend(least_missed(&new, observed).into_iter().take(new.len().saturating_sub(wanted)));
         } else {
             let (made, gone) = roll(deployment, wanted, &new, &old, observed);

@@ -109,8 +109,7 @@ fn recreate_takes_all_old_ones_first() {
 fn a_new_pod_counts_once_it_was_ready_for_long_enough() {
     let mut deployment = deployment(2, rolling());
     deployment.spec.as_mut().expect("a spec").min_ready_seconds = Some(30);
-    let some = pods("old+ old+ new+", &deployment);
-    let mut soon = some.clone();
+    let mut soon = pods("old+ old+ new+", &deployment);
     for pod in &mut soon[..2] {
         let ready = &mut pod.status.as_mut().expect("a status").conditions.as_mut().expect("conditions")[0];
         ready.last_transition_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(-100)));
@@ -133,7 +132,7 @@ async fn a_refusal_is_tried_ever_later_and_when_a_quota_changes() {
     let quota: k8s_openapi::api::core::v1::ResourceQuota =
         serde_json::from_value(json!({"metadata": {"name": "q", "namespace": "n"}})).expect("a quota");
     index.take(super::Event::Quota(Change::Apply(quota)));
-    assert_eq!(index.due(tokio::time::Instant::now()), [key.clone()], "there may be room now");
+    assert_eq!(index.due(tokio::time::Instant::now()), std::slice::from_ref(&key), "there may be room now");
     index.accepted(&key);
     assert_eq!(index.refused(&key).as_millis(), 500);
 }

@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use neap_runtime::Mode;
 use neap_runtime::pod::*;
+use tokio::io::AsyncWriteExt;
 
 use crate::words::{container, pod};
 use crate::world;
@@ -307,10 +308,20 @@ pub(crate) async fn who_fills_the_disk_is_evicted() {
 pub(crate) async fn the_machine_and_strangers_keep_to_themselves() {
     let world = world(Mode::Container).await;
     let gateway = world.runtime.gateway().expect("a network");
-    let listen = |ip: std::net::Ipv4Addr| std::net::TcpListener::bind((ip, 0)).expect("listens");
-    let (open, closed, elsewhere) = (listen(gateway), listen(gateway), listen(std::net::Ipv4Addr::UNSPECIFIED));
-    let port = |listener: &std::net::TcpListener| listener.local_addr().expect("bound").port();
-    let (open_port, closed_port, elsewhere_port) = (port(&open), port(&closed), port(&elsewhere));
+    let mut servers = tokio::task::JoinSet::new();
+    let mut listen = async |ip: std::net::Ipv4Addr| {
+        let listener = tokio::net::TcpListener::bind((ip, 0)).await.expect("listens");
+        let port = listener.local_addr().expect("bound").port();
+        servers.spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                // A pod that does not wait for the answer was there nevertheless.
+                drop(socket.write_all(b"HTTP/1.0 200 OK\r\n\r\nhere").await);
+            }
+        });
+        port
+    };
+    let (open_port, closed_port) = (listen(gateway).await, listen(gateway).await);
+    let elsewhere_port = listen(std::net::Ipv4Addr::UNSPECIFIED).await;
     world.runtime.guard(&[open_port], &[53]).expect("guarded");
     // Again, as after a change.
     world.runtime.guard(&[open_port], &[53]).expect("guarded");
@@ -320,7 +331,7 @@ pub(crate) async fn the_machine_and_strangers_keep_to_themselves() {
     let own = world.run(crate::words::web("own")).await;
     let own = world.wait(&own, "the machine's probe", |s| s.ready).await.ip.expect("an address");
     let script = format!(
-        "reach() {{ /bin/busybox nc -w 2 $1 $2 </dev/null >/dev/null 2>&1 && echo $3; }}
+        "reach() {{ /bin/busybox wget -q -T 2 -O /dev/null http://$1:$2/ 2>/dev/null && echo $3; }}
          reach {gateway} {open_port} open; reach {gateway} {closed_port} closed; reach {gateway} {elsewhere_port} elsewhere
          reach {stranger} 8080 stranger; reach {own} 8080 own; echo done"
     );

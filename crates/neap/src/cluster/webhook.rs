@@ -144,12 +144,9 @@ async fn configure(client: &Client, authority: &str, url: Option<&str>) -> Resul
         json!([
             resources("autoscaling.internal.knative.dev", all, &["metrics", "podautoscalers"], operations),
             resources("networking.internal.knative.dev", all, &["certificates", "ingresses", "serverlessservices"], operations),
-            resources(
-                neap_api::serving::GROUP,
-                all,
-                &["configurations", "revisions", "routes", "services", "domainmappings", "domainmappings/status"],
-                operations,
-            ),
+            // By name: an object of an old version is converted before it is asked about.
+            resources(neap_api::serving::GROUP, &["v1"], &["configurations", "revisions", "routes", "services"], operations),
+            resources(neap_api::serving::GROUP, &["v1beta1"], &["domainmappings", "domainmappings/status"], operations),
         ])
     };
     let hook = |name: &str, path: &str, rules: Value, more: Value| {
