@@ -37,7 +37,12 @@ pub async fn send(host: &str, port: u16, mut messages: mpsc::Receiver<Vec<u8>>, 
             }
             Ok(Err(error)) => {
                 told(false);
-                tracing::warn!(host, port, error = &error as &dyn std::error::Error, "the autoscaler cannot be reached");
+                tracing::warn!(
+                    host,
+                    port,
+                    error = &error as &dyn std::error::Error,
+                    "the autoscaler cannot be reached"
+                );
             }
             Err(_elapsed) => {
                 told(false);

@@ -331,7 +331,8 @@ pub(crate) async fn the_machine_and_strangers_keep_to_themselves() {
     let own = world.run(crate::words::web("own")).await;
     let own = world.wait(&own, "the machine's probe", |s| s.ready).await.ip.expect("an address");
     let script = format!(
-        "reach() {{ /bin/busybox wget -q -T 2 -O /dev/null http://$1:$2/ 2>/dev/null && echo $3; }}
+        "ask() {{ printf 'GET / HTTP/1.0\\r\\n\\r\\n' | /bin/busybox nc -w 2 $1 $2 2>/dev/null; }}
+         reach() {{ ask $1 $2 | /bin/busybox grep -q HTTP && echo $3; }}
          reach {gateway} {open_port} open; reach {gateway} {closed_port} closed; reach {gateway} {elsewhere_port} elsewhere
          reach {stranger} 8080 stranger; reach {own} 8080 own; echo done"
     );

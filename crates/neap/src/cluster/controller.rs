@@ -76,10 +76,7 @@ async fn start_autoscaler(base: &mut Base, flags: &args::Autoscaling, metrics: &
     let statistics = Arc::new(Statistics::new());
     base.parts.spawn("pods", statistics.clone().watch(base.client.clone()));
     let leading = CancellationToken::new();
-    base.parts.spawn(
-        "statistics",
-        pushed::serve(listener, statistics.clone(), leading.clone(), base.stop.clone()),
-    );
+    base.parts.spawn("statistics", pushed::serve(listener, statistics.clone(), leading.clone(), base.stop.clone()));
     let probe: Arc<dyn ActivationProbe> = match flags.always_in_path {
         true => Arc::new(AlwaysInPath),
         false => Arc::new(PathProbe::new(base.settings.clone())),

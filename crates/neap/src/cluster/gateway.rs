@@ -45,10 +45,13 @@ pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) ->
     let (sender, messages) = mpsc::channel(activator::MESSAGES);
     let (pod, counted) = (super::host_name(), plane.clone());
     base.parts.spawn("statistics", async move { activator::report(pod, &counted, wakes, &sender).await });
-    let autoscaler = flags.autoscaler.unwrap_or_else(|| {
-        format!("autoscaler.{}.svc.{}:8080", config::NAMESPACE, settings.neap.cluster_domain)
-    });
-    let (host, port) = autoscaler.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?))).ok_or(Error::Autoscaler(autoscaler.clone()))?;
+    let autoscaler = flags
+        .autoscaler
+        .unwrap_or_else(|| format!("autoscaler.{}.svc.{}:8080", config::NAMESPACE, settings.neap.cluster_domain));
+    let (host, port) = autoscaler
+        .rsplit_once(':')
+        .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
+        .ok_or(Error::Autoscaler(autoscaler.clone()))?;
     base.parts.spawn("autoscaler", async move { reporting::send(&host, port, messages, |_| {}).await });
     let gateway = Gateway::new(dataplane, plane.clone(), &mut metrics);
     let workers = std::thread::available_parallelism().map_or(1, usize::from);

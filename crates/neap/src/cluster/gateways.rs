@@ -12,8 +12,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::{Request, StatusCode, header};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use neap_api::keys::{config, headers, networking};
 use neap_api::networking::Ingress;
@@ -182,8 +182,7 @@ impl Prober {
 
     fn addresses(&mut self) {
         let settings = self.settings.borrow_and_update().clone();
-        let sides =
-            [(Side::External, &settings.neap.external_gateway), (Side::Local, &settings.neap.local_gateway)];
+        let sides = [(Side::External, &settings.neap.external_gateway), (Side::Local, &settings.neap.local_gateway)];
         let mut found = Gateways::new();
         for slice in self.slices.values() {
             let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
@@ -300,12 +299,7 @@ fn board_key(key: &IngressKey) -> Key {
 
 fn follow<K>(api: Api<K>, config: watcher::Config) -> BoxStream<'static, watcher::Result<Event<K>>>
 where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned
-        + Send
-        + 'static,
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
     watcher(api, config).default_backoff().boxed()
 }
@@ -319,7 +313,8 @@ mod tests {
 
     #[test]
     fn f2_2_every_host_at_its_own_gateways() {
-        let rule = |host: &str, visibility: &str| json!({"hosts": [host], "visibility": visibility, "http": {"paths": []}});
+        let rule =
+            |host: &str, visibility: &str| json!({"hosts": [host], "visibility": visibility, "http": {"paths": []}});
         let ingress: Ingress = serde_json::from_value(json!({
             "metadata": {"name": "i", "namespace": "ns"},
             "spec": {"rules": [rule("a.example.com", "ExternalIP"), rule("a.ns", "ClusterLocal"), rule("*.b.com", "ExternalIP")]},

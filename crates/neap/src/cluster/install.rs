@@ -95,7 +95,8 @@ async fn apply(client: &Client, object: &Value) -> Result<(), Error> {
 
 /// Namespace, accounts, roles, config-maps; in an order in which each finds what it needs.
 fn objects(domain: Option<&str>) -> Vec<Value> {
-    let labels = json!({"app.kubernetes.io/name": "knative-serving", "app.kubernetes.io/version": env!("CARGO_PKG_VERSION")});
+    let labels =
+        json!({"app.kubernetes.io/name": "knative-serving", "app.kubernetes.io/version": env!("CARGO_PKG_VERSION")});
     let mut objects = vec![json!({
         "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": config::NAMESPACE, "labels": labels},
     })];
@@ -161,7 +162,11 @@ fn acting() -> Value {
             &["get", "create", "update", "patch"],
         ),
         rule(&["apiextensions.k8s.io"], &["customresourcedefinitions"], &["get", "list", "watch", "patch"]),
-        rule(OURS, &["*", "*/status", "*/finalizers"], &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]),
+        rule(
+            OURS,
+            &["*", "*/status", "*/finalizers"],
+            &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]
+        ),
     ])
 }
 

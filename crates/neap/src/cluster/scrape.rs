@@ -153,11 +153,7 @@ impl Statistics {
         (!spec.scrape_target.is_empty()).then(|| Duration::from_nanos(window))
     }
 
-    async fn ask_all(
-        http: Http<HttpConnector, Empty<Bytes>>,
-        mut targets: Vec<Target>,
-        window: Duration,
-    ) -> Result<(f64, f64), Collection> {
+    async fn ask_all(http: Http<HttpConnector, Empty<Bytes>>, mut targets: Vec<Target>, window: Duration) -> Scraped {
         if targets.is_empty() {
             // Nobody there is nobody busy.
             return Ok((0.0, 0.0));
@@ -207,11 +203,11 @@ impl StatSource for Statistics {
     }
 }
 
+/// Concurrency and requests per second of a Revision, or why they are not known.
+type Scraped = Result<(f64, f64), Collection>;
+
 /// Sums what was scraped and what was sent. Without pods what was sent is all there is.
-fn together(
-    scraped: Vec<(RevisionKey, Result<(f64, f64), Collection>)>,
-    pushed: HashMap<RevisionKey, Stat>,
-) -> Vec<(RevisionKey, Sample)> {
+fn together(scraped: Vec<(RevisionKey, Scraped)>, pushed: HashMap<RevisionKey, Stat>) -> Vec<(RevisionKey, Sample)> {
     let mut stats: BTreeMap<RevisionKey, Sample> =
         pushed.into_iter().map(|(key, stat)| (key, Sample::Stat(stat))).collect();
     for (key, outcome) in scraped {

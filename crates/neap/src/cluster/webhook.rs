@@ -67,11 +67,8 @@ pub(super) async fn run(flags: args::Webhook, env: &BTreeMap<String, String>) ->
     let mut base = Base::new(&flags.cluster, env).await?;
     let authority = authority(&base.client).await?;
     let listener = listen(flags.listen, "--listen").await?;
-    let address = listener.local_addr().map_err(|source| Error::Listen {
-        address: flags.listen,
-        flag: "--listen",
-        source,
-    })?;
+    let address =
+        listener.local_addr().map_err(|source| Error::Listen { address: flags.listen, flag: "--listen", source })?;
     let tls = pki::server_config(&authority, &authority.serving(&names(flags.url.as_deref(), address))?)?;
     base.parts.spawn("admission", serve(listener, tls, base.settings.clone(), base.stop.clone()));
     // Only now: from here on every write of these kinds waits for this process.
@@ -117,10 +114,8 @@ fn read(secret: &Secret) -> Result<Authority, Error> {
         let bytes = secret.data.as_ref()?.get(key)?;
         String::from_utf8(bytes.0.clone()).ok()
     };
-    let (pem, key) = (
-        text(CERTIFICATE).ok_or(fail("ca-cert.pem is missing"))?,
-        text(KEY).ok_or(fail("ca-key.pem is missing"))?,
-    );
+    let (pem, key) =
+        (text(CERTIFICATE).ok_or(fail("ca-cert.pem is missing"))?, text(KEY).ok_or(fail("ca-key.pem is missing"))?);
     Authority::from_pem(pem, &key, now()).map_err(|_| fail("the key does not fit"))
 }
 
@@ -136,16 +131,24 @@ async fn configure(client: &Client, authority: &str, url: Option<&str>) -> Resul
             }),
         }
     };
-    let resources = |group: &str, versions: &[&str], resources: &[&str], operations: &[&str]| {
-        json!({"apiGroups": [group], "apiVersions": versions, "operations": operations, "resources": resources, "scope": "*"})
-    };
+    let resources = |group: &str, versions: &[&str], resources: &[&str], operations: &[&str]| json!({"apiGroups": [group], "apiVersions": versions, "operations": operations, "resources": resources, "scope": "*"});
     let rules = |operations: &[&str]| {
         let all = &["*"];
         json!([
             resources("autoscaling.internal.knative.dev", all, &["metrics", "podautoscalers"], operations),
-            resources("networking.internal.knative.dev", all, &["certificates", "ingresses", "serverlessservices"], operations),
+            resources(
+                "networking.internal.knative.dev",
+                all,
+                &["certificates", "ingresses", "serverlessservices"],
+                operations
+            ),
             // By name: an object of an old version is converted before it is asked about.
-            resources(neap_api::serving::GROUP, &["v1"], &["configurations", "revisions", "routes", "services"], operations),
+            resources(
+                neap_api::serving::GROUP,
+                &["v1"],
+                &["configurations", "revisions", "routes", "services"],
+                operations
+            ),
             resources(neap_api::serving::GROUP, &["v1beta1"], &["domainmappings", "domainmappings/status"], operations),
         ])
     };
@@ -165,16 +168,16 @@ async fn configure(client: &Client, authority: &str, url: Option<&str>) -> Resul
     };
     let name = "webhook.serving.knative.dev";
     let defaulting = hook(name, DEFAULTING, rules(&["CREATE", "UPDATE"]), json!({"reinvocationPolicy": "IfNeeded"}));
-    apply::<MutatingWebhookConfiguration>(client, name, document("MutatingWebhookConfiguration", name, defaulting)).await?;
+    apply::<MutatingWebhookConfiguration>(client, name, document("MutatingWebhookConfiguration", name, defaulting))
+        .await?;
     let name = "validation.webhook.serving.knative.dev";
     let validation = hook(name, VALIDATION, rules(&["CREATE", "UPDATE", "DELETE"]), json!({}));
     apply::<ValidatingWebhookConfiguration>(client, name, document("ValidatingWebhookConfiguration", name, validation))
         .await?;
     let name = "config.webhook.serving.knative.dev";
     let maps = json!([resources("", &["v1"], &["configmaps"], &["CREATE", "UPDATE"])]);
-    let components = [
-        "autoscaler", "controller", "logging", "networking", "observability", "tracing", "net-certmanager",
-    ];
+    let components =
+        ["autoscaler", "controller", "logging", "networking", "observability", "tracing", "net-certmanager"];
     let only = json!({"objectSelector": {"matchExpressions": [
         {"key": "app.kubernetes.io/name", "operator": "In", "values": ["knative-serving"]},
         {"key": "app.kubernetes.io/component", "operator": "In", "values": components},
@@ -388,10 +391,14 @@ mod tests {
 
     #[test]
     fn a7_3_what_is_wrong_is_refused_with_words() {
-        let answer = ask(VALIDATION, "CREATE", json!({
-            "apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "hello"},
-            "spec": {"template": {"spec": {"containers": [{"image": "a"}], "containerConcurrency": -1}}},
-        }));
+        let answer = ask(
+            VALIDATION,
+            "CREATE",
+            json!({
+                "apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "hello"},
+                "spec": {"template": {"spec": {"containers": [{"image": "a"}], "containerConcurrency": -1}}},
+            }),
+        );
         assert_eq!(answer["allowed"], json!(false));
         let words = answer["status"]["message"].as_str().unwrap_or_default();
         assert!(words.contains("containerConcurrency"), "{words}");
@@ -405,7 +412,11 @@ mod tests {
             assert_eq!(review(path, body, &Settings::default()).status(), want);
         };
         check(DEFAULTING, b"{", StatusCode::BAD_REQUEST);
-        check(DEFAULTING, b"{\"apiVersion\":\"admission.k8s.io/v1\",\"kind\":\"AdmissionReview\"}", StatusCode::BAD_REQUEST);
+        check(
+            DEFAULTING,
+            b"{\"apiVersion\":\"admission.k8s.io/v1\",\"kind\":\"AdmissionReview\"}",
+            StatusCode::BAD_REQUEST,
+        );
         check("/other", b"{}", StatusCode::NOT_FOUND);
     }
 

@@ -63,7 +63,7 @@ async fn run(flags: &args::Activator, env: &BTreeMap<String, String>, settings: 
         () = async {
             let sending = reporting::send(&host, port, messages, |up| connection.set(up));
             tokio::join!(watches, background, sending, renewal);
-            std::future::pending().await
+            std::future::pending::<()>().await;
         } => Ok(()),
     }
 }

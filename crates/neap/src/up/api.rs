@@ -103,7 +103,8 @@ impl Api {
     ) -> Result<(), Error> {
         let address = listener.local_addr().map_err(Error::Socket)?;
         self.address.get_or_init(|| address);
-        if let Some(Audit { path, file, lines, .. }) = self.audit.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(Audit { path, file, lines, .. }) = self.audit.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
             let writing = lines.write_to(tokio::fs::File::from_std(file), self.stop.clone());
             parts.spawn_fallible("audit log", writing.map_err(|source| Error::AuditLog { path, source }));
         }
