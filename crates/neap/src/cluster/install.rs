@@ -150,6 +150,8 @@ fn acting() -> Value {
     json!([
         rule(&[""], &["configmaps", "endpoints", "endpoints/restricted", "events", "secrets", "services"], WRITE),
         rule(&[""], &["namespaces", "pods", "serviceaccounts"], READ),
+        // Only dryly: whether the cluster would take a Service's pods.
+        rule(&[""], &["pods"], &["create"]),
         rule(&[""], &["namespaces/finalizers", "services/finalizers"], &["update"]),
         rule(&["discovery.k8s.io"], &["endpointslices", "endpointslices/restricted"], WRITE),
         rule(&["apps"], &["deployments", "deployments/finalizers", "deployments/scale"], WRITE),

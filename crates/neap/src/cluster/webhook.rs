@@ -19,11 +19,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
-use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation};
 use kube::core::response::Status;
 use kube::{Api, Client, ResourceExt};
 use neap_api::keys::config;
@@ -70,7 +70,8 @@ pub(super) async fn run(flags: args::Webhook, env: &BTreeMap<String, String>) ->
     let address =
         listener.local_addr().map_err(|source| Error::Listen { address: flags.listen, flag: "--listen", source })?;
     let tls = pki::server_config(&authority, &authority.serving(&names(flags.url.as_deref(), address))?)?;
-    base.parts.spawn("admission", serve(listener, tls, base.settings.clone(), base.stop.clone()));
+    let door = Arc::new(Door { client: base.client.clone(), settings: base.settings.clone() });
+    base.parts.spawn("admission", serve(listener, tls, door, base.stop.clone()));
     // Only now: from here on every write of these kinds waits for this process.
     configure(&base.client, authority.pem(), flags.url.as_deref()).await?;
     ready("webhook");
@@ -214,12 +215,13 @@ where
     })
 }
 
-async fn serve(
-    listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+/// What answers need.
+struct Door {
+    client: Client,
     settings: watch::Receiver<Arc<Settings>>,
-    stop: CancellationToken,
-) {
+}
+
+async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, door: Arc<Door>, stop: CancellationToken) {
     let acceptor = TlsAcceptor::from(tls);
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -231,7 +233,7 @@ async fn serve(
         };
         let Ok((stream, _)) = accepted else { continue };
         while connections.try_join_next().is_some() {}
-        let (acceptor, settings) = (acceptor.clone(), settings.clone());
+        let (acceptor, door) = (acceptor.clone(), door.clone());
         connections.spawn(async move {
             let _permit = permit;
             let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
@@ -240,8 +242,8 @@ async fn serve(
                 Err(_) => return,
             };
             let service = service_fn(|request| {
-                let settings = settings.borrow().clone();
-                async move { Ok::<_, Infallible>(respond(request, &settings).await) }
+                let door = door.clone();
+                async move { Ok::<_, Infallible>(respond(request, &door).await) }
             });
             let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
             server.http1().timer(TokioTimer::new());
@@ -253,7 +255,7 @@ async fn serve(
     }
 }
 
-async fn respond(request: Request<Incoming>, settings: &Settings) -> Response<Full<Bytes>> {
+async fn respond(request: Request<Incoming>, door: &Door) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     if head.method == Method::GET {
         return text(StatusCode::OK, "webhook\n");
@@ -261,9 +263,76 @@ async fn respond(request: Request<Incoming>, settings: &Settings) -> Response<Fu
     let converts = head.uri.path() == CONVERSION;
     match Limited::new(body, if converts { CONVERSION_MAX } else { BODY_MAX }).collect().await {
         Ok(body) if converts => conversion(&body.to_bytes()),
-        Ok(body) => review(head.uri.path(), &body.to_bytes(), settings),
+        Ok(body) => {
+            let settings = door.settings.borrow().clone();
+            let path = head.uri.path();
+            match read_review(path, &body.to_bytes()) {
+                Ok(request) => {
+                    let mut response = decide(path, &request, &settings);
+                    if response.allowed
+                        && path == VALIDATION
+                        && let Err(why) = try_pod(&door.client, &request).await
+                    {
+                        response = refuse(response, failure(&why));
+                    }
+                    reviewed(response)
+                }
+                Err(answer) => *answer,
+            }
+        }
         Err(error) => text(StatusCode::BAD_REQUEST, &format!("the review cannot be read: {error}")),
     }
+}
+
+/// On a dry run the cluster is asked, dryly too, whether it would take the pods (A2.9).
+async fn try_pod(client: &Client, request: &AdmissionRequest<DynamicObject>) -> Result<(), String> {
+    let Some((namespace, pod)) = pod_of(request) else { return Ok(()) };
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pod: Pod = match serde_json::from_value(pod) {
+        Ok(pod) => pod,
+        Err(error) => return Err(format!("validation failed: dry run failed with {error}: spec.template")),
+    };
+    match pods.create(&PostParams { dry_run: true, ..PostParams::default() }, &pod).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) => {
+            Err(format!("validation failed: dry run failed with {}: spec.template", status.message))
+        }
+        Err(error) => Err(format!("validation failed: dry run failed with {error}: spec.template")),
+    }
+}
+
+/// The pod that a dry run is about, as far as it is the user's: probes get their ports later, from us.
+fn pod_of(request: &AdmissionRequest<DynamicObject>) -> Option<(&str, Value)> {
+    let object = request.object.as_ref().filter(|_| request.dry_run && request.operation != Operation::Delete)?;
+    let template = match request.kind.kind.as_str() {
+        "Service" | "Configuration" => object.data.pointer("/spec/template")?.clone(),
+        "Revision" => json!({"spec": object.data.get("spec")?}),
+        _ => return None,
+    };
+    let mut spec = template.get("spec")?.clone();
+    let fields = spec.as_object_mut()?;
+    // What a Revision says beside its pod.
+    for ours in ["containerConcurrency", "timeoutSeconds", "responseStartTimeoutSeconds", "idleTimeoutSeconds"] {
+        fields.remove(ours);
+    }
+    for container in fields.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten() {
+        for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+            container.as_object_mut()?.remove(probe);
+        }
+    }
+    let name = request.name.as_str();
+    let pod = json!({
+        "metadata": {
+            "generateName": format!("{name}-"),
+            "labels": template.pointer("/metadata/labels"), "annotations": template.pointer("/metadata/annotations"),
+        },
+        "spec": spec,
+    });
+    Some((request.namespace.as_deref()?, pod))
+}
+
+fn failure(words: &str) -> Status {
+    Status::failure(words, "BadRequest").with_code(400)
 }
 
 /// Converts objects.
@@ -280,18 +349,20 @@ fn json_response(value: &Value) -> Response<Full<Bytes>> {
     answer
 }
 
-/// Answers one review.
-fn review(path: &str, body: &[u8], settings: &Settings) -> Response<Full<Bytes>> {
+/// The question of a review; or the answer to what is none.
+fn read_review(path: &str, body: &[u8]) -> Result<AdmissionRequest<DynamicObject>, Box<Response<Full<Bytes>>>> {
     if ![DEFAULTING, VALIDATION, SETTINGS].contains(&path) {
-        return text(StatusCode::NOT_FOUND, &format!("{DEFAULTING}, {VALIDATION} and {SETTINGS} are here\n"));
+        let doors = format!("{DEFAULTING}, {VALIDATION}, {SETTINGS} and {CONVERSION} are here\n");
+        return Err(Box::new(text(StatusCode::NOT_FOUND, &doors)));
     }
-    let review: Result<AdmissionReview<DynamicObject>, _> = serde_json::from_slice(body);
-    let request: AdmissionRequest<DynamicObject> = match review.map(TryInto::try_into) {
-        Ok(Ok(request)) => request,
-        Ok(Err(error)) => return text(StatusCode::BAD_REQUEST, &format!("no admission review: {error}")),
-        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("no admission review: {error}")),
+    let refused = |error: &dyn std::fmt::Display| {
+        Box::new(text(StatusCode::BAD_REQUEST, &format!("no admission review: {error}")))
     };
-    let mut response = decide(path, &request, settings);
+    let review: AdmissionReview<DynamicObject> = serde_json::from_slice(body).map_err(|e| refused(&e))?;
+    review.try_into().map_err(|e| refused(&e))
+}
+
+fn reviewed(mut response: AdmissionResponse) -> Response<Full<Bytes>> {
     // The library would write bytes as a list of numbers; the contract says base64.
     let patch = response.patch.take().map(|patch| STANDARD.encode(patch));
     let mut review = serde_json::to_value(response.into_review()).expect("a review is JSON");
@@ -312,7 +383,7 @@ fn decide(path: &str, request: &AdmissionRequest<DynamicObject>, settings: &Sett
             }
             let Some(object) = &request.object else { return response };
             let (Ok(before), Ok(after)) = (serde_json::to_value(object), serde_json::to_value(&admitted)) else {
-                return refuse(response, Status::failure("the object cannot be read", "BadRequest").with_code(400));
+                return refuse(response, failure("the object cannot be read"));
             };
             let patch = json_patch::diff(&before, &after);
             if patch.is_empty() {
@@ -345,6 +416,14 @@ mod tests {
     use neap_api::keys::serving;
 
     use super::*;
+
+    /// As [`respond`] without what a cluster would say.
+    fn review(path: &str, body: &[u8], settings: &Settings) -> Response<Full<Bytes>> {
+        match read_review(path, body) {
+            Ok(request) => reviewed(decide(path, &request, settings)),
+            Err(answer) => *answer,
+        }
+    }
 
     fn ask(path: &str, operation: &str, object: Value) -> Value {
         let review = json!({
@@ -404,6 +483,35 @@ mod tests {
         assert!(words.contains("containerConcurrency"), "{words}");
         assert_eq!(answer["status"]["code"], 400, "{answer}");
         assert_eq!(ask(VALIDATION, "CREATE", service("a"))["allowed"], json!(true));
+    }
+
+    #[test]
+    fn a2_9_a_dry_run_is_about_the_users_pod() {
+        let check = |dry_run: bool, kind: &str, object: Value, want: Option<Value>| {
+            let request = json!({
+                "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+                "request": {
+                    "uid": "u", "operation": "CREATE", "name": "hello", "namespace": "default", "dryRun": dry_run,
+                    "kind": {"group": "serving.knative.dev", "version": "v1", "kind": kind},
+                    "resource": {"group": "serving.knative.dev", "version": "v1", "resource": "x"},
+                    "userInfo": {}, "object": object, "options": {},
+                },
+            });
+            let body = serde_json::to_vec(&request).expect("JSON");
+            let request = read_review(VALIDATION, &body).unwrap_or_else(|_| panic!("a review"));
+            let pod = pod_of(&request).map(|(namespace, pod)| (namespace.to_owned(), pod["spec"].clone()));
+            assert_eq!(pod, want.map(|spec| ("default".to_owned(), spec)), "{kind}");
+        };
+        let spec = json!({
+            "containers": [{"image": "a", "readinessProbe": {"tcpSocket": {"port": 0}}}], "timeoutSeconds": 9,
+            "containerConcurrency": 1, "serviceAccountName": "them",
+        });
+        let pod = json!({"containers": [{"image": "a"}], "serviceAccountName": "them"});
+        let head = |spec: Value| json!({"apiVersion": "v1", "kind": "x", "metadata": {"name": "hello"}, "spec": spec});
+        check(true, "Service", head(json!({"template": {"spec": spec}})), Some(pod.clone()));
+        check(true, "Revision", head(spec.clone()), Some(pod));
+        check(true, "Route", head(json!({})), None);
+        check(false, "Service", head(json!({"template": {"spec": spec}})), None);
     }
 
     #[test]
