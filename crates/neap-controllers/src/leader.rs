@@ -58,13 +58,15 @@ impl Election {
         let name = format!("{}.neap.00-of-01", self.component);
         let leases = Api::<Lease>::namespaced(self.client.clone(), config::NAMESPACE);
         loop {
-            let period = self.settings.borrow().leader_election.retry_period;
+            let election = self.settings.borrow().leader_election.clone();
+            let period = election.retry_period;
             tokio::select! {
                 () = stop.cancelled() => return,
-                held = self.try_hold(&leases, &name) => match held {
-                    Ok(true) => break,
-                    Ok(false) => {}
-                    Err(error) => warn!(lease = %name, %error, "the lead cannot be asked for; it is tried again"),
+                held = timeout(election.renew_deadline, self.try_hold(&leases, &name)) => match held {
+                    Ok(Ok(true)) => break,
+                    Ok(Ok(false)) => {}
+                    Ok(Err(error)) => warn!(lease = %name, %error, "the lead cannot be asked for; it is tried again"),
+                    Err(_) => warn!(lease = %name, "nobody answers who leads; it is asked again"),
                 },
             }
             tokio::select! {
@@ -87,7 +89,9 @@ impl Election {
             }
         }
         leading.cancel();
-        self.release(&leases, &name).await;
+        if timeout(DRAIN, self.release(&leases, &name)).await.is_err() {
+            warn!(lease = %name, "the lead could not be given back in time; it runs out by itself");
+        }
     }
 
     /// Renews until that fails for too long or somebody else holds the Lease.
@@ -96,10 +100,14 @@ impl Election {
         loop {
             let election = self.settings.borrow().leader_election.clone();
             sleep(election.retry_period).await;
-            match self.try_hold(leases, name).await {
-                Ok(true) => renewed = Instant::now(),
-                Ok(false) => return,
-                Err(error) => warn!(lease = %name, %error, "the lead could not be renewed"),
+            let asked = Instant::now();
+            // A server that does not answer must not make a leader of somebody whose Lease has run out.
+            let left = election.renew_deadline.saturating_sub(renewed.elapsed());
+            match timeout(left, self.try_hold(leases, name)).await {
+                Ok(Ok(true)) => renewed = asked,
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => warn!(lease = %name, %error, "the lead could not be renewed"),
+                Err(_) => warn!(lease = %name, "the lead could not be renewed in time"),
             }
             if renewed.elapsed() >= election.renew_deadline {
                 return;
@@ -207,6 +215,26 @@ mod tests {
         check(Some(lease("", 990)), Some(4));
         check(Some(lease("other", 990)), None);
         check(Some(lease("other", 939)), Some(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_server_ends_the_lead_in_time() {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        });
+        let (_keep, settings) = watch::channel(Arc::new(Settings::default()));
+        let election = Election {
+            client: Client::new(silent, "default"),
+            component: "controller".into(),
+            identity: "me".into(),
+            settings,
+            clock: Clock::new(|| Timestamp::from_second(1000).expect("in range")),
+        };
+        let leases = Api::<Lease>::namespaced(election.client.clone(), config::NAMESPACE);
+        let began = Instant::now();
+        timeout(Duration::from_secs(3600), election.keep(&leases, "l")).await.expect("it ends");
+        let deadline = LeaderElection::default().renew_deadline;
+        assert!((deadline..deadline + Duration::from_secs(1)).contains(&began.elapsed()), "{:?}", began.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

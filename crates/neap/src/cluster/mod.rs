@@ -35,6 +35,9 @@ use crate::process::{self, Signals, now};
 const LOG_DEFAULT: &str = "info,kube=warn";
 /// How long the API server may take until the config-maps are read.
 const SETTINGS: Duration = Duration::from_secs(60);
+/// An API server that has said nothing for so long is not there any more. It ends a watch, which may be quiet as long as it
+/// lasts, after 290 s.
+const SILENCE: Duration = Duration::from_secs(295);
 /// How long the parts of a role may take to end.
 const STOP: Duration = Duration::from_secs(30);
 
@@ -120,8 +123,7 @@ pub(crate) async fn connect(flags: &Cluster, env: &BTreeMap<String, String>) -> 
         }
         None => Config::infer().await.map_err(|e| Error::NoCluster(Box::new(e)))?,
     };
-    // Watches are quiet for as long as nothing happens; the API server ends them by itself every few minutes.
-    config.read_timeout = None;
+    config.read_timeout = Some(SILENCE);
     Client::try_from(config).map_err(|e| Error::Client(Box::new(e)))
 }
 
