@@ -10,8 +10,8 @@ use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use neap_logic::routing::{Door, HostRoutes, Lookup, PathRule, RevisionKey, Split, Table};
 use neap_proxy::{
-    Body, Connection, Fault, Handler, Listener, Metrics, ProxyError, Request, Response, Running, Server, Upstream,
-    Worker, error, forward, headers, tls,
+    Body, Connection, Handler, Listener, Metrics, ProxyError, Request, Response, Running, Server, Upstream, Worker,
+    error, forward, headers, tls,
 };
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, timeout_at};
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::GateCollector;
 use crate::certificates::Resolver;
 use crate::config::{Config, GatewayListener, SETTLE};
+use crate::front;
 use crate::gate::{Gate, GateName};
 use crate::plane::DataPlane;
 use crate::probe;
@@ -92,15 +93,7 @@ impl Gateway {
         let https_port = config.https_port;
         let revision_suffix: Arc<str> = format!(".svc.{}", config.cluster_domain).into();
         let make = move |worker: &Worker| {
-            let upstream = Rc::new(Upstream::new(config.upstream.clone(), metrics.clone(), worker.tasks().clone()));
-            let (swept, stopping) = (upstream.clone(), worker.shutdown().clone());
-            worker.on_sweep(move || {
-                swept.sweep();
-                // WebSockets are told at once, so that their clients come back through whoever is there next.
-                if stopping.is_cancelled() {
-                    swept.close_tunnels();
-                }
-            });
+            let upstream = front::upstream(worker, config.upstream.clone(), &metrics);
             Front {
                 snapshots: plane.snapshots(),
                 plane: plane.clone(),
@@ -152,16 +145,7 @@ impl Handler for Front {
         let grpc = error::speaks_grpc(request.headers());
         match self.serve(&mut Some(request), connection, arrived).await {
             Ok(response) => response,
-            Err(error) => {
-                self.metrics.error(&error);
-                let answer = error.answer();
-                if answer.fault == Fault::App {
-                    tracing::info!(code = answer.code, error = &error as &dyn std::error::Error, "request failed");
-                } else {
-                    tracing::debug!(code = answer.code, error = &error as &dyn std::error::Error, "request failed");
-                }
-                error.respond(grpc)
-            }
+            Err(error) => front::failed(&self.metrics, &error, grpc),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The roof: roles and modes, wiring, settings, signals, drain. Everything that decides lives below.
 
+mod accept;
 pub mod args;
 pub mod cluster;
 mod parts;

@@ -11,13 +11,13 @@ use http::{StatusCode, Version};
 use neap_api::keys::headers as names;
 use neap_logic::routing::RevisionKey;
 use neap_proxy::{
-    Body, Connection, Fault, Handler, Metrics, Protocol, ProxyError, Request, Response, Upstream, error, forward,
-    headers,
+    Body, Connection, Handler, Metrics, Protocol, ProxyError, Request, Response, Upstream, error, forward, headers,
 };
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
+use crate::front;
 use crate::request;
 use crate::snapshot::Snapshot;
 use crate::visit::Activator;
@@ -74,16 +74,7 @@ impl Handler for Front {
         let grpc = error::speaks_grpc(request.headers());
         match self.serve(&mut Some(request), connection, arrived).await {
             Ok(response) => response,
-            Err(error) => {
-                self.engine.error(&error);
-                let answer = error.answer();
-                if answer.fault == Fault::App {
-                    tracing::info!(code = answer.code, error = &error as &dyn std::error::Error, "request failed");
-                } else {
-                    tracing::debug!(code = answer.code, error = &error as &dyn std::error::Error, "request failed");
-                }
-                error.respond(grpc)
-            }
+            Err(error) => front::failed(&self.engine, &error, grpc),
         }
     }
 }

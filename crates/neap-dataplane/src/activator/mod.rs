@@ -13,14 +13,13 @@ mod settings;
 mod tests;
 
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use neap_logic::routing::RevisionKey;
 use neap_proxy::tls::{ClientTls, ResolvesServerCert, TlsPolicy};
-use neap_proxy::{Listener, Metrics, Running, Server, ServerConfig, Upstream, UpstreamConfig};
+use neap_proxy::{Listener, Metrics, Running, Server, ServerConfig, UpstreamConfig};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -32,6 +31,7 @@ use self::backends::Backends;
 use self::handler::{Front, Health};
 use self::report::Reporter;
 use crate::admin::GateCollector;
+use crate::front;
 use crate::plane::DataPlane;
 
 pub use self::settings::{Settings, SettingsError};
@@ -169,15 +169,7 @@ impl Activator {
             ..UpstreamConfig::default()
         };
         let running = server.start(listeners, workers, shutdown.clone(), move |worker| {
-            let upstream = Rc::new(Upstream::new(upstream.clone(), engine.clone(), worker.tasks().clone()));
-            let (swept, stopping) = (upstream.clone(), worker.shutdown().clone());
-            worker.on_sweep(move || {
-                swept.sweep();
-                // As in the gateway: sockets come back through somebody else.
-                if stopping.is_cancelled() {
-                    swept.close_tunnels();
-                }
-            });
+            let upstream = front::upstream(worker, upstream.clone(), &engine);
             Front {
                 snapshots: snapshots.clone(),
                 upstream,

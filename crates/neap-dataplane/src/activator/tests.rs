@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Mutex;
 
 use bytes::Bytes;
@@ -17,6 +18,8 @@ use neap_proxy::server::LocalExecutor;
 use neap_proxy::{Body, Handler, Request, Worker};
 use serde_json::{Value, json};
 use tokio::task::{LocalSet, spawn_local};
+
+use neap_proxy::Upstream;
 
 use super::*;
 use crate::plane::Feed;

@@ -15,9 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use neap_api::statistics;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -26,6 +24,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_util::sync::CancellationToken;
 
 use super::scrape::Statistics;
+use crate::accept;
 
 /// Activators and health checks at once.
 const CONNECTIONS: usize = 1024;
@@ -41,43 +40,36 @@ pub(super) async fn serve(
     leading: CancellationToken,
     stop: CancellationToken,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let Ok((stream, _)) = accepted else { continue };
-        while connections.try_join_next().is_some() {}
+    accept::each(listener, CONNECTIONS, stop.clone(), |stream| {
         let (statistics, leading, stop) = (statistics.clone(), leading.clone(), stop.clone());
-        connections.spawn(async move {
-            let _permit = permit;
-            let (upgraded, taken) = tokio::sync::oneshot::channel();
-            let upgraded = std::sync::Mutex::new(Some(upgraded));
-            let service = service_fn(|request: Request<Incoming>| {
-                let answer = answer(&request, leading.is_cancelled());
-                if answer.status() == StatusCode::SWITCHING_PROTOCOLS
-                    && let Some(sender) = upgraded.lock().ok().and_then(|mut sender| sender.take())
-                {
-                    // Nobody waits for it when the connection ends before.
-                    drop(sender.send(hyper::upgrade::on(request)));
-                }
-                std::future::ready(Ok::<_, Infallible>(answer))
-            });
-            let mut server = hyper::server::conn::http1::Builder::new();
-            let connection = server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "a connection for statistics broke");
-                return;
-            }
-            drop(upgraded);
-            let Ok(upgrade) = taken.await else { return };
-            if let Ok(io) = upgrade.await {
-                listen(TokioIo::new(io), &statistics, &stop).await;
-            }
-        });
+        async move { connection(stream, &statistics, &leading, &stop).await }
+    })
+    .await;
+}
+
+async fn connection(stream: TcpStream, statistics: &Statistics, leading: &CancellationToken, stop: &CancellationToken) {
+    let (upgraded, taken) = tokio::sync::oneshot::channel();
+    let upgraded = std::sync::Mutex::new(Some(upgraded));
+    let service = service_fn(|request: Request<Incoming>| {
+        let answer = answer(&request, leading.is_cancelled());
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(sender) = upgraded.lock().ok().and_then(|mut sender| sender.take())
+        {
+            // Nobody waits for it when the connection ends before.
+            drop(sender.send(hyper::upgrade::on(request)));
+        }
+        std::future::ready(Ok::<_, Infallible>(answer))
+    });
+    let mut server = hyper::server::conn::http1::Builder::new();
+    let connection = server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.with_upgrades().await {
+        tracing::debug!(%error, "a connection for statistics broke");
+        return;
+    }
+    drop(upgraded);
+    let Ok(upgrade) = taken.await else { return };
+    if let Ok(io) = upgrade.await {
+        listen(TokioIo::new(io), statistics, stop).await;
     }
 }
 
@@ -149,7 +141,7 @@ mod tests {
     use futures::FutureExt;
     use neap_api::statistics::{RevisionStatistics, Statistics as Numbers};
     use neap_controllers::autoscaler::StatSource;
-    use tokio::net::TcpStream;
+    use tokio::task::JoinSet;
 
     async fn connect(address: std::net::SocketAddr) -> Result<WebSocketStream<TcpStream>, String> {
         let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;

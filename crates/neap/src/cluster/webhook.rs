@@ -34,14 +34,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{Base, Error, listen, ready};
-use crate::args;
 use crate::process::now;
+use crate::{accept, args};
 
 /// The Secret with the authority, and the Service the API server asks (A7.2, A7.7).
 const SECRET: &str = "webhook-certs";
@@ -61,7 +60,9 @@ const CONNECTIONS: usize = 512;
 /// what it lists at once, which is more.
 const BODY_MAX: usize = 8 << 20;
 const CONVERSION_MAX: usize = 64 << 20;
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// For a handshake, for a question to arrive, and for what has to be asked before it is answered: an API server waits so
+/// long for the answer (`timeoutSeconds`).
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(flags: args::Webhook, env: &BTreeMap<String, String>) -> Result<(), Error> {
     let mut base = Base::new(&flags.cluster, env).await?;
@@ -223,20 +224,10 @@ struct Door {
 
 async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, door: Arc<Door>, stop: CancellationToken) {
     let acceptor = TlsAcceptor::from(tls);
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let Ok((stream, _)) = accepted else { continue };
-        while connections.try_join_next().is_some() {}
+    accept::each(listener, CONNECTIONS, stop, |stream| {
         let (acceptor, door) = (acceptor.clone(), door.clone());
-        connections.spawn(async move {
-            let _permit = permit;
-            let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        async move {
+            let stream = match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => return tracing::debug!(%error, "a caller of the webhook speaks no TLS"),
                 Err(_) => return,
@@ -251,8 +242,9 @@ async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, door: Arc<
             if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
                 tracing::debug!(%error, "a connection of the API server broke");
             }
-        });
-    }
+        }
+    })
+    .await;
 }
 
 async fn respond(request: Request<Incoming>, door: &Door) -> Response<Full<Bytes>> {
@@ -261,7 +253,11 @@ async fn respond(request: Request<Incoming>, door: &Door) -> Response<Full<Bytes
         return text(StatusCode::OK, "webhook\n");
     }
     let converts = head.uri.path() == CONVERSION;
-    match Limited::new(body, if converts { CONVERSION_MAX } else { BODY_MAX }).collect().await {
+    let body = Limited::new(body, if converts { CONVERSION_MAX } else { BODY_MAX }).collect();
+    let Ok(body) = tokio::time::timeout(PATIENCE, body).await else {
+        return text(StatusCode::REQUEST_TIMEOUT, "the review did not arrive in time\n");
+    };
+    match body {
         Ok(body) if converts => conversion(&body.to_bytes()),
         Ok(body) => {
             let settings = door.settings.borrow().clone();
@@ -292,13 +288,14 @@ async fn try_pod(client: &Client, request: &AdmissionRequest<DynamicObject>) -> 
         Ok(pod) => pod,
         Err(error) => return Err(format!("validation failed: dry run failed with {error}: spec.template")),
     };
-    match pods.create(&PostParams { dry_run: true, ..PostParams::default() }, &pod).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) => {
-            Err(format!("validation failed: dry run failed with {}: spec.template", status.message))
-        }
-        Err(error) => Err(format!("validation failed: dry run failed with {error}: spec.template")),
-    }
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let why = match tokio::time::timeout(PATIENCE, pods.create(&dry, &pod)).await {
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(kube::Error::Api(status))) => status.message,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    Err(format!("validation failed: dry run failed with {why}: spec.template"))
 }
 
 /// The pod that a dry run is about, as far as it is the user's: probes get their ports later, from us.

@@ -12,9 +12,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use crate::accept;
 
 const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Scrapers at once.
@@ -22,26 +22,17 @@ const CONNECTIONS: usize = 32;
 
 /// Serves until `stop`.
 pub(crate) async fn serve(listener: TcpListener, registry: Arc<Registry>, stop: CancellationToken) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let Ok((stream, _)) = accepted else { continue };
+    accept::each(listener, CONNECTIONS, stop, |stream| {
         let registry = registry.clone();
-        while connections.try_join_next().is_some() {}
-        connections.spawn(async move {
-            let _permit = permit;
+        async move {
             let service =
                 service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(&registry, &request))));
             let mut server = hyper::server::conn::http1::Builder::new();
             // A scraper that breaks off comes again by itself.
             drop(server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await);
-        });
-    }
+        }
+    })
+    .await;
 }
 
 fn answer(registry: &Registry, request: &Request<Incoming>) -> Response<Full<Bytes>> {
