@@ -162,7 +162,8 @@ impl Uploads {
         Ok(progress(StatusCode::NO_CONTENT, name, id, upload.len()))
     }
 
-    pub(super) fn cancel(&self, id: &str) -> Result<Reply, Refusal> {
+    pub(super) fn cancel(&self, name: &str, id: &str) -> Result<Reply, Refusal> {
+        self.find(name, id)?;
         self.open().remove(id).map(|_| reply::empty(StatusCode::NO_CONTENT)).ok_or_else(|| gone(id))
     }
 

@@ -11,6 +11,8 @@ use super::reply::{self, Code, Refusal, Reply, header};
 
 /// Names in one page of a list when the client sets no smaller number.
 const PAGE: usize = 1000;
+/// Tags that one request may set: the least that the specification asks a registry to take.
+const TAGS_MAX: usize = 10;
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 pub(super) async fn get(images: &Images, name: &str, reference: &str, head: bool) -> Result<Reply, Refusal> {
@@ -25,7 +27,18 @@ pub(super) async fn get(images: &Images, name: &str, reference: &str, head: bool
     Ok(reply)
 }
 
-pub(super) async fn put(images: &Images, name: &str, reference: &str, body: Incoming) -> Result<Reply, Refusal> {
+/// A manifest under a tag or its digest, and under each tag that `?tag=` names beside it.
+pub(super) async fn put(
+    images: &Images,
+    name: &str,
+    reference: &str,
+    query: &Query,
+    body: Incoming,
+) -> Result<Reply, Refusal> {
+    let tags: Vec<&str> = query.all("tag").take(TAGS_MAX + 1).collect();
+    if tags.len() > TAGS_MAX {
+        return Err(Refusal::new(Code::ManifestInvalid, format!("a manifest takes at most {TAGS_MAX} tags at once")));
+    }
     let limit = usize::try_from(MANIFEST_MAX).expect("a few megabytes");
     let bytes = Limited::new(body, limit).collect().await.map_err(|e| {
         if e.is::<LengthLimitError>() {
@@ -33,13 +46,16 @@ pub(super) async fn put(images: &Images, name: &str, reference: &str, body: Inco
         }
         Refusal::new(Code::ManifestInvalid, format!("the manifest did not arrive whole: {e}"))
     })?;
-    let (digest, subject) = images.put_manifest(name, reference, bytes.to_bytes().to_vec()).await?;
+    let (digest, subject) = images.put_manifest(name, reference, &tags, bytes.to_bytes().to_vec()).await?;
     tracing::info!(image = format!("{name}:{reference}"), digest, "pushed");
     let mut reply = reply::empty(StatusCode::CREATED);
     header(&mut reply, "location", &format!("/v2/{name}/manifests/{digest}"));
     header(&mut reply, "docker-content-digest", &digest);
     if let Some(subject) = subject {
         header(&mut reply, "oci-subject", &subject);
+    }
+    if !tags.is_empty() {
+        header(&mut reply, "oci-tag", &tags.join(", "));
     }
     Ok(reply)
 }

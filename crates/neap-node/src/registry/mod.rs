@@ -14,7 +14,6 @@ mod route;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,7 +139,7 @@ impl Registry {
                 manifests::get(images, &name, &reference, method == Method::HEAD).await
             }
             (Route::Manifest { name, reference }, "PUT") => {
-                manifests::put(images, &name, &reference, request.into_body()).await
+                manifests::put(images, &name, &reference, &query, request.into_body()).await
             }
             (Route::Manifest { name, reference }, "DELETE") => manifests::delete(images, &name, &reference).await,
             (Route::Referrers { name, digest }, "GET") => manifests::referrers(images, &name, &digest, &query).await,
@@ -150,7 +149,7 @@ impl Registry {
             (Route::Upload { name, id }, "PATCH") => uploads.append(&name, &id, request).await,
             (Route::Upload { name, id }, "PUT") => uploads.finish(&name, &id, &query, request).await,
             (Route::Upload { name, id }, "GET") => uploads.status(&name, &id).await,
-            (Route::Upload { id, .. }, "DELETE") => uploads.cancel(&id),
+            (Route::Upload { name, id }, "DELETE") => uploads.cancel(&name, &id),
             (Route::Load, "POST") => load::load(images, &query, request.into_body()).await,
             (Route::Images, "GET") => inventory::list(images).await,
             (Route::Images, "DELETE") => inventory::remove(images, &query).await,
@@ -160,7 +159,7 @@ impl Registry {
 }
 
 /// The query's parameters, decoded; the last of a name wins.
-struct Query(HashMap<String, String>);
+struct Query(Vec<(String, String)>);
 
 impl Query {
     fn parse(query: &str) -> Self {
@@ -171,8 +170,13 @@ impl Query {
         Self(pairs.collect())
     }
 
+    /// The last value of that name.
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.all(name).last()
+    }
+
+    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 

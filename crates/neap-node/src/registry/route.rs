@@ -84,7 +84,10 @@ pub(super) fn digest(text: &str) -> Result<String, Refusal> {
     if is_digest(&text) {
         return Ok(text);
     }
-    Err(Refusal::new(Code::DigestInvalid, format!("{text:?} is not a sha256 digest, and others are not kept here")))
+    Err(Refusal::new(
+        Code::DigestInvalid,
+        format!("{text:?} is not a sha256 or sha512 digest, and others are not kept here"),
+    ))
 }
 
 #[cfg(test)]

@@ -125,6 +125,31 @@ async fn a_blob_arrives_in_chunks_and_is_read_in_parts() {
 }
 
 #[tokio::test]
+async fn content_may_be_named_by_its_sha512() {
+    let served = served().await;
+    let abc = "sha512:ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f";
+    let refused = served.send("POST", &format!("/v2/a/blobs/uploads/?digest={abc}"), &[], b"abd").await;
+    assert_eq!(code(&refused), "400 DIGEST_INVALID");
+    let taken = served.send("POST", &format!("/v2/a/blobs/uploads/?digest={abc}"), &[], b"abc").await;
+    assert_eq!((taken.status(), text(&taken, "docker-content-digest")), (StatusCode::CREATED, abc));
+    assert_eq!(served.send("GET", &format!("/v2/a/blobs/{abc}"), &[], b"").await.body().as_ref(), b"abc");
+    assert_eq!(served.status("HEAD", &format!("/v2/a/blobs/{}", digest_of(b"abc"))).await, 404);
+}
+
+#[tokio::test]
+async fn one_push_may_set_several_tags() {
+    let served = served().await;
+    let pushed = served.image("v1?tag=v1.2&tag=v1.2.3").await;
+    assert_eq!((pushed.status(), text(&pushed, "oci-tag")), (StatusCode::CREATED, "v1.2, v1.2.3"));
+    let digest = text(&pushed, "docker-content-digest").to_owned();
+    for tag in ["v1", "v1.2", "v1.2.3"] {
+        let head = served.send("HEAD", &format!("/v2/x/manifests/{tag}"), &[], b"").await;
+        assert_eq!(text(&head, "docker-content-digest"), digest, "{tag}");
+    }
+    assert_eq!(code(&served.image("v1?tag=no%2Ftag").await), "400 TAG_INVALID");
+}
+
+#[tokio::test]
 async fn a_blob_that_is_not_what_it_claims_is_refused() {
     let served = served().await;
     let upload = text(&served.send("POST", "/v2/a/blobs/uploads/", &[], b"").await, "location").to_owned();

@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::digest::digest_of;
 use super::error::StoreError;
 use super::manifest::{
     CONFIG_MAX, ConfigFile, Descriptor, Document, Index, MANIFEST_MAX, Manifest, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP,
     OCI_LAYER_ZSTD, OCI_MANIFEST, RootFs, RunConfig,
 };
-use super::store::{Found, Origin, Store, digest_of};
+use super::store::{Found, Origin, Store};
 use super::unpack::decompress;
 use super::{ImageConfig, Platform, Reference};
 

@@ -9,9 +9,10 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
+use super::digest::{Algorithm, hex_of, is_sha256};
 use super::manifest::{CONFIG_MAX, ConfigFile, Document, MANIFEST_MAX};
 use super::pull::names_in_chain;
-use super::store::{Names, Origin, Store, hex_of};
+use super::store::{Names, Origin, Store, blobs_dir};
 use super::{Images, LOCAL, Layout, Reference, StoreError, blocking, now};
 
 /// Content that no name needs is spared while it is this young: a push sends blobs long before the manifest.
@@ -182,8 +183,12 @@ fn sweep(
     };
     let mut collected = Collected { names, ..Collected::default() };
     let (blobs, layers) = needed(store, &manifests);
-    let directory = store.dir().join("blobs/sha256");
-    for entry in fs::read_dir(&directory).map_err(StoreError::disk("read", &directory))?.flatten() {
+    let mut files = Vec::new();
+    for algorithm in Algorithm::ALL {
+        let directory = blobs_dir(store.dir(), algorithm);
+        files.extend(fs::read_dir(&directory).map_err(StoreError::disk("read", &directory))?.flatten());
+    }
+    for entry in files {
         let name = entry.file_name();
         let Ok(meta) = entry.metadata() else { continue };
         if blobs.contains(&*name.to_string_lossy()) || is_young(&meta, time) {
@@ -242,7 +247,7 @@ fn layers_of(store: &Store, digest: &str) -> Vec<(String, [String; 2])> {
         let in_chain = names_in_chain(&file.rootfs.diff_ids);
         let names = file.rootfs.diff_ids.into_iter().zip(in_chain).map(|(diff_id, in_chain)| [diff_id, in_chain]);
         let pairs = manifest.layers.into_iter().map(|l| l.digest).zip(names);
-        Some(pairs.filter(|(_, [diff_id, _])| super::reference::is_digest(diff_id)).collect())
+        Some(pairs.filter(|(_, [diff_id, _])| is_sha256(diff_id)).collect())
     };
     read().unwrap_or_default()
 }

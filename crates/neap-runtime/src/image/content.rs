@@ -8,10 +8,10 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::digest::{Algorithm, check_digest, is_digest};
 use super::manifest::{Descriptor, Document, MANIFEST_MAX};
-use super::reference::is_digest;
 use super::sink::Sink;
-use super::store::{Found, Names, Origin, Store, check_digest, digest_of};
+use super::store::{Found, Names, Origin, Store};
 use super::{Images, LOCAL, StoreError, blocking, local_repository, now};
 
 /// A manifest as it was pushed.
@@ -123,39 +123,43 @@ impl Images {
         Ok(Some(ManifestContent { digest: found.digest, media_type: found.media_type, bytes }))
     }
 
-    /// Takes a manifest whose blobs are all here. From now on its names run without any network. Returns its digest
-    /// and the digest of the manifest it refers to, if any.
+    /// Takes a manifest whose blobs are all here, under a tag or its digest, and under further tags. From now on its
+    /// names run without any network. Returns its digest and the digest of the manifest it refers to, if any.
     pub async fn put_manifest(
         &self,
         repository: &str,
         identifier: &str,
+        tags: &[&str],
         bytes: Vec<u8>,
     ) -> Result<(String, Option<String>), PutManifestError> {
-        let digest = digest_of(&bytes);
+        let digest = Algorithm::of(identifier).digest(&bytes);
         let invalid = |problem| PutManifestError::Invalid { problem };
-        let tag = if is_digest(identifier) {
+        let mut names: Vec<&str> = tags.to_vec();
+        if is_digest(identifier) {
             check_digest("the manifest", identifier, &digest).map_err(invalid)?;
-            None
-        } else if super::reference::is_tag(identifier) {
-            Some(identifier.to_owned())
         } else {
-            return Err(PutManifestError::Reference(identifier.to_owned()));
-        };
+            names.push(identifier);
+        }
+        if let Some(bad) = names.iter().find(|name| !super::reference::is_tag(name)) {
+            return Err(PutManifestError::Reference((*bad).to_owned()));
+        }
+        let tags: Vec<String> = names.into_iter().map(str::to_owned).collect();
         let document = Document::parse("the manifest", &bytes).map_err(invalid)?;
         let found =
             Found { digest: digest.clone(), media_type: document.media_type().to_owned(), origin: Origin::Given };
         let subject = document.subject().map(|s| s.digest.clone());
         let (store, repository) = (self.inner.store.clone(), local_repository(repository));
+        let answer = (digest.clone(), subject);
         let _no_collection = self.inner.collecting.read().await;
         let put = move || {
             if let Some(missing) = missing_blob(&store, &document) {
                 return Ok(Err(missing));
             }
-            store.put_blob(&bytes)?;
-            store.name(&repository, tag.as_deref(), &found, now()).map(Ok)
+            store.put_blob_as(&digest, &bytes)?;
+            store.name(&repository, &tags, &found, now()).map(Ok)
         };
         match blocking(put).await {
-            Ok(Ok(())) => Ok((digest, subject)),
+            Ok(Ok(())) => Ok(answer),
             Ok(Err(digest)) => Err(PutManifestError::BlobUnknown { digest }),
             Err(problem) => Err(PutManifestError::Store { problem }),
         }
@@ -206,7 +210,7 @@ fn referrer(store: &Store, digest: &str, subject: &str) -> Option<Referrer> {
             let own = m.artifact_type.clone().filter(|t| !t.is_empty());
             (Some(own.unwrap_or_else(|| m.config.media_type.clone())), m.annotations.clone())
         }
-        Document::Index(i) => (None, i.annotations.clone()),
+        Document::Index(i) => (i.artifact_type.clone().filter(|t| !t.is_empty()), i.annotations.clone()),
     };
     Some(Descriptor {
         media_type: document.media_type().to_owned(),

@@ -75,6 +75,8 @@ pub(super) struct Index {
     #[serde(default, deserialize_with = "or_empty")]
     pub(super) manifests: Vec<Descriptor>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) artifact_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) subject: Option<Descriptor>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_empty")]
     pub(super) annotations: BTreeMap<String, String>,
@@ -111,9 +113,9 @@ impl Document {
             Self::Image(serde_json::from_value(value).map_err(unreadable)?)
         };
         // A digest names a file later on.
-        let bad = document.descriptors().find(|d| !super::reference::is_digest(&d.digest)).map(|d| d.digest.clone());
+        let bad = document.descriptors().find(|d| !super::digest::is_digest(&d.digest)).map(|d| d.digest.clone());
         match bad {
-            Some(bad) => Err(broken(format!("{bad:?} is not a sha256 digest"))),
+            Some(bad) => Err(broken(format!("{bad:?} is not a digest"))),
             None => Ok(document),
         }
     }
@@ -293,7 +295,14 @@ mod tests {
             Descriptor { media_type: OCI_MANIFEST.into(), digest: digest(i as u8), platform, ..Default::default() }
         };
         let manifests = platforms.iter().enumerate().map(entry).collect();
-        Index { schema_version: 2, media_type: None, manifests, subject: None, annotations: BTreeMap::new() }
+        Index {
+            schema_version: 2,
+            media_type: None,
+            manifests,
+            artifact_type: None,
+            subject: None,
+            annotations: BTreeMap::new(),
+        }
     }
 
     fn check_choice(platforms: &[&str], want: &str, chosen: Option<usize>) {
@@ -336,7 +345,7 @@ mod tests {
             ),
             (
                 r#"{"schemaVersion":2,"config":{"mediaType":"c","digest":"sha256:../../etc","size":1},"layers":[]}"#,
-                "m is broken: \"sha256:../../etc\" is not a sha256 digest",
+                "m is broken: \"sha256:../../etc\" is not a digest",
             ),
         ] {
             assert_eq!(Document::parse("m", bytes.as_bytes()).unwrap_err().to_string(), problem);

@@ -8,6 +8,7 @@ mod budget;
 mod collect;
 mod content;
 mod credentials;
+mod digest;
 mod error;
 mod manifest;
 mod merge;
@@ -441,7 +442,7 @@ impl Inner {
         let (store, repository, found) = (self.store.clone(), self.repository(reference), found.clone());
         // With a digest beside it a tag is only a note; it must not move what the tag stands for.
         let tag = reference.tag.clone().filter(|_| reference.digest.is_none());
-        blocking(move || store.name(&repository, tag.as_deref(), &found, now())).await
+        blocking(move || store.name(&repository, tag.as_slice(), &found, now())).await
     }
 
     async fn put_blob(&self, bytes: Vec<u8>) -> Result<String, StoreError> {

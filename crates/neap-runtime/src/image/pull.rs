@@ -13,11 +13,12 @@ use tempfile::TempDir;
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use super::budget::Budget;
+use super::digest::{check_bytes, check_digest, digest_of, hex_of, is_sha256};
 use super::error::{PullError, RegistryError, StoreError};
 use super::manifest::{CONFIG_MAX, ConfigFile, Descriptor, Document, MANIFEST_MAX, Manifest};
 use super::remote::Source;
 use super::sink::Sink;
-use super::store::{Found, Origin, check_digest, digest_of, hex_of};
+use super::store::{Found, Origin};
 use super::unpack::{Whiteouts, adopt_implied, unpack};
 use super::{Image, ImageConfig, Inner, Layout, Progress, Reference, blocking};
 use crate::pod::{Credentials, PullPolicy};
@@ -183,7 +184,7 @@ impl Inner {
         let supply = Supply { reference: text, source: Some(&source) };
         let what = format!("the manifest of {text}");
         let want = reference.digest.clone().unwrap_or(digest);
-        check_digest(&what, &want, &digest_of(&bytes)).map_err(|e| supply.store(e))?;
+        check_bytes(&what, &want, &bytes).map_err(|e| supply.store(e))?;
         let document = Document::parse(&what, &bytes).map_err(|e| supply.store(e))?;
         let found = Found { digest: want, media_type: document.media_type().to_owned(), origin: Origin::Pulled };
         self.put_blob(bytes.to_vec()).await.map_err(|e| supply.store(e))?;
@@ -273,7 +274,7 @@ impl Inner {
                 (Ok(bytes), _) => bytes,
                 (Err(StoreError::Missing { .. }), Some(source)) => {
                     let bytes = source.manifest(&digest).await.map_err(|e| supply.registry(e))?.to_vec();
-                    check_digest(&what, &digest, &digest_of(&bytes)).map_err(|e| supply.store(e))?;
+                    check_bytes(&what, &digest, &bytes).map_err(|e| supply.store(e))?;
                     self.put_blob(bytes.clone()).await.map_err(|e| supply.store(e))?;
                     bytes
                 }
@@ -300,7 +301,7 @@ impl Inner {
         let bytes = self.read_blob(&what, &config.digest, CONFIG_MAX).await.map_err(|e| supply.store(e))?;
         let file: ConfigFile = serde_json::from_slice(&bytes)
             .map_err(|e| supply.store(StoreError::Broken { what: what.clone(), problem: e.to_string() }))?;
-        match file.rootfs.diff_ids.iter().find(|d| !super::reference::is_digest(d)) {
+        match file.rootfs.diff_ids.iter().find(|d| !is_sha256(d)) {
             Some(bad) => {
                 let problem = format!("{bad:?} is not a sha256 digest");
                 Err(supply.store(StoreError::Broken { what, problem }))

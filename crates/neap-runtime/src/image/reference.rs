@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+pub use super::digest::is_digest;
+
 /// The registry that a name without a host means.
 const DEFAULT_REGISTRY: &str = "docker.io";
 /// Old name of the same registry, still seen in credential files.
@@ -26,7 +28,7 @@ pub struct Reference {
     pub repository: String,
     /// `latest` when neither tag nor digest was written.
     pub tag: Option<String>,
-    /// `sha256:` and 64 hexadecimal digits.
+    /// `sha256:` and 64, or `sha512:` and 128 hexadecimal digits.
     pub digest: Option<String>,
 }
 
@@ -43,7 +45,7 @@ pub enum ReferenceError {
     TooLong,
     #[error("invalid tag format")]
     Tag,
-    #[error("invalid digest format: want sha256: and 64 hexadecimal digits")]
+    #[error("invalid digest format: want sha256: and 64 (or sha512: and 128) hexadecimal digits")]
     Digest,
     #[error("a name of 64 hexadecimal digits looks like a digest: write name@sha256:…")]
     BareDigest,
@@ -128,12 +130,6 @@ pub fn host_of(registry: &str) -> &str {
         return v6.split(']').next().unwrap_or(v6);
     }
     registry.rsplit_once(':').map_or(registry, |(host, _)| host)
-}
-
-/// `sha256:` and 64 lower-case hexadecimal digits.
-pub fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:")
-        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| is_hex(b) && !b.is_ascii_uppercase()))
 }
 
 /// A tag as the distribution specification has it: `[A-Za-z0-9_][A-Za-z0-9._-]{0,127}`.

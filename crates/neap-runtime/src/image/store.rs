@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! DIR/names.json               which repository knows which manifests and tags, with a format version
-//! DIR/blobs/sha256/HEX         manifests, configurations, layers as they came
+//! DIR/blobs/ALGORITHM/HEX      manifests, configurations, layers as they came; sha256, or as whoever pushed it said
 //! DIR/incoming/…               what is not yet whole; `HEX.part` may be continued
 //! DIR/layers*/HEX32            one directory per unpacked layer (see `unpack`)
 //! ```
@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::digest::{Algorithm, check_bytes, check_digest, copy_hashed, digest_of, hex, hex_of};
 use super::error::StoreError;
 use super::manifest::Document;
 use crate::disk;
@@ -77,8 +78,8 @@ pub(super) struct Found {
 
 impl Store {
     pub(super) fn open(dir: &Path, now: SystemTime) -> Result<Self, StoreError> {
-        for part in ["blobs/sha256", "incoming"] {
-            let path = dir.join(part);
+        let blobs = Algorithm::ALL.map(|algorithm| blobs_dir(dir, algorithm));
+        for path in blobs.into_iter().chain([dir.join("incoming")]) {
             fs::create_dir_all(&path).map_err(StoreError::disk("make the directory", &path))?;
         }
         sweep_incoming(&dir.join("incoming"), now);
@@ -127,11 +128,11 @@ impl Store {
         write().map_err(StoreError::disk("write", &path))
     }
 
-    /// Makes a manifest known in a repository, and a tag of it. A manifest that was given stays given.
+    /// Makes a manifest known in a repository, and tags of it. A manifest that was given stays given.
     pub(super) fn name(
         &self,
         repository: &str,
-        tag: Option<&str>,
+        tags: &[String],
         found: &Found,
         now: jiff::Timestamp,
     ) -> Result<(), StoreError> {
@@ -142,9 +143,7 @@ impl Store {
             if found.origin == Origin::Given {
                 known.origin = Origin::Given;
             }
-            if let Some(tag) = tag {
-                entry.tags.insert(tag.to_owned(), found.digest.clone());
-            }
+            entry.tags.extend(tags.iter().map(|tag| (tag.clone(), found.digest.clone())));
             names.used.insert(found.digest.clone(), now);
         })
     }
@@ -168,7 +167,7 @@ impl Store {
     // ---- blobs ----
 
     pub(super) fn blob_path(&self, digest: &str) -> PathBuf {
-        self.dir.join("blobs/sha256").join(hex_of(digest))
+        blobs_dir(&self.dir, Algorithm::of(digest)).join(hex_of(digest))
     }
 
     pub(super) fn blob_size(&self, digest: &str) -> Option<u64> {
@@ -195,18 +194,14 @@ impl Store {
         if bytes.len() as u64 > max {
             return Err(StoreError::Length { what: what.to_owned(), want: max, got: bytes.len() as u64 });
         }
-        check_digest(what, digest, &digest_of(&bytes))?;
+        check_bytes(what, digest, &bytes)?;
         Ok(bytes)
     }
 
     /// Removes a blob that is not what its digest says. Returns whether it did.
     pub(super) fn drop_if_damaged(&self, digest: &str) -> bool {
         let path = self.blob_path(digest);
-        let hashed = || {
-            let mut hash = Sha256::new();
-            copy_hashed(&mut File::open(&path)?, &mut io::sink(), &mut hash)?;
-            io::Result::Ok(format!("sha256:{}", hex(&hash.finalize())))
-        };
+        let hashed = || Algorithm::of(digest).digest_from(&mut File::open(&path)?);
         let damaged = hashed().is_ok_and(|got| got != digest);
         if damaged {
             tracing::warn!(path = %path.display(), "removing content that is not what its digest says");
@@ -226,12 +221,18 @@ impl Store {
 
     pub(super) fn put_blob(&self, bytes: &[u8]) -> Result<String, StoreError> {
         let digest = digest_of(bytes);
-        if self.has_blob(&digest, bytes.len() as u64) {
-            return Ok(digest);
+        self.put_blob_as(&digest, bytes)?;
+        Ok(digest)
+    }
+
+    /// Content under a digest that was checked already.
+    pub(super) fn put_blob_as(&self, digest: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        if self.has_blob(digest, bytes.len() as u64) {
+            return Ok(());
         }
         let mut writer = self.begin()?;
         writer.write(bytes)?;
-        writer.finish("content", Some(&digest))
+        writer.finish("content", Some(digest)).map(drop)
     }
 
     /// A new blob whose digest may not yet be known.
@@ -242,15 +243,7 @@ impl Store {
             .tempfile_in(&incoming)
             .map_err(StoreError::disk("write in", &incoming))?;
         let (file, path) = file.keep().map_err(|e| StoreError::disk("write in", &incoming)(e.error))?;
-        Ok(BlobWriter {
-            file,
-            path,
-            blobs: self.dir.join("blobs/sha256"),
-            hash: Sha256::new(),
-            len: 0,
-            unseen: 0,
-            keep: false,
-        })
+        Ok(BlobWriter { file, path, store: self.dir.clone(), hash: Sha256::new(), len: 0, unseen: 0, keep: false })
     }
 
     /// A blob of known digest, continued where an earlier attempt stopped.
@@ -263,7 +256,7 @@ impl Store {
             Ok((file, hash, len))
         };
         let (file, hash, len) = open().map_err(StoreError::disk("write", &path))?;
-        Ok(BlobWriter { file, path, blobs: self.dir.join("blobs/sha256"), hash, len, unseen: 0, keep: true })
+        Ok(BlobWriter { file, path, store: self.dir.clone(), hash, len, unseen: 0, keep: true })
     }
 
     /// Every manifest, configuration and layer that can be reached from the given manifests, as far as it is here.
@@ -291,7 +284,7 @@ impl Store {
 pub(super) struct BlobWriter {
     file: File,
     path: PathBuf,
-    blobs: PathBuf,
+    store: PathBuf,
     hash: Sha256,
     len: u64,
     /// Bytes written since the last look at the disk.
@@ -335,17 +328,26 @@ impl BlobWriter {
     }
 
     /// Checks the digest, flushes and installs. Returns the digest.
+    ///
+    /// How a digest will be computed is known only now; what was summed up on the way is SHA-256, for any other
+    /// algorithm the file is read once more.
     pub(super) fn finish(mut self, what: &str, want: Option<&str>) -> Result<String, StoreError> {
         self.keep = false;
-        let got = format!("sha256:{}", hex(&self.hash.finalize_reset()));
+        let got = match want.map(Algorithm::of) {
+            None | Some(Algorithm::Sha256) => format!("sha256:{}", hex(&self.hash.finalize_reset())),
+            Some(other) => File::open(&self.path)
+                .and_then(|mut file| other.digest_from(&mut file))
+                .map_err(StoreError::disk("read", &self.path))?,
+        };
         if let Some(want) = want {
             check_digest(what, want, &got)?;
         }
-        let target = self.blobs.join(hex_of(&got));
+        let blobs = blobs_dir(&self.store, Algorithm::of(&got));
+        let target = blobs.join(hex_of(&got));
         let install = || {
             self.file.sync_data()?;
             fs::rename(&self.path, &target)?;
-            File::open(&self.blobs)?.sync_all()
+            File::open(&blobs)?.sync_all()
         };
         install().map_err(StoreError::disk("write", &target))?;
         // The file has its new name: nothing is left to remove.
@@ -363,44 +365,9 @@ impl Drop for BlobWriter {
     }
 }
 
-pub(super) fn digest_of(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex(&Sha256::digest(bytes)))
-}
-
-pub(super) fn check_digest(what: &str, want: &str, got: &str) -> Result<(), StoreError> {
-    if want == got {
-        return Ok(());
-    }
-    Err(StoreError::Digest { what: what.to_owned(), want: want.to_owned(), got: got.to_owned() })
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, b| {
-        use std::fmt::Write;
-        write!(text, "{b:02x}").expect("a String takes everything");
-        text
-    })
-}
-
-/// The digits of a digest. Callers hold digests that were checked by `is_digest`.
-pub(super) fn hex_of(digest: &str) -> &str {
-    digest.strip_prefix("sha256:").unwrap_or(digest)
-}
-
-pub(super) fn copy_hashed(from: &mut impl Read, to: &mut impl Write, hash: &mut Sha256) -> io::Result<u64> {
-    let mut buffer = vec![0; 128 << 10];
-    let mut len = 0;
-    loop {
-        let n = match from.read(&mut buffer) {
-            Ok(0) => return Ok(len),
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        };
-        hash.update(&buffer[..n]);
-        to.write_all(&buffer[..n])?;
-        len += n as u64;
-    }
+/// Where the blobs of an algorithm are.
+pub(super) fn blobs_dir(store: &Path, algorithm: Algorithm) -> PathBuf {
+    store.join("blobs").join(algorithm.name())
 }
 
 fn read_names(path: &Path, bytes: &[u8]) -> Result<Names, StoreError> {

@@ -66,14 +66,14 @@ impl FakeRegistry {
         let mut descriptors = Vec::new();
         let mut diff_ids = Vec::new();
         let blob = |media_type: &str, bytes: &[u8]| {
-            let digest = store::digest_of(bytes);
+            let digest = digest::digest_of(bytes);
             self.put(&format!("/v2/{repository}/blobs/{digest}"), "application/octet-stream", bytes);
             serde_json::json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
         };
         for layer in layers {
             let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             std::io::Write::write_all(&mut gzip, layer).unwrap();
-            diff_ids.push(store::digest_of(layer));
+            diff_ids.push(digest::digest_of(layer));
             descriptors.push(blob(manifest::OCI_LAYER_GZIP, &gzip.finish().unwrap()));
         }
         let config = serde_json::json!({
@@ -84,16 +84,16 @@ impl FakeRegistry {
         let image = serde_json::json!({
             "schemaVersion": 2, "mediaType": manifest::OCI_MANIFEST, "config": config, "layers": descriptors,
         });
-        let (image_digest, image) = (store::digest_of(image.to_string().as_bytes()), image.to_string());
+        let (image_digest, image) = (digest::digest_of(image.to_string().as_bytes()), image.to_string());
         let index = serde_json::json!({
             "schemaVersion": 2, "mediaType": manifest::OCI_INDEX, "manifests": [
-                {"mediaType": manifest::OCI_MANIFEST, "digest": store::digest_of(b"other"), "size": 1,
+                {"mediaType": manifest::OCI_MANIFEST, "digest": digest::digest_of(b"other"), "size": 1,
                  "platform": {"os": "plan9", "architecture": "mips"}},
                 {"mediaType": manifest::OCI_MANIFEST, "digest": image_digest, "size": image.len(),
                  "platform": {"os": "linux", "architecture": Platform::current().architecture}}],
         })
         .to_string();
-        let digest = store::digest_of(index.as_bytes());
+        let digest = digest::digest_of(index.as_bytes());
         self.put(&format!("/v2/{repository}/manifests/{image_digest}"), manifest::OCI_MANIFEST, image.as_bytes());
         for identifier in [tag, digest.as_str()] {
             self.put(&format!("/v2/{repository}/manifests/{identifier}"), manifest::OCI_INDEX, index.as_bytes());
@@ -163,7 +163,7 @@ impl FakeState {
         };
         answer.headers_mut().insert("content-type", media_type.parse().unwrap());
         if path.contains("/manifests/") {
-            answer.headers_mut().insert("docker-content-digest", store::digest_of(&bytes).parse().unwrap());
+            answer.headers_mut().insert("docker-content-digest", digest::digest_of(&bytes).parse().unwrap());
         }
         answer
     }
@@ -513,7 +513,7 @@ async fn archives_of_both_kinds_are_loaded() {
     let layer = tar_of(&[("x", b"1")]);
     let config = serde_json::json!({
         "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/x"]},
-        "rootfs": {"type": "layers", "diff_ids": [store::digest_of(&layer)]},
+        "rootfs": {"type": "layers", "diff_ids": [digest::digest_of(&layer)]},
     })
     .to_string();
     let saved =
@@ -535,7 +535,7 @@ async fn archives_of_both_kinds_are_loaded() {
         "mediaType": manifest::OCI_MANIFEST, "digest": found.digest, "size": bytes.len(),
         "annotations": {"org.opencontainers.image.ref.name": "renamed:3"},
     }]});
-    let blob = |bytes: &[u8]| format!("blobs/sha256/{}", store::hex_of(&store::digest_of(bytes)));
+    let blob = |bytes: &[u8]| format!("blobs/sha256/{}", digest::hex_of(&digest::digest_of(bytes)));
     let layout = tar_of(&[
         ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#),
         ("index.json", index.to_string().as_bytes()),

@@ -23,8 +23,8 @@ use sha2::{Digest as _, Sha256};
 use xattr::FileExt as _;
 
 use super::budget::{self, Budget, Watched};
+use super::digest::hex;
 use super::error::StoreError;
-use super::store::hex;
 
 /// A file of this name marks its directory as hiding what lower layers have in it.
 const OPAQUE: &str = ".wh..wh..opq";

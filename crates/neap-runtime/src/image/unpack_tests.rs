@@ -164,7 +164,7 @@ fn every_compression_gives_the_same_diff_id() {
     let plain = layer(&["f a 1"]);
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     io::Write::write_all(&mut gzip, &plain).unwrap();
-    let want = super::super::store::digest_of(&plain);
+    let want = super::super::digest::digest_of(&plain);
     for bytes in [plain.clone(), gzip.finish().unwrap(), zstd::encode_all(&plain[..], 1).unwrap()] {
         let dir = tempfile::tempdir().unwrap();
         let unpacked = unpack("layer", &bytes[..], dir.path(), Whiteouts::Apply, roomy()).unwrap();
