@@ -46,8 +46,8 @@ pub struct Picked<H> {
 /// Sends a request where the picker says and returns the answer, which is streamed. `arrived` is when the
 /// request's head was complete: all limits run from there. The request is taken out of its place.
 ///
-/// The request must be in canonical form ([`headers::canonical`]) and its headers final but for the hop-by-hop
-/// ones, which are taken off here, on both ways.
+/// The request must be in canonical form ([`headers::canonical`]) and its headers final; the answer's hop-by-hop fields
+/// are taken off here.
 pub async fn forward<P: Picker>(
     upstream: &Upstream,
     picker: &mut P,

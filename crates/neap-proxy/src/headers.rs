@@ -74,7 +74,11 @@ pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
     headers.get(header::UPGRADE).is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Brings a request into the form the engine sends: HTTP/1.1, origin-form target, exactly one Host.
+/// Brings a request into the form the engine sends: HTTP/1.1, origin-form target, exactly one Host, nothing that was
+/// meant for the client's connection only.
+///
+/// To be called before a header is set or believed: `Connection` names fields to be taken off, and a client may name
+/// any. What it wanted to switch to is remembered for the engine.
 pub fn canonical(request: &mut Request) -> Result<(), ProxyError> {
     if request.method() == Method::CONNECT {
         return Err(ProxyError::ConnectMethod);
@@ -94,6 +98,11 @@ pub fn canonical(request: &mut Request) -> Result<(), ProxyError> {
     // 9113, 8.2.3: h2 may split cookies; HTTP/1.1 may not.
     if request.version() == Version::HTTP_2 {
         join_cookies(request.headers_mut());
+    }
+    let wanted = wanted_upgrade(request.headers());
+    strip_hop_by_hop(request.headers_mut());
+    if let Some(wanted) = wanted {
+        request.extensions_mut().insert(Wanted(wanted));
     }
     *request.version_mut() = Version::HTTP_11;
     Ok(())
@@ -156,12 +165,14 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes off the hop-by-hop fields; if the client asks for another protocol, puts back what asks the upstream for
-/// the same and returns the client's side of the switch.
+/// The protocol that a client asked to switch to.
+#[derive(Debug, Clone)]
+struct Wanted(HeaderValue);
+
+/// If the client asked for another protocol, puts back what asks the upstream for the same and returns the client's
+/// side of the switch.
 pub(crate) fn take_upgrade(request: &mut Request) -> Option<OnUpgrade> {
-    let wanted = wanted_upgrade(request.headers());
-    strip_hop_by_hop(request.headers_mut());
-    let wanted = wanted?;
+    let Wanted(wanted) = request.extensions_mut().remove::<Wanted>()?;
     let client = request.extensions_mut().remove::<OnUpgrade>()?;
     request.headers_mut().insert(header::UPGRADE, wanted);
     request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

@@ -74,18 +74,12 @@ pub(super) async fn run(
     loop {
         let accepted = tokio::select! {
             biased;
-            () = &mut stopped => return,
+            () = &mut stopped => break,
             accepted = accept(&socket) => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let worker = workers
-                    .iter()
-                    .min_by_key(|worker| worker.taken.load(Ordering::Relaxed))
-                    .expect("there is a worker");
-                let seat = Seat::take(&worker.taken);
-                let accepted = Accepted { stream, peer, listener, seat };
-                if worker.queue.send(accepted).await.is_err() {
+                if !hand_over(&workers, listener, stream, peer).await {
                     return;
                 }
             }
@@ -100,19 +94,40 @@ pub(super) async fn run(
         while workers.iter().map(|worker| worker.taken.load(Ordering::Relaxed)).sum::<usize>() >= max_connections {
             tokio::select! {
                 biased;
-                () = &mut stopped => return,
+                () = &mut stopped => break,
                 () = tokio::time::sleep(PAUSE) => {}
             }
         }
     }
+    // The kernel has shaken hands with clients that we have not seen yet; closing the socket would reset them.
+    let Ok(socket) = socket.into_std() else { return };
+    while let Ok((stream, peer)) = socket.accept() {
+        if let Ok(stream) = prepared(stream)
+            && !hand_over(&workers, listener, stream, peer).await
+        {
+            return;
+        }
+    }
+}
+
+/// Gives the connection to the worker that has fewest. False: it has ended.
+async fn hand_over(workers: &[Seats], listener: usize, stream: std::net::TcpStream, peer: SocketAddr) -> bool {
+    let worker = workers.iter().min_by_key(|worker| worker.taken.load(Ordering::Relaxed)).expect("there is a worker");
+    let seat = Seat::take(&worker.taken);
+    worker.queue.send(Accepted { stream, peer, listener, seat }).await.is_ok()
+}
+
+async fn accept(socket: &TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    let (stream, peer) = socket.accept().await?;
+    Ok((prepared(stream.into_std()?)?, peer))
 }
 
 /// A socket that no runtime has registered, so that any worker may.
-async fn accept(socket: &TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
-    let (stream, peer) = socket.accept().await?;
+fn prepared(stream: std::net::TcpStream) -> io::Result<std::net::TcpStream> {
+    stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     // Whoever vanished without a word must not hold an instance awake for ever, as an open socket would.
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
     SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-    Ok((stream.into_std()?, peer))
+    Ok(stream)
 }

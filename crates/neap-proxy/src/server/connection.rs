@@ -34,6 +34,9 @@ use crate::time::now;
 /// with fresh ones each time; longer, and ten thousand that only keep a connection would hold a hundred megabytes.
 const REST_AFTER: Duration = Duration::from_secs(5);
 
+/// How long a draining server waits for the first request of a connection that it has accepted: some round trips.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// A connection as the sweep sees it.
 pub(super) struct Watched {
     notes: Arc<Notes>,
@@ -128,6 +131,11 @@ impl Watched {
 
     pub(super) fn wake(&self) {
         self.waker.borrow().wake_by_ref();
+    }
+
+    /// Part of a request's head has come, and no request is in progress.
+    fn in_head(&self) -> bool {
+        !self.h2.get() && self.requests.get() == 0 && self.notes.reading.load(Ordering::Relaxed)
     }
 
     fn request_begins(&self) {
@@ -324,15 +332,15 @@ where
 }
 
 /// Lets the connection run until it ends, is told to drain (GOAWAY, `Connection: close`), expires, or goes to rest.
+///
+/// At a drain the connection is polled before it is told: what has come already is a request that the client will not
+/// send again, and hyper closes a connection that looks idle without a look at its socket. One whose head has come in
+/// part is told when the head is whole.
 async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared, recall: impl Fn()) -> hyper::Result<()> {
     let mut serving = std::pin::pin!(serving);
     let mut told = false;
     watched.register_on_first_poll().await;
     std::future::poll_fn(|cx: &mut Context<'_>| {
-        if shared.draining.get() && !told {
-            told = true;
-            serving.as_mut().shut_down();
-        }
         if watched.rests.get() && !told {
             // No request is in progress and no byte of one has been read, so this ends it on the spot; whatever the
             // client sends from now on stays in the socket for whoever reads next.
@@ -342,6 +350,13 @@ async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared, re
         }
         if let Poll::Ready(result) = serving.as_mut().poll(cx) {
             return Poll::Ready(result);
+        }
+        if shared.draining.get() && !told && !watched.in_head() {
+            told = true;
+            serving.as_mut().shut_down();
+            if let Poll::Ready(result) = serving.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
         }
         match watched.expired.get() {
             None => Poll::Pending,
@@ -357,6 +372,7 @@ async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared, re
 /// The same for what comes before HTTP. `None`: give up.
 async fn until_expired<T>(watched: &Rc<Watched>, shared: &Shared, future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
+    let mut grace: Option<Pin<Box<tokio::time::Sleep>>> = None;
     watched.register_on_first_poll().await;
     std::future::poll_fn(|cx| {
         if let Poll::Ready(value) = future.as_mut().poll(cx) {
@@ -366,8 +382,16 @@ async fn until_expired<T>(watched: &Rc<Watched>, shared: &Shared, future: impl F
             shared.expire(expired);
             return Poll::Ready(None);
         }
-        // Nothing has been asked on this connection, so nothing is lost by closing it.
-        if shared.draining.get() { Poll::Ready(None) } else { Poll::Pending }
+        if !shared.draining.get() {
+            return Poll::Pending;
+        }
+        // A client that kept its connection expects such an end, and sends again. One that has just connected sends
+        // its first request at this moment.
+        if watched.ever_served.get() {
+            return Poll::Ready(None);
+        }
+        let grace = grace.get_or_insert_with(|| Box::pin(tokio::time::sleep(FIRST_REQUEST)));
+        grace.as_mut().poll(cx).map(|()| None)
     })
     .await
 }

@@ -200,16 +200,21 @@ async fn run<H: Handler>(
             _ = sweep.tick() => shared.sweep(&worker),
         }
     }
-    // What was accepted but not begun is served too: its client sees an open connection.
-    while let Ok(accepted) = queue.try_recv() {
-        worker.tasks.spawn_local(connection::serve(accepted, shared.clone(), handler.clone()));
-    }
     shared.drain();
     worker.tasks.close();
     let drained = async {
+        // What was accepted but not begun is served too: its client sees an open connection. The queue ends with the
+        // last of the accept loops, which may belong to another worker.
+        let mut handing_over = true;
         loop {
             tokio::select! {
-                () = worker.tasks.wait() => break,
+                accepted = queue.recv(), if handing_over => match accepted {
+                    Some(accepted) => {
+                        worker.tasks.spawn_local(connection::serve(accepted, shared.clone(), handler.clone()));
+                    }
+                    None => handing_over = false,
+                },
+                () = worker.tasks.wait(), if !handing_over => break,
                 _ = sweep.tick() => shared.sweep(&worker),
             }
         }

@@ -56,6 +56,37 @@ async fn only_expected_headers_pass() {
 }
 
 #[tokio::test]
+async fn a_client_cannot_take_off_what_is_set_for_it() {
+    local(async {
+        let target = origin(|request| async move {
+            let set = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"];
+            text(set.map(|name| request.headers().get(name).map_or("?", |v| v.to_str().expect("text"))).join(" "))
+        })
+        .await;
+        let engine = Engine::new(target, Limits::default());
+        let head = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 9.9.9.9\r\n\
+                    Connection: close, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host\r\n\r\n";
+        let answer = engine.raw(head).await;
+        assert!(answer.ends_with("192.0.2.7 http a"), "{answer}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_in_chunks_arrives_whatever_the_method() {
+    local(async {
+        let engine = Engine::new(origin(echo).await, Limits::default());
+        for method in ["GET", "DELETE", "POST"] {
+            let head =
+                format!("{method} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n");
+            let answer = engine.raw(&(head + "5\r\nhello\r\n0\r\n\r\n")).await;
+            assert!(answer.contains("hello"), "{method}: {answer}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
     local(async {
         let target = origin(|request| async move { text(request.uri().path().to_owned()) }).await;

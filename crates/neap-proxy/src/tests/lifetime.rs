@@ -41,6 +41,37 @@ async fn a_drain_finishes_requests_and_closes_the_rest() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drain_answers_what_has_come_already() {
+    local(async {
+        let target = origin(|request| async move { text(request.uri().path().to_owned()) }).await;
+        let engine = Engine::new(target, Limits::default());
+        let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes();
+        let (mut kept, mut fresh, mut late, mut half) =
+            (engine.connect(), engine.connect(), engine.connect(), engine.connect());
+        kept.write_all(&get("/1")).await.expect("writes");
+        read_until(&mut kept, "\r\n\r\n/1").await;
+        let head = get("/half");
+        let (first, second) = head.split_at(9);
+        half.write_all(first).await.expect("writes");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        // In the sockets, seen by nobody yet.
+        kept.write_all(&get("/2")).await.expect("writes");
+        fresh.write_all(&get("/fresh")).await.expect("writes");
+        engine.shared.drain();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        late.write_all(&get("/late")).await.expect("writes");
+        half.write_all(second).await.expect("writes");
+        for (client, path) in [(kept, "/2"), (fresh, "/fresh"), (late, "/late"), (half, "/half")] {
+            let mut client = client;
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("reads");
+            assert!(answer.ends_with(path) && answer.contains("connection: close"), "{path}: {answer}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_h2_client_is_told_to_go_away_and_gets_its_answers() {
     local(async {
         let engine = Engine::new(slow_origin().await, Limits::default());

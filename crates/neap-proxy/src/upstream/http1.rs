@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
@@ -106,7 +106,8 @@ pub(super) async fn send(
                 connection
             }
         };
-        let sent = request.take().expect("a request to send");
+        let mut sent = request.take().expect("a request to send");
+        announce_body(&mut sent);
         let spare = if connection.used { Spare::of(&sent) } else { None };
         match round_trip(&mut connection, sent).await {
             Ok(response) => return Ok(answered(pool, connection, response, idle, connect)),
@@ -123,6 +124,15 @@ pub(super) async fn send(
                 _ => return Err(classify(pool, source)),
             },
         }
+    }
+}
+
+/// A body of unknown length is sent in chunks, whatever the method. hyper does so by itself, but not where bodies are
+/// rare: there it would leave the body out.
+fn announce_body(request: &mut Request) {
+    let rare = matches!(*request.method(), Method::GET | Method::HEAD);
+    if rare && !request.body().is_empty() && http_body::Body::size_hint(request.body()).exact().is_none() {
+        request.headers_mut().insert(http::header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
