@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Secret, Service};
@@ -21,15 +22,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::plane::{DataPlane, Feed, Indexed};
 
-/// Watches until `shutdown` is cancelled.
-pub async fn run(client: Client, plane: Arc<DataPlane>, shutdown: CancellationToken) {
+/// Watches until `shutdown` is cancelled. `listed` is cancelled when the plane knows all that there is; who serves before
+/// that answers 404 for what is merely not known yet.
+pub async fn run(client: Client, plane: Arc<DataPlane>, listed: CancellationToken, shutdown: CancellationToken) {
+    let left = Lists::new(5, listed);
     let all = async {
         tokio::join!(
-            watch::<Revision>(&client, &plane),
-            watch::<EndpointSlice>(&client, &plane),
-            watch::<Service>(&client, &plane),
-            watch::<Secret>(&client, &plane),
-            watch::<Ingress>(&client, &plane),
+            watch::<Revision>(&client, &plane, &left),
+            watch::<EndpointSlice>(&client, &plane, &left),
+            watch::<Service>(&client, &plane, &left),
+            watch::<Secret>(&client, &plane, &left),
+            watch::<Ingress>(&client, &plane, &left),
         )
     };
     tokio::select! {
@@ -40,8 +43,11 @@ pub async fn run(client: Client, plane: Arc<DataPlane>, shutdown: CancellationTo
 }
 
 /// The same for an activator, which has no routes.
-pub async fn activator(client: Client, plane: Arc<DataPlane>, shutdown: CancellationToken) {
-    let all = async { tokio::join!(watch::<Revision>(&client, &plane), watch::<EndpointSlice>(&client, &plane)) };
+pub async fn activator(client: Client, plane: Arc<DataPlane>, listed: CancellationToken, shutdown: CancellationToken) {
+    let left = Lists::new(2, listed);
+    let all = async {
+        tokio::join!(watch::<Revision>(&client, &plane, &left), watch::<EndpointSlice>(&client, &plane, &left))
+    };
     tokio::select! {
         biased;
         () = shutdown.cancelled() => {}
@@ -49,7 +55,25 @@ pub async fn activator(client: Client, plane: Arc<DataPlane>, shutdown: Cancella
     }
 }
 
-async fn watch<K>(client: &Client, plane: &DataPlane)
+/// Kinds that have not been listed yet.
+struct Lists {
+    left: AtomicUsize,
+    listed: CancellationToken,
+}
+
+impl Lists {
+    fn new(kinds: usize, listed: CancellationToken) -> Self {
+        Self { left: AtomicUsize::new(kinds), listed }
+    }
+
+    fn one_less(&self) {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.listed.cancel();
+        }
+    }
+}
+
+async fn watch<K>(client: &Client, plane: &DataPlane, lists: &Lists)
 where
     K: Resource<DynamicType = ()> + Indexed + DeserializeOwned + Clone + Debug + Send + 'static,
 {
@@ -57,6 +81,7 @@ where
     let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default()).default_backoff();
     let mut events = std::pin::pin!(events);
     let mut listed = Vec::new();
+    let mut first = true;
     while let Some(event) = events.next().await {
         let feed = match event {
             Ok(Event::Apply(object)) => Feed::Apply(object),
@@ -75,6 +100,10 @@ where
                 continue;
             }
         };
+        let whole = matches!(feed, Feed::Reset(_));
         plane.feed(feed, Instant::now());
+        if whole && std::mem::take(&mut first) {
+            lists.one_less();
+        }
     }
 }

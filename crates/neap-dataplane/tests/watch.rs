@@ -39,8 +39,10 @@ async fn what_is_written_is_served() {
     let client = api.client();
     let (plane, _wakes) = DataPlane::new("neap.ingress.networking.knative.dev");
     let shutdown = CancellationToken::new();
-    let watches = neap_dataplane::watch::run(client.clone(), plane.clone(), shutdown.clone());
+    let listed = CancellationToken::new();
+    let watches = neap_dataplane::watch::run(client.clone(), plane.clone(), listed.clone(), shutdown.clone());
     let test = async {
+        until("all kinds are listed", || listed.is_cancelled()).await;
         create::<Revision>(
             &client,
             json!({ "apiVersion": "serving.knative.dev/v1", "kind": "Revision", "metadata": { "name": "hello-00001" },

@@ -90,6 +90,17 @@ impl Connection {
     }
 }
 
+/// The steps of an end, to be cancelled one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Life {
+    /// The pod was told to end: it says that it is not ready, and serves.
+    pub stopping: CancellationToken,
+    /// No new requests; those in flight still wait for instances, so these are still followed, probed and counted.
+    pub shutdown: CancellationToken,
+    /// The last request has ended.
+    pub ended: CancellationToken,
+}
+
 /// An activator that runs, in parts that the roof gives threads to.
 #[must_use = "nothing runs that is not polled"]
 pub struct Started {
@@ -99,7 +110,7 @@ pub struct Started {
     pub messages: mpsc::Receiver<Vec<u8>>,
     /// To be told about the connection they travel on.
     pub connection: Connection,
-    /// Makes the messages and probes instances; ends with the shutdown token.
+    /// Makes the messages and probes instances; ends with the `ended` token.
     pub background: futures::future::BoxFuture<'static, ()>,
 }
 
@@ -124,8 +135,8 @@ impl Activator {
         self.plane.clone()
     }
 
-    /// Serves on `requests`, the last of which takes TLS if there is any, and shows metrics on `metrics` until `shutdown`. `stopping` is cancelled before, when the
-    /// pod is told to end: from then on it says that it is not ready.
+    /// Serves on `requests`, the last of which takes TLS if there is any, and shows metrics on `metrics`, as long as
+    /// `life` says.
     ///
     /// # Errors
     /// The machine gives no threads.
@@ -134,9 +145,9 @@ impl Activator {
         requests: Vec<std::net::TcpListener>,
         metrics: std::net::TcpListener,
         workers: usize,
-        stopping: CancellationToken,
-        shutdown: CancellationToken,
+        life: &Life,
     ) -> io::Result<Started> {
+        let Life { stopping, shutdown, ended } = life.clone();
         let Self { settings, plane, wakes, backends, connection, tls } = self;
         let mut registry = Registry::default();
         let engine = Metrics::register(&mut registry);
@@ -168,7 +179,7 @@ impl Activator {
             tls: tls.map(|tls| tls.sidecars),
             ..UpstreamConfig::default()
         };
-        let running = server.start(listeners, workers, shutdown.clone(), move |worker| {
+        let running = server.start(listeners, workers, shutdown, move |worker| {
             let upstream = front::upstream(worker, upstream.clone(), &engine);
             Front {
                 snapshots: snapshots.clone(),
@@ -186,7 +197,7 @@ impl Activator {
             let stops = async {
                 stopping.cancelled().await;
                 health.stopping.store(true, Ordering::Relaxed);
-                shutdown.cancelled().await;
+                ended.cancelled().await;
             };
             tokio::select! {
                 () = stops => {}

@@ -276,8 +276,8 @@ async fn e1_the_whole_way_from_zero() {
         let rig = Rig { plane: activator.plane(), ..Rig::new() };
         rig.revision(json!({ "containerConcurrency": 1 }));
         let socket = || std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
-        let (stopping, shutdown) = (CancellationToken::new(), CancellationToken::new());
-        let started = activator.start(vec![socket()], socket(), 1, stopping.clone(), shutdown.clone()).expect("starts");
+        let life = Life::default();
+        let started = activator.start(vec![socket()], socket(), 1, &life).expect("starts");
         let Started { running, mut messages, connection, background } = started;
         let background = spawn_local(background);
         connection.set(true);
@@ -316,9 +316,21 @@ async fn e1_the_whole_way_from_zero() {
         {
             assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
         }
-        stopping.cancel();
-        shutdown.cancel();
+        // A request that waits when the end begins still gets its instance.
+        rig.endpoints("r-private", addr.port(), &[]);
+        let waiting = spawn_local(ask("/", 0, NAMED.to_vec()));
+        let waits = || rig.plane.revision("ns", "r").is_some_and(|revision| revision.waiting > 0);
+        while !waits() {
+            tokio::task::yield_now().await;
+        }
+        life.stopping.cancel();
+        life.shutdown.cancel();
+        let other = sidecar().await;
+        rig.endpoints("r-private", other.port(), &[("127.0.0.1", false)]);
+        let (status, body) = waiting.await.expect("ends");
+        assert_eq!(status, 200, "{body}");
         running.join().await;
+        life.ended.cancel();
         background.await.expect("ends");
     })
     .await;

@@ -20,7 +20,8 @@ pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) ->
     let mut base = Base::new(&flags.cluster, env).await?;
     let mut metrics = Metrics::default();
     let (plane, wakes) = DataPlane::new(networking::NEAP_INGRESS_CLASS);
-    let watches = neap_dataplane::watch::run(base.client.clone(), plane.clone(), base.stop.clone());
+    let listed = CancellationToken::new();
+    let watches = neap_dataplane::watch::run(base.client.clone(), plane.clone(), listed.clone(), base.stop.clone());
     base.parts.spawn("gateway watches", watches);
 
     let doors = [
@@ -53,6 +54,12 @@ pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) ->
         .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
         .ok_or(Error::Autoscaler(autoscaler.clone()))?;
     base.parts.spawn("autoscaler", async move { reporting::send(&host, port, messages, |_| {}).await });
+    // Before that every host would be unknown, and nobody shall count us as ready.
+    tokio::select! {
+        () = listed.cancelled() => {}
+        () = base.signals.any() => return Ok(()),
+        fault = base.parts.failed() => return Err(fault),
+    }
     let gateway = Gateway::new(dataplane, plane.clone(), &mut metrics);
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     // Requests in flight end before the watches they live on.

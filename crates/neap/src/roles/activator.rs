@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 
-use neap_dataplane::activator::{Activator, METRICS_PORT, PORTS, PROPAGATION, SECURE_PORT, Settings, Started};
+use neap_dataplane::activator::{Activator, Life, METRICS_PORT, PORTS, PROPAGATION, SECURE_PORT, Settings, Started};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -26,11 +26,12 @@ pub fn main(flags: &args::Activator, env: &BTreeMap<String, String>) -> Result<(
 async fn run(flags: &args::Activator, env: &BTreeMap<String, String>, settings: Settings) -> Result<(), String> {
     let mut signals = Signals::catch().map_err(|e| format!("signals cannot be handled: {e}"))?;
     let client = crate::cluster::connect(&flags.cluster, env).await.map_err(|e| process::chain(&e))?;
-    let (stopping, shutdown) = (CancellationToken::new(), CancellationToken::new());
+    let (life, listed) = (Life::default(), CancellationToken::new());
     let (host, port) = settings.autoscaler();
     let encrypted = encrypted::read(&client, &settings.namespace).await?;
     let mut activator = Activator::new(settings);
-    let watches = neap_dataplane::watch::activator(client, activator.plane(), shutdown.clone());
+    let watches = neap_dataplane::watch::activator(client, activator.plane(), listed.clone(), life.ended.clone());
+    let mut watches = std::pin::pin!(watches);
     let mut sockets = PORTS.iter().map(|port| listen(*port)).collect::<Result<Vec<_>, _>>()?;
     let mut renewal = None;
     if let Some((tls, renews)) = encrypted {
@@ -43,23 +44,30 @@ async fn run(flags: &args::Activator, env: &BTreeMap<String, String>, settings: 
             renewal.run().await;
         }
     };
+    // Before that every Revision would be unknown; who comes earlier waits in the sockets' backlog.
+    tokio::select! {
+        () = listed.cancelled() => {}
+        () = &mut watches => {}
+        () = signals.any() => return Ok(()),
+    }
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let started = activator
-        .start(sockets, listen(METRICS_PORT)?, workers, stopping.clone(), shutdown.clone())
+        .start(sockets, listen(METRICS_PORT)?, workers, &life)
         .map_err(|e| format!("the machine gives no threads: {e}"))?;
     let Started { running, messages, connection, background } = started;
     println!("ready: activator");
     let end = async {
         signals.any().await;
         tracing::info!("told to end: serving until all routers know");
-        stopping.cancel();
+        life.stopping.cancel();
         sleep(PROPAGATION).await;
-        shutdown.cancel();
+        life.shutdown.cancel();
         running.join().await;
+        life.ended.cancel();
     };
     tokio::select! {
         () = end => Ok(()),
-        // These end with the token, and then the requests in flight are all that matters.
+        // Requests in flight live on these.
         () = async {
             let sending = reporting::send(&host, port, messages, |up| connection.set(up));
             tokio::join!(watches, background, sending, renewal);

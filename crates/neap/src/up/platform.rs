@@ -181,7 +181,11 @@ impl Platform {
         let mut metrics = Metrics::default();
         let (plane, wakes) = DataPlane::new(neap_api::keys::networking::NEAP_INGRESS_CLASS);
         let gateway = Gateway::new(gateway_config(&endpoints), plane.clone(), &mut metrics);
-        parts.spawn("gateway watches", neap_dataplane::watch::run(client.clone(), plane.clone(), stop.clone()));
+        let listed = CancellationToken::new();
+        let watches = neap_dataplane::watch::run(client.clone(), plane.clone(), listed.clone(), stop.clone());
+        parts.spawn("gateway watches", watches);
+        // Before that every host would be unknown; who comes earlier waits in the sockets' backlog.
+        within(listed.cancelled()).await?;
         let mut listeners = vec![
             GatewayListener {
                 socket: blocking(sockets.http)?,
