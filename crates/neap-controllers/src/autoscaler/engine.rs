@@ -262,6 +262,7 @@ impl Engine {
             metric: self.world.metric(key).map(|metric| &**metric),
             scaling: &scaler.scaling,
             decided: scaler.decided,
+            measured_since: scaler.measured_since(),
             replicas: self.world.replicas(pa),
             ready: self.world.pods(key).ready,
             in_path: scaler.in_path,
@@ -299,8 +300,9 @@ impl Engine {
     /// Takes over settings and annotations. Returns whether the Revision has not been seen before.
     fn configure(&mut self, key: &RevisionKey, pa: &Arc<PodAutoscaler>) -> bool {
         let settings = self.settings.borrow().clone();
+        let at = self.clock.steady(Instant::now());
         let (is_new, errors) = match self.scalers.get_mut(key) {
-            Some(scaler) => (false, scaler.configure(pa, &settings)),
+            Some(scaler) => (false, scaler.configure(pa, &settings, at)),
             None => {
                 let (scaler, errors) = Scaler::new(pa, &settings);
                 self.scalers.insert(key.clone(), scaler);

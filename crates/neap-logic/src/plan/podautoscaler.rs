@@ -65,6 +65,8 @@ pub struct Observed<'a> {
     pub scaling: &'a Scaling,
     /// The latest decision; `None` while nothing has been measured.
     pub decided: Option<Decided>,
+    /// Since when the load has been measured without a gap; `None` while it is not.
+    pub measured_since: Option<jiff::Timestamp>,
     /// Replicas the target asks for now; `None` when it does not exist (yet).
     pub replicas: Option<u32>,
     /// Instances ready.
@@ -191,6 +193,7 @@ fn situation(o: &Observed<'_>, conditions: &Conditions) -> Situation {
     Situation {
         desired: o.decided.map(|decided| decided.desired),
         activity,
+        measured_since: o.measured_since,
         initialized: conditions.status(SCALE_TARGET_INITIALIZED) == ConditionStatus::True,
         // Where nothing runs, nothing waits for the path to move.
         in_path: if o.replicas == Some(0) { InPath::Always } else { o.in_path },

@@ -339,6 +339,7 @@ where
 async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared, recall: impl Fn()) -> hyper::Result<()> {
     let mut serving = std::pin::pin!(serving);
     let mut told = false;
+    let mut grace = Grace::default();
     watched.register_on_first_poll().await;
     std::future::poll_fn(|cx: &mut Context<'_>| {
         if watched.rests.get() && !told {
@@ -351,7 +352,7 @@ async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared, re
         if let Poll::Ready(result) = serving.as_mut().poll(cx) {
             return Poll::Ready(result);
         }
-        if shared.draining.get() && !told && !watched.in_head() {
+        if shared.draining.get() && !told && !watched.in_head() && grace.is_over(watched, cx) {
             told = true;
             serving.as_mut().shut_down();
             if let Poll::Ready(result) = serving.as_mut().poll(cx) {
@@ -372,7 +373,7 @@ async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared, re
 /// The same for what comes before HTTP. `None`: give up.
 async fn until_expired<T>(watched: &Rc<Watched>, shared: &Shared, future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
-    let mut grace: Option<Pin<Box<tokio::time::Sleep>>> = None;
+    let mut grace = Grace::default();
     watched.register_on_first_poll().await;
     std::future::poll_fn(|cx| {
         if let Poll::Ready(value) = future.as_mut().poll(cx) {
@@ -382,18 +383,25 @@ async fn until_expired<T>(watched: &Rc<Watched>, shared: &Shared, future: impl F
             shared.expire(expired);
             return Poll::Ready(None);
         }
-        if !shared.draining.get() {
-            return Poll::Pending;
-        }
-        // A client that kept its connection expects such an end, and sends again. One that has just connected sends
-        // its first request at this moment.
-        if watched.ever_served.get() {
-            return Poll::Ready(None);
-        }
-        let grace = grace.get_or_insert_with(|| Box::pin(tokio::time::sleep(FIRST_REQUEST)));
-        grace.as_mut().poll(cx).map(|()| None)
+        if shared.draining.get() && grace.is_over(watched, cx) { Poll::Ready(None) } else { Poll::Pending }
     })
     .await
+}
+
+/// What a draining server allows a connection that has just been made: its client sends the first request at this moment.
+/// One that was kept has had its chance, and its client expects such an end.
+#[derive(Default)]
+struct Grace(Option<Pin<Box<tokio::time::Sleep>>>);
+
+impl Grace {
+    fn is_over(&mut self, watched: &Watched, cx: &mut Context<'_>) -> bool {
+        // h2 says by itself which requests it took.
+        if watched.h2.get() || watched.ever_served.get() || watched.requests.get() > 0 {
+            return true;
+        }
+        let rest = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep(FIRST_REQUEST)));
+        rest.as_mut().poll(cx).is_ready()
+    }
 }
 
 impl Watched {

@@ -48,6 +48,7 @@ async fn a_drain_answers_what_has_come_already() {
         let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes();
         let (mut kept, mut fresh, mut late, mut half) =
             (engine.connect(), engine.connect(), engine.connect(), engine.connect());
+        let mut secure = engine.connect_as(Some(false));
         kept.write_all(&get("/1")).await.expect("writes");
         read_until(&mut kept, "\r\n\r\n/1").await;
         let head = get("/half");
@@ -60,8 +61,9 @@ async fn a_drain_answers_what_has_come_already() {
         engine.shared.drain();
         tokio::time::sleep(Duration::from_millis(10)).await;
         late.write_all(&get("/late")).await.expect("writes");
+        secure.write_all(&get("/secure")).await.expect("writes");
         half.write_all(second).await.expect("writes");
-        for (client, path) in [(kept, "/2"), (fresh, "/fresh"), (late, "/late"), (half, "/half")] {
+        for (client, path) in [(kept, "/2"), (fresh, "/fresh"), (late, "/late"), (half, "/half"), (secure, "/secure")] {
             let mut client = client;
             let mut answer = String::new();
             client.read_to_string(&mut answer).await.expect("reads");

@@ -45,7 +45,7 @@ pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) ->
     // What is counted here is what the autoscaler goes by.
     let (sender, messages) = mpsc::channel(activator::MESSAGES);
     let (pod, counted) = (super::host_name(), plane.clone());
-    base.parts.spawn("statistics", async move { activator::report(pod, &counted, wakes, &sender).await });
+    base.parts.spawn_endless("statistics", async move { activator::report(pod, &counted, wakes, &sender).await });
     let autoscaler = flags
         .autoscaler
         .unwrap_or_else(|| format!("autoscaler.{}.svc.{}:8080", config::NAMESPACE, settings.neap.cluster_domain));
@@ -53,7 +53,7 @@ pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) ->
         .rsplit_once(':')
         .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
         .ok_or(Error::Autoscaler(autoscaler.clone()))?;
-    base.parts.spawn("autoscaler", async move { reporting::send(&host, port, messages, |_| {}).await });
+    base.parts.spawn_endless("autoscaler", async move { reporting::send(&host, port, messages, |_| {}).await });
     // Before that every host would be unknown, and nobody shall count us as ready.
     tokio::select! {
         () = listed.cancelled() => {}

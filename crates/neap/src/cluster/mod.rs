@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{self, Cluster};
 use crate::parts::{Ended, Parts};
-use crate::process::{self, Signals, now};
+use crate::process::{self, Signals, now, say};
 
 /// Which messages are shown when `NEAP_LOG` says nothing: these run where logs are collected.
 const LOG_DEFAULT: &str = "info,kube=warn";
@@ -189,5 +189,5 @@ async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, 
 
 /// The line scripts wait for.
 fn ready(role: &str) {
-    println!("ready: {role}");
+    say(format_args!("ready: {role}"));
 }

@@ -25,9 +25,13 @@ pub const GATEWAY: &str = "neap-gateway";
 /// Name of the Service in front of cluster-local hosts.
 pub const GATEWAY_INTERNAL: &str = "neap-gateway-internal";
 
+/// Services get their names here until somebody says otherwise: such names lead to this machine by themselves.
+const DOMAIN: &str = "localhost";
+
 /// What this start decided and the objects must say.
 pub struct Facts {
-    pub domain: String,
+    /// `None`: no flag said one.
+    pub domain: Option<String>,
     /// Where the gateway is reached from outside.
     pub listen: IpAddr,
     pub http_port: u16,
@@ -53,7 +57,7 @@ pub async fn run(client: &Client, facts: &Facts) -> kube::Result<()> {
         ensure(&Api::all(client.clone()), &namespace).await?;
     }
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), keys::config::NAMESPACE);
-    for map in neap_logic::config::examples(&facts.domain) {
+    for map in neap_logic::config::examples(facts.domain.as_deref().unwrap_or(DOMAIN)) {
         ensure(&maps, &map).await?;
     }
     follow_flags(&maps, facts).await?;
@@ -69,21 +73,22 @@ pub async fn run(client: &Client, facts: &Facts) -> kube::Result<()> {
     gateway(client, facts).await
 }
 
-/// The keys that a flag decides are set anew at each start.
+/// The keys that a flag decides are set anew at each start that gives the flag.
 async fn follow_flags(maps: &Api<ConfigMap>, facts: &Facts) -> kube::Result<()> {
     let ports = json!({"data": {
         "external-http-port": facts.http_port.to_string(),
         "external-https-port": facts.https_port.to_string(),
     }});
     maps.patch(keys::config::NEAP, &PatchParams::default(), &Patch::Merge(ports)).await?;
+    let Some(wanted) = &facts.domain else { return Ok(()) };
     let domains = maps.get(keys::config::DOMAIN).await?.data.unwrap_or_default();
     let written: Vec<_> = domains.iter().filter(|(name, _)| *name != neap_logic::config::EXAMPLE_KEY).collect();
     // One domain for everything is what a start writes; anything else is a user's own arrangement.
     if let [(name, selector)] = written.as_slice()
         && selector.trim().is_empty()
-        && **name != facts.domain
+        && *name != wanted
     {
-        let patch = json!({"data": { (**name).clone(): null, facts.domain.clone(): "" }});
+        let patch = json!({"data": { (**name).clone(): null, wanted.clone(): "" }});
         maps.patch(keys::config::DOMAIN, &PatchParams::default(), &Patch::Merge(patch)).await?;
     }
     Ok(())

@@ -19,7 +19,7 @@ mod top;
 use std::collections::BTreeMap;
 
 use crate::args;
-use crate::process::{self, Signals};
+use crate::process::{self, Signals, Told, say};
 
 pub use config::Config;
 pub use platform::Error;
@@ -41,20 +41,42 @@ pub fn main(flags: args::Up, env: &BTreeMap<String, String>) -> Result<(), Strin
 async fn serve(config: Config) -> Result<(), Error> {
     let mut signals = Signals::catch().map_err(Error::Signals)?;
     let demo = config.demo;
-    let mut platform = platform::Platform::start(config).await?;
-    for line in platform.banner() {
-        println!("{line}");
-    }
-    if demo {
-        println!("{}", demo::deploy(&platform).await?);
-    }
-    println!("{}", platform.ready_line());
-    let (ending, result) = tokio::select! {
-        _ = signals.interrupt.recv() => (platform::Ending::Whole, Ok(())),
-        // A service manager restarts us: what runs goes on running.
-        _ = signals.terminate.recv() => (platform::Ending::LeavePods, Ok(())),
-        fault = platform.failed() => (platform::Ending::LeavePods, Err(fault)),
+    let mut platform = tokio::select! {
+        started = platform::Platform::start(config) => started?,
+        _ = signals.next() => return Ok(()),
     };
-    platform.stop(ending).await;
+    platform.banner().iter().for_each(say);
+    if demo {
+        let told = tokio::select! {
+            deployed = demo::deploy(&platform) => deployed,
+            signal = signals.next() => return end(platform, signal, &mut signals, Ok(())).await,
+        };
+        // Without its sample the platform is still one.
+        say(told.unwrap_or_else(|error| process::chain(&error)));
+    }
+    say(platform.ready_line());
+    let (signal, result) = tokio::select! {
+        signal = signals.next() => (signal, Ok(())),
+        fault = platform.failed() => (Told::Terminate, Err(fault)),
+    };
+    end(platform, signal, &mut signals, result).await
+}
+
+/// Ends in order; a second signal ends at once.
+async fn end(
+    platform: platform::Platform,
+    signal: Told,
+    signals: &mut Signals,
+    result: Result<(), Error>,
+) -> Result<(), Error> {
+    let ending = match signal {
+        Told::Interrupt | Told::HangUp => platform::Ending::Whole,
+        // A service manager restarts us: what runs goes on running.
+        Told::Terminate => platform::Ending::LeavePods,
+    };
+    tokio::select! {
+        () = platform.stop(ending) => {}
+        _ = signals.next() => say("ended before everything was done; the next start takes over what still runs"),
+    }
     result
 }

@@ -26,7 +26,7 @@ use super::ports::{Drains, Resolver, Stats, mirror_ingress_status};
 use super::{bootstrap, logs};
 use crate::args;
 use crate::parts::{Ended, Parts};
-use crate::process::{follow_registries, now};
+use crate::process::{follow_registries, now, say};
 
 /// The cluster's own domain.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -41,6 +41,8 @@ const DNS_PORT: u16 = 53;
 const START: Duration = Duration::from_secs(60);
 /// How long requests in flight may take at the end: Knative's longest request.
 const DRAIN: Duration = Duration::from_secs(600);
+/// After so long a person is told why nothing seems to happen.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How long pods may take to end when the platform is stopped by hand.
 const POD_GRACE: Duration = Duration::from_secs(10);
 
@@ -105,9 +107,11 @@ pub struct Platform {
     gateway: neap_proxy::Running,
     /// Stops the gateway: first, while pods still answer.
     gateway_stop: CancellationToken,
-    /// Stops everything else.
-    stop: CancellationToken,
+    /// Everything between the gateway and the API.
     parts: Parts<Error>,
+    stop: CancellationToken,
+    api_parts: Parts<Error>,
+    api_stop: CancellationToken,
 }
 
 impl Platform {
@@ -141,11 +145,14 @@ impl Platform {
         };
         let store = opened.await.expect("opening a store does not panic");
         let store = store.map_err(|source| Error::Store { path, source })?;
-        let api = Api::new(&config, &data, store.clone(), bridge, stop.clone())?;
+        // Its users end before it does.
+        let api_stop = CancellationToken::new();
+        let api = Api::new(&config, &data, store.clone(), bridge, api_stop.clone())?;
         let client = api.client();
 
+        let mut api_parts = Parts::new(api_stop.clone());
+        api.serve(&mut api_parts, sockets.api, bridge).await?;
         let mut parts = Parts::new(stop.clone());
-        api.serve(&mut parts, sockets.api, bridge).await?;
 
         let internal = Internal::bind(bridge).await?;
         let endpoints = Endpoints {
@@ -173,10 +180,13 @@ impl Platform {
         let (follower, settings) = SettingsFollower::new(client.clone(), clock.clone());
         let settings_read = CancellationToken::new();
         parts.spawn("settings", follower.run(settings_read.clone(), stop.clone()));
-        within(settings_read.cancelled()).await?;
+        within(&mut [&mut parts, &mut api_parts], settings_read.cancelled()).await?;
         api.follow(settings.clone());
         let registries = images.clone();
-        parts.spawn("registries", follow_registries(settings.clone(), move |named| registries.set_registries(named)));
+        parts.spawn_endless(
+            "registries",
+            follow_registries(settings.clone(), move |named| registries.set_registries(named)),
+        );
 
         let mut metrics = Metrics::default();
         let (plane, wakes) = DataPlane::new(neap_api::keys::networking::NEAP_INGRESS_CLASS);
@@ -185,7 +195,7 @@ impl Platform {
         let watches = neap_dataplane::watch::run(client.clone(), plane.clone(), listed.clone(), stop.clone());
         parts.spawn("gateway watches", watches);
         // Before that every host would be unknown; who comes earlier waits in the sockets' backlog.
-        within(listed.cancelled()).await?;
+        within(&mut [&mut parts, &mut api_parts], listed.cancelled()).await?;
         let mut listeners = vec![
             GatewayListener {
                 socket: blocking(sockets.http)?,
@@ -210,9 +220,9 @@ impl Platform {
         let gateway = gateway.start(listeners, workers, gateway_stop.clone()).map_err(Error::Gateway)?;
 
         let board = Arc::new(ServedBoard::default());
-        parts.spawn("ingress status", mirror_ingress_status(plane.ingress_status(), board.clone()));
+        parts.spawn_endless("ingress status", mirror_ingress_status(plane.ingress_status(), board.clone()));
         let stats = Arc::new(Stats::new(plane.clone()));
-        parts.spawn("wakes", stats.clone().forward(wakes));
+        parts.spawn_endless("wakes", stats.clone().forward(wakes));
         let autoscaler = Autoscaler {
             client: client.clone(),
             settings: settings.clone(),
@@ -282,10 +292,23 @@ impl Platform {
         parts.spawn("kubelet", async move { kubelet.run().await });
         parts.spawn("metrics", super::metrics::serve(sockets.metrics, Arc::new(metrics), stop.clone()));
 
-        within(controllers_ready.cancelled()).await?;
+        within(&mut [&mut parts, &mut api_parts], controllers_ready.cancelled()).await?;
         data_dir::replace(&data.kubeconfig(), api.kubeconfig(&endpoints.api_url())?.as_bytes(), 0o600)?;
         data_dir::replace(&data.endpoints(), endpoints.json().as_bytes(), 0o644)?;
-        Ok(Self { client, images, runtime, endpoints, data, store, gateway, gateway_stop, stop, parts })
+        Ok(Self {
+            client,
+            images,
+            runtime,
+            endpoints,
+            data,
+            store,
+            gateway,
+            gateway_stop,
+            parts,
+            stop,
+            api_parts,
+            api_stop,
+        })
     }
 
     pub fn client(&self) -> Client {
@@ -320,19 +343,23 @@ impl Platform {
 
     /// Resolves when a part that should run for ever has ended.
     pub async fn failed(&mut self) -> Error {
-        self.parts.failed().await
+        first_failure(&mut [&mut self.parts, &mut self.api_parts]).await
     }
 
     /// Requests in flight end first, then the controllers, then the API; the store last.
     pub async fn stop(self, ending: Ending) {
         self.gateway_stop.cancel();
-        let Self { gateway, stop, parts, runtime, store, data, .. } = self;
-        if tokio::time::timeout(DRAIN, gateway.join()).await.is_err() {
-            tracing::warn!("requests were still in flight after {} s", DRAIN.as_secs());
+        let Self { gateway, parts, stop, api_parts, api_stop, runtime, store, data, .. } = self;
+        let mut gateway = std::pin::pin!(gateway.join());
+        if tokio::time::timeout(PATIENCE, &mut gateway).await.is_err() {
+            say("requests are in flight; waiting for their end. Ctrl-C ends them.");
+            if tokio::time::timeout(DRAIN, gateway).await.is_err() {
+                tracing::warn!("requests were still in flight after {} s", DRAIN.as_secs());
+            }
         }
-        stop.cancel();
-        if tokio::time::timeout(START, parts.join()).await.is_err() {
-            tracing::warn!("not every part ended in time");
+        for (stop, parts) in [(stop, parts), (api_stop, api_parts)] {
+            stop.cancel();
+            parts.join().await;
         }
         if ending == Ending::Whole {
             let ends = runtime.list().into_iter().map(|pod| {
@@ -421,8 +448,16 @@ fn blocking(listener: TcpListener) -> Result<std::net::TcpListener, Error> {
     listener.into_std().map_err(Error::Socket)
 }
 
-async fn within(ready: impl Future<Output = ()>) -> Result<(), Error> {
-    tokio::time::timeout(START, ready).await.map_err(|_| Error::Slow)
+async fn within(parts: &mut [&mut Parts<Error>], ready: impl Future<Output = ()>) -> Result<(), Error> {
+    tokio::select! {
+        () = ready => Ok(()),
+        fault = first_failure(parts) => Err(fault),
+        () = tokio::time::sleep(START) => Err(Error::Slow),
+    }
+}
+
+async fn first_failure(parts: &mut [&mut Parts<Error>]) -> Error {
+    futures::future::select_all(parts.iter_mut().map(|parts| Box::pin(parts.failed()))).await.0
 }
 
 fn gateway_config(endpoints: &Endpoints) -> neap_dataplane::Config {

@@ -82,6 +82,7 @@ impl World {
             metric: self.metric.as_ref(),
             scaling: &scaling,
             decided: self.decided,
+            measured_since: None,
             replicas: self.replicas,
             ready: self.ready,
             in_path: self.in_path,
