@@ -62,7 +62,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     end(platform, signal, &mut signals, result).await
 }
 
-/// Ends in order; a second signal ends at once.
+/// Ends in order; a second signal cuts the requests in flight.
 async fn end(
     platform: platform::Platform,
     signal: Told,
@@ -74,9 +74,6 @@ async fn end(
         // A service manager restarts us: what runs goes on running.
         Told::Terminate => platform::Ending::LeavePods,
     };
-    tokio::select! {
-        () = platform.stop(ending) => {}
-        _ = signals.next() => say("ended before everything was done; the next start takes over what still runs"),
-    }
+    platform.stop(ending, signals.any()).await;
     result
 }

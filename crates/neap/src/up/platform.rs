@@ -346,15 +346,17 @@ impl Platform {
         first_failure(&mut [&mut self.parts, &mut self.api_parts]).await
     }
 
-    /// Requests in flight end first, then the controllers, then the API; the store last.
-    pub async fn stop(self, ending: Ending) {
+    /// Requests in flight end first, then the controllers, then the API; the store last. The gateway cuts what is left
+    /// after [`DRAIN`], and `hurry` ends the wait for it.
+    pub async fn stop(self, ending: Ending, hurry: impl Future<Output = ()>) {
         self.gateway_stop.cancel();
         let Self { gateway, parts, stop, api_parts, api_stop, runtime, store, data, .. } = self;
         let mut gateway = std::pin::pin!(gateway.join());
         if tokio::time::timeout(PATIENCE, &mut gateway).await.is_err() {
-            say("requests are in flight; waiting for their end. Ctrl-C ends them.");
-            if tokio::time::timeout(DRAIN, gateway).await.is_err() {
-                tracing::warn!("requests were still in flight after {} s", DRAIN.as_secs());
+            say("requests are in flight; waiting for their end. Ctrl-C cuts them.");
+            tokio::select! {
+                () = gateway => {}
+                () = hurry => tracing::warn!("told twice to end: requests in flight are cut"),
             }
         }
         for (stop, parts) in [(stop, parts), (api_stop, api_parts)] {
@@ -461,7 +463,8 @@ async fn first_failure(parts: &mut [&mut Parts<Error>]) -> Error {
 }
 
 fn gateway_config(endpoints: &Endpoints) -> neap_dataplane::Config {
-    neap_dataplane::Config { https_port: endpoints.https.port(), ..Default::default() }
+    let server = neap_proxy::ServerConfig { drain_timeout: DRAIN, ..Default::default() };
+    neap_dataplane::Config { server, https_port: endpoints.https.port(), ..Default::default() }
 }
 
 /// Every way to write the registry of this machine in the name of an image.
