@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use neap_api::acme::CHALLENGE_PATH;
 use neap_logic::routing::{Door, HostRoutes, Lookup, PathRule, RevisionKey, Split, Table};
 use neap_proxy::{
     Body, Connection, Handler, Listener, Metrics, ProxyError, Request, Response, Running, Server, Upstream, Worker,
@@ -194,6 +195,9 @@ impl Front {
         let secure = connection.tls || (entrance.trusted && request::says_https(request.headers()));
         let gate = loop {
             let snapshot = self.snapshots.load();
+            if let Some(answer) = challenge_answer(&snapshot, request) {
+                return Ok(answer);
+            }
             match self.route(&snapshot, request, entrance.door, secure)? {
                 Route::Go(way) => {
                     if let Some(answer) = probe::answer(request, way.legs.hash(), &way.gate.name) {
@@ -321,6 +325,15 @@ impl Front {
         }
         response
     }
+}
+
+/// What an authority that makes certificates wants to read, in the clear, whatever the routes of the host say.
+fn challenge_answer(snapshot: &Snapshot, request: &Request) -> Option<Response> {
+    let token = request.uri().path().strip_prefix(CHALLENGE_PATH)?;
+    let answer = snapshot.http01(headers::authority(request)?, token)?;
+    let mut response = http::Response::new(Body::full(answer.to_owned()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    Some(response)
 }
 
 fn serves(routes: &Table, host: &str) -> bool {

@@ -105,6 +105,11 @@ impl DataPlane {
         self.status.subscribe()
     }
 
+    /// Whether an Ingress names this host.
+    pub fn serves(&self, host: &str) -> bool {
+        self.snapshots.load().routes.host(host).is_some()
+    }
+
     /// What happened at each Revision since the last call; one caller only, for collecting resets.
     pub fn collect(&self, now: Instant) -> Vec<Stat> {
         self.snapshot().revisions.values().filter_map(|gate| gate.collect(now)).collect()

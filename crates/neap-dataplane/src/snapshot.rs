@@ -6,6 +6,7 @@ use neap_logic::routing::{Backend, Port, RevisionKey, SecretRef, Table};
 use neap_proxy::tls::CertifiedKey;
 use rpds::HashTrieMapSync;
 
+use crate::certificates::Challenge;
 use crate::gate::Gate;
 
 /// A map that costs nothing to copy: a copy and its original share all but what has changed since, so that one change
@@ -19,6 +20,8 @@ pub(crate) struct Snapshot {
     pub(crate) revisions: Shared<RevisionKey, Arc<Gate>>,
     pub(crate) services: Shared<ServiceKey, Arc<ServiceEntry>>,
     pub(crate) certificates: Shared<SecretRef, Arc<CertifiedKey>>,
+    /// Of orders for certificates that are open.
+    pub(crate) challenges: Shared<SecretRef, Arc<Challenge>>,
 }
 
 /// Names a Kubernetes Service.

@@ -18,6 +18,9 @@ use tokio_rustls::client::TlsStream;
 pub use rustls::server::{ClientHello, ResolvesServerCert};
 pub use rustls::sign::CertifiedKey;
 
+/// The protocol in whose handshake an authority looks for an answer (RFC 8737); nothing is said after it.
+pub const ACME_TLS: &[u8] = b"acme-tls/1";
+
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -45,10 +48,13 @@ pub fn certified_key(chain: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, TlsE
     Ok(Arc::new(CertifiedKey::from_der(chain, key, &provider)?))
 }
 
-/// TLS 1.2 and 1.3, h2 before HTTP/1.1, certificates by server name from `resolver`.
+/// For the world: TLS 1.2 and 1.3, h2 before HTTP/1.1, certificates by server name from `resolver`, which may also answer
+/// who speaks [`ACME_TLS`].
 pub fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> Arc<ServerConfig> {
     let policy = TlsPolicy { versions: vec![&TLS13, &TLS12], ..TlsPolicy::default() };
-    policy.server_config(resolver)
+    let mut config = Arc::unwrap_or_clone(policy.server_config(resolver));
+    config.alpn_protocols.push(ACME_TLS.to_vec());
+    Arc::new(config)
 }
 
 /// Which TLS is spoken, where somebody decides about it: versions, suites and groups.

@@ -630,3 +630,42 @@ async fn metrics_name_each_revision() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn challenges_are_answered_in_the_clear() {
+    local(async {
+        let world = World::new();
+        let order = |namespace: &str, of: &str| {
+            let answers = json!({ "namespace": of, "http01": [
+                { "host": "shop.example", "token": "tok", "key_authorization": "tok.thumb" },
+            ]});
+            json!({ "apiVersion": "v1", "kind": "Secret", "type": "neap.dev/acme-order",
+                "metadata": { "namespace": namespace, "name": "acme-1" },
+                "data": { "answers": k8s_openapi::ByteString(answers.to_string().into_bytes()) } })
+        };
+        let path = "/.well-known/acme-challenge/tok";
+        let solver = json!({ "path": path, "splits": [
+            { "serviceName": "neap-acme", "serviceNamespace": "knative-serving", "servicePort": 80 }] });
+        world.ingress(
+            "shop",
+            json!({ "httpOption": "Redirected", "rules": [
+                { "hosts": ["shop.example"], "http": { "paths": [solver, path_to_revision("r")] } },
+            ]}),
+        );
+        // Nobody else's Secrets count, nor an order of another namespace.
+        world.feed::<k8s_openapi::api::core::v1::Secret>(order("other", "ns"));
+        world.feed::<k8s_openapi::api::core::v1::Secret>(order("knative-serving", "other"));
+        assert_eq!(world.get(EXTERNAL, "shop.example", "/").await.0, 301);
+        // The answer may come a moment after the path.
+        let late = async {
+            sleep(Duration::from_millis(20)).await;
+            world.feed::<k8s_openapi::api::core::v1::Secret>(order("knative-serving", "ns"));
+        };
+        let (answer, ()) = tokio::join!(world.get(EXTERNAL, "shop.example:80", path), late);
+        assert_eq!(answer, (200, "tok.thumb".to_owned()));
+        assert_eq!(world.get(EXTERNAL, "shop.example", "/.well-known/acme-challenge/other").await.0, 301);
+        // Whoever has a host of ours and no Ingress yet.
+        assert_eq!(world.get(LOCAL, "SHOP.example", path).await, (200, "tok.thumb".to_owned()));
+    })
+    .await;
+}

@@ -298,6 +298,18 @@ impl Indexes {
     pub(crate) fn apply_secret(&mut self, secret: &Secret) -> Dirty {
         let (namespace, name) = key_of(&secret.metadata);
         let key = SecretRef { namespace: namespace.into(), name: name.into() };
+        match certificates::of_order(secret) {
+            Some(Ok(challenge)) => {
+                self.snapshot.challenges.insert_mut(key, Arc::new(challenge));
+                return Dirty::SNAPSHOT;
+            }
+            Some(Err(error)) => {
+                tracing::warn!(secret = %format_args!("{namespace}/{name}"), error = &error as &dyn std::error::Error,
+                    "an authority's challenge cannot be answered");
+                return self.delete_secret(&key);
+            }
+            None => {}
+        }
         match certificates::of_secret(secret) {
             None => self.delete_secret(&key),
             Some(Err(error)) => {
@@ -313,11 +325,12 @@ impl Indexes {
     }
 
     pub(crate) fn delete_secret(&mut self, key: &SecretRef) -> Dirty {
-        if self.snapshot.certificates.remove_mut(key) { Dirty::SNAPSHOT } else { Dirty::NOTHING }
+        let Snapshot { certificates, challenges, .. } = &mut self.snapshot;
+        if certificates.remove_mut(key) | challenges.remove_mut(key) { Dirty::SNAPSHOT } else { Dirty::NOTHING }
     }
 
     pub(crate) fn secrets(&self) -> Vec<SecretRef> {
-        self.snapshot.certificates.keys().cloned().collect()
+        self.snapshot.certificates.keys().chain(self.snapshot.challenges.keys()).cloned().collect()
     }
 }
 

@@ -243,4 +243,21 @@ const NEAP: &[Row] = &[
         "",
         "Mirrors asked first, a line for each registry: docker.io=mirror.example:5000/hub,http://10.0.0.1:5000",
     ),
+    (
+        "acme.directory",
+        "",
+        "Where public certificates come from: letsencrypt, letsencrypt-staging or the URL of a directory, whose terms you\n\
+         # accept by naming it. Empty leaves all certificates to the local authority.",
+    ),
+    ("acme.email", "", "Where that authority may write to."),
+    (
+        "acme.challenges",
+        "http-01,tls-alpn-01",
+        "How control over a name is shown: on port 80, on port 443. After a failure the next one is tried.",
+    ),
+    ("acme.profile", "", "Profile of the certificates, where the authority has several."),
+    ("acme.eab-key-id", "", "External account: its key id, and the Secret in knative-serving with its key as hmac-key."),
+    ("acme.eab-secret", "", ""),
+    ("acme.root-ca", "", "Authorities the directory itself may be certified by, beside those the system trusts; PEM."),
+    ("acme.max-orders", "10", "Orders open at once."),
 ];

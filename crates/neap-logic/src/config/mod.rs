@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+pub mod acme;
 pub mod autoscaler;
 pub mod defaults;
 pub mod deployment;
@@ -21,6 +22,7 @@ pub mod observability;
 pub mod quantity;
 mod reader;
 
+pub use acme::{Acme, ChallengeKind};
 pub use autoscaler::Autoscaler;
 pub use defaults::Defaults;
 pub use deployment::Deployment;

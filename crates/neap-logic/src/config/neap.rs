@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::acme::{self, Acme};
 use super::reader::{Data, Mistake, Reader};
 
 /// The config-map's name.
@@ -44,6 +45,8 @@ pub struct Neap {
     pub insecure_registries: Vec<String>,
     /// Registry → the mirrors to ask before it, `[http://]host[:port][/prefix]`, in this order.
     pub registry_mirrors: BTreeMap<String, Vec<String>>,
+    /// Where public certificates come from; `None` while the local authority issues all of them.
+    pub acme: Option<Acme>,
 }
 
 impl Default for Neap {
@@ -56,6 +59,7 @@ impl Default for Neap {
             local_gateway: service_name(LOCAL_GATEWAY).expect("the default is well formed"),
             insecure_registries: Vec::new(),
             registry_mirrors: BTreeMap::new(),
+            acme: None,
         }
     }
 }
@@ -89,6 +93,7 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Neap {
             "lines such as docker.io=mirror.example:5000/hub,http://10.0.0.1:5000",
             mirrors,
         ),
+        acme: acme::parse(&mut r),
     }
 }
 

@@ -9,14 +9,16 @@ use neap_api::ConditionStatus;
 use neap_api::condition::{READY, find};
 use neap_api::keys::{networking, serving as keys};
 use neap_api::networking::{
-    Certificate, CertificateSpec, ClusterDomainClaim, ClusterDomainClaimSpec, HttpPath, HttpRule, Ingress, IngressRule,
+    Certificate, CertificateSpec, ClusterDomainClaim, ClusterDomainClaimSpec, Http01Challenge, HttpPath, HttpRule, Ingress, IngressRule,
     IngressSpec, IngressSplit, IngressTls,
 };
 use neap_api::serving::{Address, DomainMapping, DomainMappingStatus, Route, Service};
 use serde_json::json;
 
 use super::cache::Cache;
+use super::certificate::RENEWING;
 use super::ensure::{Match, controller_ref, ensure, is_controlled_by};
+use super::route::ingress::challenge_paths;
 use super::{Context, Object, ObjectRef, Patch, Plan, Write, meta};
 use crate::conditions::{self, Conditions};
 use crate::config::network::HttpProtocol;
@@ -144,7 +146,6 @@ fn map(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut DomainMap
     if tls.https {
         show(status, "https");
     }
-    let tls = tls.entries;
     let Some((target_host, backend)) = resolve(o, c) else { return };
     let desired = make_ingress(o, &target_host, &backend, tls);
     let name = meta::name(&desired.metadata);
@@ -173,6 +174,14 @@ struct Tls {
     entries: Vec<IngressTls>,
     /// Whether it is called with https; so it may be before there is a certificate.
     https: bool,
+    /// Challenges to answer before there is a certificate, or another one.
+    challenges: Vec<Http01Challenge>,
+}
+
+impl Tls {
+    fn new(entries: Vec<IngressTls>, https: bool) -> Self {
+        Self { entries, https, challenges: Vec::new() }
+    }
 }
 
 /// The certificate to serve with; `None` when it is somebody else's.
@@ -191,13 +200,13 @@ fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Tls>
             "CertificateExternallyProvided",
             "TLS certificate was provided externally",
         );
-        return Some(Tls { entries: vec![entry(&tls.secret_name)], https: true });
+        return Some(Tls::new(vec![entry(&tls.secret_name)], true));
     }
     let spellings = [networking::DISABLE_TLS, networking::DISABLE_AUTO_TLS, networking::DISABLE_AUTO_TLS_ALT];
     let disabled = meta::annotation_of(&mapping.metadata, &spellings).is_some_and(|v| v.eq_ignore_ascii_case("true"));
     if !o.context.settings.network.external_domain_tls || disabled {
         c.mark_true_because(CERTIFICATE_PROVISIONED, "TLSNotEnabled", "external-domain-tls is not enabled");
-        return Some(Tls { entries: Vec::new(), https: false });
+        return Some(Tls::new(Vec::new(), false));
     }
     let wanted = make_certificate(o);
     let name = meta::name(&wanted.metadata).to_owned();
@@ -211,23 +220,35 @@ fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Tls>
         return None;
     }
     plan.write(ensure(held, &wanted, Match::Exact));
-    let ready = held
-        .filter(|held| held.spec == wanted.spec)
-        .and_then(|held| held.status.as_ref())
-        .and_then(|s| find(&s.conditions, READY));
+    let status = held.filter(|held| held.spec == wanted.spec).and_then(|held| held.status.as_ref());
+    let ready = status.and_then(|s| find(&s.conditions, READY));
+    let challenges = status.map(|s| s.http01_challenges.clone()).unwrap_or_default();
     if ready.is_some_and(|r| r.status == ConditionStatus::True) {
         c.mark_true(CERTIFICATE_PROVISIONED);
-        return Some(Tls { entries: vec![entry(&wanted.spec.secret_name)], https: true });
+        let renews =
+            status.is_some_and(|s| conditions::status_of(&s.conditions, RENEWING) == ConditionStatus::True);
+        let challenges = if renews { challenges } else { Vec::new() };
+        return Some(Tls { entries: vec![entry(&wanted.spec.secret_name)], https: true, challenges });
     }
     let downgrade = o.context.settings.network.http_protocol == HttpProtocol::Enabled;
-    if downgrade {
-        let message = format!("Certificate {name} is not ready downgrade HTTP.");
-        c.mark_true_because(CERTIFICATE_PROVISIONED, "HTTPDowngrade", &message);
-    } else {
-        let message = format!("Certificate {name} is not ready.");
-        c.mark_unknown(CERTIFICATE_PROVISIONED, "CertificateNotReady", &message);
+    let failed = ready.filter(|r| r.status == ConditionStatus::False);
+    let why = failed.map(|r| if r.message.is_empty() { &r.reason } else { &r.message });
+    match (downgrade, why) {
+        (true, why) => {
+            let why = why.map_or_else(|| ".".to_owned(), |why| format!(": {why}"));
+            let message = format!("Certificate {name} is not ready downgrade HTTP{why}");
+            c.mark_true_because(CERTIFICATE_PROVISIONED, "HTTPDowngrade", &message);
+        }
+        (false, Some(why)) => {
+            let message = format!("Certificate {name} fails to be provisioned: {why}");
+            c.mark_false(CERTIFICATE_PROVISIONED, "CertificateProvisionFailed", &message);
+        }
+        (false, None) => {
+            let message = format!("Certificate {name} is not ready.");
+            c.mark_unknown(CERTIFICATE_PROVISIONED, "CertificateNotReady", &message);
+        }
     }
-    Some(Tls { entries: Vec::new(), https: !downgrade })
+    Some(Tls { entries: Vec::new(), https: !downgrade, challenges })
 }
 
 fn make_certificate(o: &Observed) -> Certificate {
@@ -333,7 +354,7 @@ fn resolve(o: &Observed, c: &mut Conditions) -> Option<(String, String)> {
     Some((host.to_owned(), service.to_owned()))
 }
 
-fn make_ingress(o: &Observed, target_host: &str, backend: &str, tls: Vec<IngressTls>) -> Ingress {
+fn make_ingress(o: &Observed, target_host: &str, backend: &str, tls: Tls) -> Ingress {
     let own = &o.mapping.metadata;
     let host = meta::name(own);
     let settings = &o.context.settings;
@@ -362,6 +383,8 @@ fn make_ingress(o: &Observed, target_host: &str, backend: &str, tls: Vec<Ingress
         }],
         ..HttpPath::default()
     };
+    let mut paths = challenge_paths(&tls.challenges, &[host.to_owned()]);
+    paths.push(path);
     Ingress {
         metadata: ObjectMeta {
             name: Some(names::ingress(host)),
@@ -372,12 +395,12 @@ fn make_ingress(o: &Observed, target_host: &str, backend: &str, tls: Vec<Ingress
             ..ObjectMeta::default()
         },
         spec: IngressSpec {
-            http_option: if redirected && !tls.is_empty() { "Redirected".into() } else { "Enabled".into() },
-            tls,
+            http_option: if redirected && !tls.entries.is_empty() { "Redirected".into() } else { "Enabled".into() },
+            tls: tls.entries,
             rules: vec![IngressRule {
                 hosts: vec![host.to_owned()],
                 visibility: "ExternalIP".into(),
-                http: Some(HttpRule { paths: vec![path] }),
+                http: Some(HttpRule { paths }),
             }],
         },
         status: None,

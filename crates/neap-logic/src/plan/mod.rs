@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::config::Settings;
 
 pub mod cache;
+pub mod certificate;
 pub mod configuration;
 pub mod deployment;
 pub mod domainmapping;

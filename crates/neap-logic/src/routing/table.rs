@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use neap_api::acme::CHALLENGE_PATH;
+
 use super::host::{HostBuf, HostMap, host_of};
 use super::rule::{HostRoutes, PathRule, SecretRef};
 
@@ -64,7 +66,7 @@ impl Table {
         };
         let paths = match door {
             Door::External => match &host.external {
-                Some(_) if host.redirect && !secure => return Lookup::Redirect(host),
+                Some(paths) if host.redirect && !secure && !is_challenge(path, paths) => return Lookup::Redirect(host),
                 Some(paths) => paths,
                 None => return Lookup::LocalOnly(host),
             },
@@ -110,6 +112,13 @@ impl Table {
     pub fn is_empty(&self) -> bool {
         self.hosts.is_empty()
     }
+}
+
+/// Whether an authority that makes certificates is waited for under this path: it asks in the clear (F1.11), and may find no
+/// certificate where a redirect would send it.
+fn is_challenge(path: &str, paths: &[PathRule]) -> bool {
+    path.starts_with(CHALLENGE_PATH)
+        && paths.iter().any(|rule| rule.prefix.starts_with(CHALLENGE_PATH) && path.starts_with(&*rule.prefix))
 }
 
 fn matches<'h>(rule: &PathRule, path: &str, header: impl Fn(&str) -> Option<&'h str>) -> bool {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
 use super::accept::Accepted;
@@ -29,6 +29,7 @@ use crate::config::{H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_
 use crate::handler::{Connection, Handler, Response};
 use crate::metrics::ExpiredLabels;
 use crate::time::now;
+use crate::tls::ACME_TLS;
 
 /// A connection that has been silent for so long gives its buffers back. Shorter, and clients that pause would be served
 /// with fresh ones each time; longer, and ten thousand that only keep a connection would hold a hundred megabytes.
@@ -197,11 +198,16 @@ pub(super) async fn serve<H: Handler>(accepted: Accepted, shared: Rc<Shared>, ha
         None => Box::pin(speak(stream, connection, None, &shared, handler)).await,
         Some(tls) => {
             let timeout = shared.server.config.tls_handshake_timeout;
-            let Ok(Ok(stream)) = Box::pin(tokio::time::timeout(timeout, tls.accept(stream))).await else {
+            let Ok(Ok(mut stream)) = Box::pin(tokio::time::timeout(timeout, tls.accept(stream))).await else {
                 metrics.tls_failures.inc();
                 return;
             };
             let (_, session) = stream.get_ref();
+            if session.alpn_protocol() == Some(ACME_TLS) {
+                // The handshake was the answer. Whoever asked may be gone already.
+                drop(tokio::time::timeout(timeout, stream.shutdown()).await);
+                return;
+            }
             connection.tls = true;
             connection.server_name = session.server_name().map(Arc::from);
             let h2 = session.alpn_protocol().map(|protocol| protocol == b"h2");

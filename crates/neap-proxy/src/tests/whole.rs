@@ -90,6 +90,8 @@ async fn listeners_workers_tls_and_shutdown() {
             .expect("speaks TLS")
             .with_root_certificates(roots)
             .with_no_client_auth();
+        let mut asking = client.clone();
+        asking.alpn_protocols = vec![tls::ACME_TLS.to_vec()];
         client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
         let dial = async |name: &'static str| {
@@ -107,6 +109,14 @@ async fn listeners_workers_tls_and_shutdown() {
         let answer = sender.send_request(request).await.expect("answers").into_body().collect().await;
         assert_eq!(answer.expect("collects").to_bytes(), "HTTP/2.0 1 true app.example");
         assert!(dial("other.example").await.is_err());
+
+        // An authority that makes certificates looks at the handshake only.
+        let stream = TcpStream::connect(secure).await.expect("connects");
+        let asking = tokio_rustls::TlsConnector::from(Arc::new(asking));
+        let mut stream =
+            asking.connect(ServerName::try_from("app.example").expect("a name"), stream).await.expect("an answer");
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(tls::ACME_TLS));
+        assert_eq!(tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 16]).await.expect("a proper end"), 0);
 
         shutdown.cancel();
         let drained = tokio::time::timeout(std::time::Duration::from_secs(10), running.join());

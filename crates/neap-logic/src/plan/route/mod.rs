@@ -20,7 +20,7 @@ use crate::names::{self, hosts};
 use crate::traffic::{self, Known, Rollout, Traffic, Visibility, visibility};
 
 mod certificates;
-mod ingress;
+pub(in crate::plan) mod ingress;
 #[cfg(test)]
 mod tests;
 
@@ -182,7 +182,7 @@ fn assign(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut RouteS
         status.address = Some(Address { url: Some(format!("https://{local_host}")) });
     }
     let rollout = rollout(o, &traffic, plan);
-    let desired = ingress::make(o, &traffic, &visibilities, &rollout, tls.entries)?;
+    let desired = ingress::make(o, &traffic, &visibilities, &rollout, tls.entries, &tls.challenges)?;
     ingress_state(o, &desired, &rollout, plan, c);
 
     let url_of_tag = |tag: &str| {
