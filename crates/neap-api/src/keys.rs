@@ -202,6 +202,12 @@ pub mod neap {
     pub const SERVICE_MODE: &str = "neap.dev/service-mode";
     /// The value of the annotation.
     pub const SERVICE_MODE_MANUAL: &str = "manual";
+    /// Annotation of an order's Secret: the Certificate it is for, namespace/name.
+    pub const CERTIFICATE: &str = "neap.dev/certificate";
+    /// Annotation of an account's Secret: the authority's directory, and the address it was told.
+    pub const ACME_DIRECTORY: &str = "neap.dev/acme-directory";
+    /// See [`ACME_DIRECTORY`].
+    pub const ACME_EMAIL: &str = "neap.dev/acme-email";
     /// Annotation of a certificate's Secret: who issued it.
     pub const ISSUER: &str = "neap.dev/issuer";
     /// The local authority: the Secret with its key, and the ConfigMap with what to trust, under `ca.crt`.

@@ -13,14 +13,15 @@ use tracing::{debug, info};
 
 use crate::autoscaler::{Autoscaler, Clock};
 use crate::caches::Caches;
+use crate::certificates;
 use crate::digests;
 use crate::events;
 use crate::kinds::{self, Queues};
 use crate::metrics::Metrics;
 use crate::ports::{DigestResolver, GatewayStatus};
 use crate::reconcilers::{
-    Configurations, DomainMappings, Garbage, Ingresses, Labeler, Revisions, Routes, ServerlessServices, Services,
-    Wildcards,
+    Certificates, Configurations, DomainMappings, Garbage, Ingresses, Labeler, Revisions, Routes, ServerlessServices,
+    Services, Wildcards,
 };
 use crate::shell::{self, Shared};
 
@@ -100,6 +101,10 @@ impl Controllers {
         background.spawn(writer.run());
         let (digests, asker) = digests::pair(digests, client.clone(), queues.revision.clone());
         background.spawn(asker.run(stop.clone()));
+        let certificates =
+            certificates::pair(client.clone(), caches.clone(), clock.clone(), queues.certificate.clone());
+        let (desk, clerk) = certificates;
+        background.spawn(clerk.run(stop.clone()));
         background.spawn(follow_gateway(gateway.clone(), queues.clone()));
         background.spawn(look_again(settings.clone(), queues.clone(), caches.clone()));
 
@@ -120,6 +125,7 @@ impl Controllers {
         start!(Garbage, garbage);
         start!(Ingresses { gateway }, ingress);
         start!(Wildcards, wildcard);
+        start!(Certificates { desk }, certificate);
         if let Some(autoscaler) = autoscaler {
             loops.spawn(autoscaler.run(stop.clone()));
         }

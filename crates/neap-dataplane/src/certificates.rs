@@ -43,9 +43,9 @@ pub(crate) fn of_order(secret: &Secret) -> Option<Result<Challenge, TlsError>> {
         && secret.metadata.namespace.as_deref() == Some(config::NAMESPACE);
     let answers = secret.data.as_ref().filter(|_| ours)?.get(acme::ANSWERS)?;
     let acme::Answers { namespace, http01, tls_alpn01 } = serde_json::from_slice(&answers.0).ok()?;
-    let pairs = tls_alpn01.into_iter().map(|answer| {
-        Ok((answer.host, certified_key(answer.certificate.as_bytes(), answer.key.as_bytes())?))
-    });
+    let pairs = tls_alpn01
+        .into_iter()
+        .map(|answer| Ok((answer.host, certified_key(answer.certificate.as_bytes(), answer.key.as_bytes())?)));
     Some(pairs.collect::<Result<_, _>>().map(|tls_alpn01| Challenge { namespace, http01, tls_alpn01 }))
 }
 

@@ -62,7 +62,11 @@ impl Fault {
 
     /// It was not reached, or broke off.
     pub fn unreachable(authority: &str, why: &str) -> Self {
-        Self { kind: Kind::Unreachable, message: format!("{authority} cannot be asked: {}", one_line(why)), until: None }
+        Self {
+            kind: Kind::Unreachable,
+            message: format!("{authority} cannot be asked: {}", one_line(why)),
+            until: None,
+        }
     }
 
     /// When to try again after so many failures in a row, this one included.

@@ -36,17 +36,20 @@ pub fn issuer(kind: &str, names: &[String], acme: Option<&Acme>, cluster_domain:
         return Issuer::Nobody(format!("no public authority certifies {name}: ask for it apart from public names"));
     }
     if names.len() > MOST_NAMES {
-        return Issuer::Nobody(format!("{} names do not fit into one certificate: at most {MOST_NAMES} do", names.len()));
+        return Issuer::Nobody(format!(
+            "{} names do not fit into one certificate: at most {MOST_NAMES} do",
+            names.len()
+        ));
     }
     Issuer::Acme
 }
 
 /// Whether no public authority would certify a name.
 pub fn is_private(name: &str, cluster_domain: &str) -> bool {
-    let below = |domain: &str| {
-        name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    };
-    !name.contains('.') || name.parse::<std::net::IpAddr>().is_ok() || below(cluster_domain)
+    let below = |domain: &str| name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    !name.contains('.')
+        || name.parse::<std::net::IpAddr>().is_ok()
+        || below(cluster_domain)
         || NOBODYS.into_iter().any(below)
 }
 

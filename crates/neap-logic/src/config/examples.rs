@@ -256,7 +256,11 @@ const NEAP: &[Row] = &[
         "How control over a name is shown: on port 80, on port 443. After a failure the next one is tried.",
     ),
     ("acme.profile", "", "Profile of the certificates, where the authority has several."),
-    ("acme.eab-key-id", "", "External account: its key id, and the Secret in knative-serving with its key as hmac-key."),
+    (
+        "acme.eab-key-id",
+        "",
+        "External account: its key id, and the Secret in knative-serving with its key as hmac-key.",
+    ),
     ("acme.eab-secret", "", ""),
     ("acme.root-ca", "", "Authorities the directory itself may be certified by, beside those the system trusts; PEM."),
     ("acme.max-orders", "10", "Orders open at once."),

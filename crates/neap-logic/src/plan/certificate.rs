@@ -220,7 +220,10 @@ fn issue(
         _ => (false, "a certificate is asked for"),
     };
     let before = find(&o.certificate.status.clone().unwrap_or_default().conditions, READY).cloned();
-    if failed && before.is_none_or(|before| before.message != sentence) && !c.get(RENEWING).is_some_and(|r| r.message == sentence) {
+    if failed
+        && before.is_none_or(|before| before.message != sentence)
+        && !c.get(RENEWING).is_some_and(|r| r.message == sentence)
+    {
         plan.warning("IssueFailed", sentence);
     }
     challenges.clone_from(&o.challenges);
@@ -235,7 +238,11 @@ fn issue(
             *not_after = None;
             c.clear(RENEWING);
             match failed {
-                true => c.mark_false(READY, if matches!(by, Issuer::Nobody(_)) { "NotSupported" } else { "IssueFailed" }, sentence),
+                true => c.mark_false(
+                    READY,
+                    if matches!(by, Issuer::Nobody(_)) { "NotSupported" } else { "IssueFailed" },
+                    sentence,
+                ),
                 false => c.mark_unknown(READY, "InProgress", sentence),
             }
         }
@@ -246,8 +253,7 @@ fn issue(
 fn secret(o: &Observed, issued: &Issued) -> Secret {
     let own = &o.certificate.metadata;
     let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
-    let mut data =
-        BTreeMap::from([(CHAIN.to_owned(), bytes(&issued.chain)), (KEY.to_owned(), bytes(&issued.key))]);
+    let mut data = BTreeMap::from([(CHAIN.to_owned(), bytes(&issued.chain)), (KEY.to_owned(), bytes(&issued.key))]);
     if let Some(authority) = &issued.authority {
         data.insert(AUTHORITY.into(), bytes(authority));
     }

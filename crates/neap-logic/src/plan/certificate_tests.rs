@@ -72,7 +72,8 @@ fn look(world: &mut World, acme: bool, at: Timestamp, progress: Progress) -> Pla
             context,
         })
     };
-    let certificate: Certificate = serde_json::from_value(world.value("Certificate", "ns", "c").expect("there").clone()).expect("one");
+    let certificate: Certificate =
+        serde_json::from_value(world.value("Certificate", "ns", "c").expect("there").clone()).expect("one");
     world.settle(&ObjectRef::of(&certificate), observe, plan)
 }
 
@@ -89,7 +90,9 @@ fn shown(world: &World) -> String {
 #[test]
 fn a6_6_a_certificate_from_order_to_renewal() {
     let mut world = World::of(WORLD);
-    world.put_yaml("{apiVersion: v1, kind: Secret, metadata: {name: acme-uid-certificate-c, namespace: knative-serving}}");
+    world.put_yaml(
+        "{apiVersion: v1, kind: Secret, metadata: {name: acme-uid-certificate-c, namespace: knative-serving}}",
+    );
     look(&mut world, true, day(0), Progress::Working("ordered".into()));
     assert_eq!(shown(&world), "Ready=Unknown(InProgress: ordered) until -");
     let challenges = &world.value("Certificate", "ns", "c").expect("there")["status"]["http01Challenges"];
@@ -131,7 +134,10 @@ fn another_authority_is_asked_when_the_settings_change() {
     look(&mut world, true, day(1), Progress::Working("ordered".into()));
     assert!(shown(&world).contains("Ready=True(: ) Renewing=True(InProgress: ordered)"), "{}", shown(&world));
     look(&mut world, true, day(1), issued(DIRECTORY));
-    assert_eq!(world.value("Secret", "ns", "c").expect("there")["metadata"]["annotations"]["neap.dev/issuer"], DIRECTORY);
+    assert_eq!(
+        world.value("Secret", "ns", "c").expect("there")["metadata"]["annotations"]["neap.dev/issuer"],
+        DIRECTORY
+    );
 }
 
 #[test]

@@ -9,8 +9,8 @@ use neap_api::ConditionStatus;
 use neap_api::condition::{READY, find};
 use neap_api::keys::{networking, serving as keys};
 use neap_api::networking::{
-    Certificate, CertificateSpec, ClusterDomainClaim, ClusterDomainClaimSpec, Http01Challenge, HttpPath, HttpRule, Ingress, IngressRule,
-    IngressSpec, IngressSplit, IngressTls,
+    Certificate, CertificateSpec, ClusterDomainClaim, ClusterDomainClaimSpec, Http01Challenge, HttpPath, HttpRule,
+    Ingress, IngressRule, IngressSpec, IngressSplit, IngressTls,
 };
 use neap_api::serving::{Address, DomainMapping, DomainMappingStatus, Route, Service};
 use serde_json::json;
@@ -225,8 +225,7 @@ fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Tls>
     let challenges = status.map(|s| s.http01_challenges.clone()).unwrap_or_default();
     if ready.is_some_and(|r| r.status == ConditionStatus::True) {
         c.mark_true(CERTIFICATE_PROVISIONED);
-        let renews =
-            status.is_some_and(|s| conditions::status_of(&s.conditions, RENEWING) == ConditionStatus::True);
+        let renews = status.is_some_and(|s| conditions::status_of(&s.conditions, RENEWING) == ConditionStatus::True);
         let challenges = if renews { challenges } else { Vec::new() };
         return Some(Tls { entries: vec![entry(&wanted.spec.secret_name)], https: true, challenges });
     }

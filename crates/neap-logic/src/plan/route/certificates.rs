@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use neap_api::{Condition, ConditionStatus};
 use neap_api::condition::{READY, find};
 use neap_api::keys::{networking, serving as keys};
 use neap_api::networking::{Certificate, CertificateSpec, Http01Challenge, IngressTls};
+use neap_api::{Condition, ConditionStatus};
 
 use super::{CERTIFICATE_PROVISIONED, Observed};
 use crate::conditions::{self, Conditions};
@@ -227,9 +227,10 @@ fn said(condition: &Condition) -> String {
 
 /// Whether challenges have to be answered for a certificate: there is none, or another one is being had.
 fn is_wanted_from(certificate: &Certificate) -> bool {
-    let renews = certificate.status.as_ref().is_some_and(|s| {
-        conditions::status_of(&s.conditions, certificate::RENEWING) == ConditionStatus::True
-    });
+    let renews = certificate
+        .status
+        .as_ref()
+        .is_some_and(|s| conditions::status_of(&s.conditions, certificate::RENEWING) == ConditionStatus::True);
     renews || !is_ready(certificate)
 }
 
