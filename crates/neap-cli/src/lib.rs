@@ -1,6 +1,7 @@
 //! The verbs: a pure client of the API. Flags become requests, objects become text; nothing here knows how the platform
 //! works inside, so the same verbs work against one machine and against a Kubernetes cluster.
 
+mod authority;
 mod connect;
 mod delete;
 mod deploy;
@@ -61,6 +62,8 @@ pub enum Command {
     Image(image::Image),
     /// Whether the platform is well, in a few lines.
     Status(status::Status),
+    /// Print the authority that local certificates come from, for browsers and tools to trust.
+    Ca(authority::Authority),
     /// Print the completions of a shell.
     Completions(Completions),
 }
@@ -88,6 +91,7 @@ pub async fn run(
         Command::Delete(verb) => verb.run(env, out).await,
         Command::Image(verb) => verb.run(env, out).await,
         Command::Status(verb) => verb.run(env, out).await,
+        Command::Ca(verb) => verb.run(env, out).await,
         Command::Completions(Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut root, "neap", &mut script);

@@ -148,6 +148,9 @@ pub struct Gateway {
     /// Port for hosts of the cluster alone.
     #[arg(long, value_name = "PORT", default_value_t = 8081)]
     pub internal_port: u16,
+    /// Port for hosts of the cluster alone, HTTPS; needed where `cluster-local-domain-tls` is on.
+    #[arg(long, value_name = "PORT")]
+    pub internal_https_port: Option<u16>,
     /// Where metrics and health are served.
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
     pub metrics: SocketAddr,

@@ -13,6 +13,7 @@ use neap_logic::certificates::renewal::Span;
 use neap_logic::certificates::{Fault, Kind};
 use neap_logic::conditions::is_ready;
 use neap_logic::config::Acme;
+use neap_logic::names::hash::sha256_hex;
 use neap_logic::plan::certificate::{Issued, Progress, challenge};
 use neap_logic::plan::meta;
 use rustls_pki_types::CertificateDer;
@@ -84,9 +85,8 @@ impl Office {
                 self.rest(ask, &fault, again).await;
             }
             let attempt = async {
-                // The semaphore is never closed.
                 let slots = self.slots(acme.max_orders);
-                let Ok(_slot) = slots.acquire().await else { return Err(Fault::unreachable("", "it ends")) };
+                let _slot = slots.acquire().await.expect("the semaphore is never closed");
                 self.working(ask, format!("{} is asked", authority(&acme.directory)), &record.answers);
                 let account = self.account(acme).await?;
                 Attempt { office: self, ask, acme }.run(&account, &mut record).await
@@ -103,13 +103,19 @@ impl Office {
 
     /// What is kept of an earlier attempt at the same; the API is asked until it answers.
     async fn record(&self, ask: &Ask, acme: &Acme) -> Record {
+        let settings = sha256_hex(format!("{acme:?}").as_bytes());
         let mut delay = RETRY.0;
         loop {
             match Record::load(&self.client, &ask.uid).await {
-                Ok(Some(record)) if record.directory == acme.directory && record.names == ask.names => return record,
+                Ok(Some(record)) if record.directory == acme.directory && record.names == ask.names => {
+                    // Whoever changed how it is asked need not wait until what was wrong before is tried again.
+                    let changed = record.settings != settings;
+                    let again_at = record.again_at.filter(|_| !changed);
+                    return Record { settings, again_at, ..record };
+                }
                 Ok(_) => {
                     let (directory, names) = (acme.directory.clone(), ask.names.clone());
-                    return Record { directory, names, ..Record::default() };
+                    return Record { directory, names, settings, ..Record::default() };
                 }
                 Err(error) => {
                     let sentence = format!("what was ordered before cannot be read: {error}");

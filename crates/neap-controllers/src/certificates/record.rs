@@ -27,6 +27,8 @@ const MANAGER: &str = "neap-certificates";
 pub(super) struct Record {
     pub(super) directory: String,
     pub(super) names: Vec<String>,
+    /// A checksum of the settings it was asked with.
+    pub(super) settings: String,
     /// The order at the authority.
     pub(super) url: Option<String>,
     /// Since when the answers are written.

@@ -59,6 +59,7 @@ async fn an_order_is_found_again() {
     let mut record = Record {
         directory: "https://ca.example/dir".into(),
         names: vec!["a.example.org".into()],
+        settings: "sum".into(),
         url: Some("https://ca.example/order/1".into()),
         presented: Timestamp::from_second(5).ok(),
         failures: 3,

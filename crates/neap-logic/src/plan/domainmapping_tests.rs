@@ -102,6 +102,15 @@ fn d9_3_a_mapping_has_a_certificate_while_there_is_tls() {
     assert_eq!(condition(&world, "CertificateProvisioned"), "True HTTPDowngrade");
     let made = world.value("Certificate", "ns", "shop.example.org").expect("asked for");
     assert_eq!(made["spec"]["dnsNames"], json!(["shop.example.org"]));
+    let challenge = json!([{"url": "http://shop.example.org/.well-known/acme-challenge/tok", "serviceName": "neap-acme",
+        "serviceNamespace": "knative-serving", "servicePort": 80}]);
+    let open = json!({"status": {"http01Challenges": challenge}});
+    world.patch("Certificate", "ns", "shop.example.org", open);
+    look(&mut world);
+    let paths = &world.value("Ingress", "ns", "shop.example.org").expect("made")["spec"]["rules"][0]["http"]["paths"];
+    assert_eq!(paths[0]["path"], "/.well-known/acme-challenge/tok");
+    assert_eq!(paths[0]["splits"][0]["serviceName"], "neap-acme");
+    assert_eq!(paths[1]["rewriteHost"], "shop.ns.svc.cluster.local");
     let ready = json!({"status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}});
     world.patch("Certificate", "ns", "shop.example.org", ready);
     look(&mut world);

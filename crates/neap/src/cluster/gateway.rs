@@ -24,11 +24,12 @@ pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) ->
     let watches = neap_dataplane::watch::run(base.client.clone(), plane.clone(), listed.clone(), base.stop.clone());
     base.parts.spawn("gateway watches", watches);
 
-    let doors = [
+    let mut doors = vec![
         (flags.http_port, "--http-port", Door::External, false),
         (flags.https_port, "--https-port", Door::External, true),
         (flags.internal_port, "--internal-port", Door::Local, false),
     ];
+    doors.extend(flags.internal_https_port.map(|port| (port, "--internal-https-port", Door::Local, true)));
     let mut listeners = Vec::new();
     for (port, flag, door, tls) in doors {
         let address = SocketAddr::new(flags.listen, port);

@@ -38,6 +38,8 @@ pub struct Facts {
     pub https_port: u16,
     /// Where pods reach the gateway: address and port.
     pub internal: (IpAddr, u16),
+    /// The same with TLS.
+    pub internal_https_port: u16,
     pub version: String,
 }
 
@@ -80,6 +82,12 @@ async fn follow_flags(maps: &Api<ConfigMap>, facts: &Facts) -> kube::Result<()> 
         "external-https-port": facts.https_port.to_string(),
     }});
     maps.patch(keys::config::NEAP, &PatchParams::default(), &Patch::Merge(ports)).await?;
+    // Nobody else makes certificates here. What a user wrote stays.
+    let network = maps.get(keys::config::NETWORK).await?.data.unwrap_or_default();
+    if !["certificate-class", "certificate.class"].iter().any(|key| network.contains_key(*key)) {
+        let class = json!({"data": {"certificate-class": keys::networking::NEAP_CERTIFICATE_CLASS}});
+        maps.patch(keys::config::NETWORK, &PatchParams::default(), &Patch::Merge(class)).await?;
+    }
     let Some(wanted) = &facts.domain else { return Ok(()) };
     let domains = maps.get(keys::config::DOMAIN).await?.data.unwrap_or_default();
     let written: Vec<_> = domains.iter().filter(|(name, _)| *name != neap_logic::config::EXAMPLE_KEY).collect();
@@ -139,22 +147,26 @@ async fn gateway(client: &Client, facts: &Facts) -> kube::Result<()> {
         },
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".into()),
-            ports: Some(vec![ServicePort { node_port: None, ..port("http2", 80, real) }]),
+            ports: Some(vec![
+                ServicePort { node_port: None, ..port("http2", 80, real) },
+                ServicePort { node_port: None, ..port("https", 443, facts.internal_https_port) },
+            ]),
             ..Default::default()
         }),
         status: None,
     };
     replace(&services, &internal).await?;
+    let endpoint_port = |name: &str, port: u16| EndpointPort {
+        name: Some(name.into()),
+        port: i32::from(port),
+        protocol: Some("TCP".into()),
+        ..Default::default()
+    };
     let endpoints = Endpoints {
         metadata: named(GATEWAY_INTERNAL),
         subsets: Some(vec![EndpointSubset {
             addresses: Some(vec![EndpointAddress { ip: address.to_string(), ..Default::default() }]),
-            ports: Some(vec![EndpointPort {
-                name: Some("http2".into()),
-                port: i32::from(real),
-                protocol: Some("TCP".into()),
-                ..Default::default()
-            }]),
+            ports: Some(vec![endpoint_port("http2", real), endpoint_port("https", facts.internal_https_port)]),
             ..Default::default()
         }]),
     };

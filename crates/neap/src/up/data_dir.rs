@@ -87,6 +87,11 @@ impl DataDir {
         self.root.join("kubeconfig")
     }
 
+    /// The authority that the gateway's certificates come from, where nobody else issues them.
+    pub fn authority(&self) -> PathBuf {
+        self.root.join("ca.crt")
+    }
+
     pub fn endpoints(&self) -> PathBuf {
         self.root.join("endpoints.json")
     }

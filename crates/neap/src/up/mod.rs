@@ -5,6 +5,7 @@
 
 mod api;
 mod bootstrap;
+mod certificates;
 mod config;
 mod data_dir;
 mod demo;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kube::Client;
 use neap_controllers::autoscaler::{self, AlwaysInPath, Autoscaler};
-use neap_controllers::{Clock, Controllers, ServedBoard, SettingsFollower};
+use neap_controllers::{Authority, AuthorityError, Clock, Controllers, ServedBoard, SettingsFollower};
 use neap_dataplane::{DataPlane, Door, Gateway, GatewayListener};
 use neap_node::kubelet::{self, ApiAccess, Kubelet, Machine, Surroundings};
 use neap_node::{claims, deployments, dns, endpoints as addresses, events, gc, namespaces, quota, registry};
@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::api::Api;
+use super::certificates::Fallback;
 use super::config::Config;
 use super::data_dir::{self, DataDir};
 use super::endpoints::{Endpoints, dialable};
@@ -36,6 +37,8 @@ const NODE: &str = "neap";
 const PODS: u32 = 1000;
 /// The gateway's port for the inside, where pods have a network of their own: what `http://SERVICE` means.
 const INTERNAL_PORT: u16 = 80;
+/// The same with TLS: what `https://SERVICE` means.
+const INTERNAL_TLS_PORT: u16 = 443;
 const DNS_PORT: u16 = 53;
 /// How long the parts may take until everything serves.
 const START: Duration = Duration::from_secs(60);
@@ -60,6 +63,8 @@ pub enum Error {
     Store { path: PathBuf, source: neap_store::Error },
     #[error("the certificates of this platform cannot be made")]
     Pki(#[from] neap_apiserver::pki::PkiError),
+    #[error("the certificates of the gateway cannot be made")]
+    Authority(#[from] AuthorityError),
     #[error(
         "the key that signs tokens cannot be used: remove pki/sa.key from the data directory to have a new one made"
     )]
@@ -168,11 +173,14 @@ impl Platform {
             http_port: endpoints.http.port(),
             https_port: endpoints.https.port(),
             internal: (internal.gateway_address.ip(), internal.gateway_address.port()),
+            internal_https_port: internal.gateway_tls.local_addr().map_err(Error::Socket)?.port(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         bootstrap::run(&client, &facts).await?;
         // From here on pods reach the platform's own doors on this machine, and nothing else of it.
-        if let Err(error) = runtime.guard(&[DNS_PORT, INTERNAL_PORT, endpoints.api.port()], &[DNS_PORT]) {
+        if let Err(error) =
+            runtime.guard(&[DNS_PORT, INTERNAL_PORT, INTERNAL_TLS_PORT, endpoints.api.port()], &[DNS_PORT])
+        {
             tracing::warn!(%error, "pods can reach everything that listens on this machine");
         }
 
@@ -190,7 +198,16 @@ impl Platform {
 
         let mut metrics = Metrics::default();
         let (plane, wakes) = DataPlane::new(neap_api::keys::networking::NEAP_INGRESS_CLASS);
-        let gateway = Gateway::new(gateway_config(&endpoints), plane.clone(), &mut metrics);
+        let authority = Authority::ensure(&client, now()).await?;
+        data_dir::replace(&data.authority(), authority.pem().as_bytes(), 0o644)?;
+        let fallback = Fallback::new(authority, plane.clone(), config.domain.as_deref(), config.listen);
+        let gateway = neap_dataplane::Config {
+            server: neap_proxy::ServerConfig { drain_timeout: DRAIN, ..Default::default() },
+            https_port: endpoints.https.port(),
+            fallback_certificate: Some(Arc::new(fallback)),
+            ..Default::default()
+        };
+        let gateway = Gateway::new(gateway, plane.clone(), &mut metrics);
         let listed = CancellationToken::new();
         let watches = neap_dataplane::watch::run(client.clone(), plane.clone(), listed.clone(), stop.clone());
         parts.spawn("gateway watches", watches);
@@ -210,12 +227,10 @@ impl Platform {
                 trust_forwarded: false,
             },
         ];
-        listeners.push(GatewayListener {
-            socket: blocking(internal.gateway)?,
-            door: Door::Local,
-            tls: false,
-            trust_forwarded: false,
-        });
+        for (socket, tls) in [(internal.gateway, false), (internal.gateway_tls, true)] {
+            let socket = blocking(socket)?;
+            listeners.push(GatewayListener { socket, door: Door::Local, tls, trust_forwarded: false });
+        }
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let gateway = gateway.start(listeners, workers, gateway_stop.clone()).map_err(Error::Gateway)?;
 
@@ -331,6 +346,7 @@ impl Platform {
             format!("data       {}", self.data.root().display()),
             format!("api        {}", self.endpoints.api_url()),
             format!("gateway    {}", self.endpoints.http_url()),
+            format!("https      {}, trusted with {}", self.endpoints.https_url(), self.data.authority().display()),
             format!("registry   {}", self.registry()),
             format!("kubectl    export KUBECONFIG={}", self.data.kubeconfig().display()),
         ]
@@ -406,6 +422,7 @@ impl Sockets {
 /// What pods see: the gateway's inner door, and the name server.
 struct Internal {
     gateway: TcpListener,
+    gateway_tls: TcpListener,
     gateway_address: SocketAddr,
     dns: Option<(dns::Server, SocketAddr)>,
 }
@@ -415,6 +432,8 @@ impl Internal {
         let (ip, port) = bridge.map_or((Ipv4Addr::LOCALHOST, 0), |ip| (ip, INTERNAL_PORT));
         let gateway = listen("the gateway's inner door", ip.into(), port, "--pod-cidr").await?;
         let gateway_address = gateway.local_addr().map_err(Error::Socket)?;
+        let port = bridge.map_or(0, |_| INTERNAL_TLS_PORT);
+        let gateway_tls = listen("the gateway's inner door", ip.into(), port, "--pod-cidr").await?;
         let dns = match bridge {
             None => None,
             Some(ip) => {
@@ -431,7 +450,7 @@ impl Internal {
                 Some((server, listen))
             }
         };
-        Ok(Self { gateway, gateway_address, dns })
+        Ok(Self { gateway, gateway_tls, gateway_address, dns })
     }
 }
 
@@ -460,11 +479,6 @@ async fn within(parts: &mut [&mut Parts<Error>], ready: impl Future<Output = ()>
 
 async fn first_failure(parts: &mut [&mut Parts<Error>]) -> Error {
     futures::future::select_all(parts.iter_mut().map(|parts| Box::pin(parts.failed()))).await.0
-}
-
-fn gateway_config(endpoints: &Endpoints) -> neap_dataplane::Config {
-    let server = neap_proxy::ServerConfig { drain_timeout: DRAIN, ..Default::default() };
-    neap_dataplane::Config { server, https_port: endpoints.https.port(), ..Default::default() }
 }
 
 /// Every way to write the registry of this machine in the name of an image.
