@@ -26,7 +26,7 @@ mod seccomp;
 pub mod spawner;
 mod sys;
 mod terminal;
-mod trees;
+pub mod trees;
 mod users;
 mod volumes;
 

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::image::{self, Images, Layout, StoreError};
 use crate::launch::{Isolation, Launch};
-use crate::lifecycle::state::{PodCell, log_name};
+use crate::lifecycle::state::{Loaded, PodCell, log_name};
 use crate::lifecycle::{World, pod, storage};
 use crate::linux::LinuxMachine;
 use crate::logs::read::LogReader;
@@ -195,10 +195,20 @@ impl Runtime {
         let fault = |source| OpenError::Disk { what: "read the pods of", path: self.pods_dir.clone(), source };
         let entries = fs::read_dir(&self.pods_dir).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(fault)?;
         let mut cells = Vec::new();
+        let mut groups = Vec::new();
         for dir in entries.iter().map(fs::DirEntry::path) {
-            match PodCell::load(&dir, &self.world.logs, self.changes.clone()) {
-                Some(cell) => cells.push(cell),
-                None => {
+            groups.extend(live_groups(&dir));
+            let fault = |source| OpenError::Disk { what: "read the record of the pod in", path: dir.clone(), source };
+            match PodCell::load(&dir, &self.world.logs, self.changes.clone()).map_err(fault)? {
+                Loaded::Pod(cell) => cells.push(cell),
+                Loaded::Foreign(format) => {
+                    tracing::error!(
+                        dir = %dir.display(),
+                        format,
+                        "leaving a pod alone that another version of neap wrote down; start that version to end it"
+                    );
+                }
+                Loaded::Nothing => {
                     tracing::warn!(dir = %dir.display(), "removing what is left of a pod without a readable record");
                     crate::volumes::release(&dir);
                     let _ = crate::trees::remove(&dir);
@@ -206,7 +216,6 @@ impl Runtime {
             }
         }
         let sandboxes: Vec<_> = cells.iter().filter_map(|c| c.read(|s| s.record.sandbox.clone())).collect();
-        let groups: Vec<String> = cells.iter().flat_map(|c| live_groups(c)).collect();
         self.machine.begin(&sandboxes, &groups);
         for cell in cells {
             self.start(cell);
@@ -333,14 +342,6 @@ impl PodRuntime for Runtime {
         })
     }
 
-    fn freeze(&self, id: &PodId) -> BoxFuture<'_, Result<(), Error>> {
-        self.set_frozen(id.clone(), true)
-    }
-
-    fn thaw(&self, id: &PodId) -> BoxFuture<'_, Result<(), Error>> {
-        self.set_frozen(id.clone(), false)
-    }
-
     fn list(&self) -> Vec<PodStatus> {
         let cells: Vec<_> = self.pods().values().cloned().collect();
         cells.iter().map(|c| c.status()).collect()
@@ -445,14 +446,6 @@ impl Runtime {
             Some(live) => live.handle.ok_or(Error::NotRunning { pod, container }),
         }
     }
-
-    fn set_frozen(&self, id: PodId, frozen: bool) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
-            let cell = self.find(&id)?;
-            let what = if frozen { "freeze" } else { "thaw" };
-            pod::freeze(&self.world, &cell, frozen).await.map_err(|source| Error::Machine { what, pod: id, source })
-        })
-    }
 }
 
 /// Reads to the end, and while it is followed, on to the end of the run.
@@ -533,9 +526,9 @@ fn choose(config: &Config, data_dir: &Path) -> Result<(mode::Choice, Option<Netw
     }
 }
 
-/// Groups in which containers of this pod live, by the keepers' own records.
-fn live_groups(cell: &PodCell) -> Vec<String> {
-    let runs = fs::read_dir(cell.dir.join("c")).into_iter().flatten().flatten();
+/// Groups in which containers of a pod live, by the keepers' own records in its directory.
+fn live_groups(dir: &Path) -> Vec<String> {
+    let runs = fs::read_dir(dir.join("c")).into_iter().flatten().flatten();
     let runs = runs.flat_map(|c| fs::read_dir(c.path()).into_iter().flatten().flatten());
     runs.filter_map(|run| record::read_if_whole::<Run>(&run.path().join("run.json")))
         .filter_map(|run| Some(run.group?.name().to_owned()))

@@ -75,7 +75,6 @@ impl PodRuntime for Paper {
             ports: BTreeMap::new(),
             init_containers: Vec::new(),
             containers: pod.containers.iter().map(container).collect(),
-            frozen: false,
             evicted: None,
             started: None,
         };
@@ -89,14 +88,6 @@ impl PodRuntime for Paper {
         if let Some((spec, _)) = self.pods.lock().unwrap().remove(id) {
             self.calls.lock().unwrap().push(format!("remove {} {}", spec.name, grace.as_secs()));
         }
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn freeze(&self, _id: &PodId) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn thaw(&self, _id: &PodId) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(std::future::ready(Ok(())))
     }
 

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::words::{http, pod, probe, web};
-use crate::{World, open_at, wait};
+use crate::{Leftovers, open_at, wait};
 
 /// The runtime of one round: takes pods, uses them, removes some, and says when it is in the middle of things.
 pub(crate) async fn churn(dir: &Path, round: u32, count: u32) {
@@ -108,7 +108,7 @@ pub(crate) fn cables(dir: &Path) -> Vec<String> {
 }
 
 async fn rounds(rounds: u32, count: u32) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = Leftovers::new();
     for round in 0..rounds {
         let mut child = tokio::process::Command::new(std::env::current_exe().expect("this program"))
             .arg("--churn")
@@ -133,8 +133,7 @@ async fn rounds(rounds: u32, count: u32) {
         }
         child.kill().await.expect("killed");
     }
-    let runtime = open_at(dir.path(), Mode::Container).await;
-    let world = World { dir, runtime };
+    let world = dir.open().await;
     let pods = world.runtime.list();
     assert!(!pods.is_empty(), "something was left to look after");
     // Everybody is looked after again.
