@@ -30,7 +30,7 @@ pub mod trees;
 mod users;
 mod volumes;
 
-pub use net::NetworkError;
+pub use net::{NetworkError, PortMap, Transport};
 pub use oci::Bundle;
 pub use runtime::{Config, Mode, OpenError, Runtime};
 pub use sys::raise_open_files;

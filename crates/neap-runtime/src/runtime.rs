@@ -21,7 +21,7 @@ use crate::lifecycle::{World, pod, storage};
 use crate::linux::LinuxMachine;
 use crate::logs::read::LogReader;
 use crate::machine::{Handle, Machine};
-use crate::net::{Network, NetworkError};
+use crate::net::{Network, NetworkError, PortMap};
 use crate::oci::{self, Bundle};
 use crate::pod::{
     BoxFuture, CommandOptions, CommandSession, ContainerSpec, ContainerState, Error, LogOptions, LogStream, PodId,
@@ -165,6 +165,15 @@ impl Runtime {
     /// The kernel does not take the packet filter.
     pub fn guard(&self, tcp: &[u16], udp: &[u16]) -> io::Result<()> {
         self.machine.network().map_or(Ok(()), |network| network.guard(tcp, udp))
+    }
+
+    /// Replaces the ports by which pods may reach each other beside those that they listen on. Where pods have no network
+    /// of their own there is nothing to map.
+    ///
+    /// # Errors
+    /// The kernel does not take it; the next call begins anew.
+    pub fn map_ports(&self, wanted: PortMap) -> io::Result<()> {
+        self.machine.network().map_or(Ok(()), |network| network.map_ports(wanted))
     }
 
     /// Writes a running container as an OCI bundle into an empty directory, for another runtime to run beside it: in the

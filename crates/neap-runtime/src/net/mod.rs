@@ -5,9 +5,11 @@
 //! decides what to say.
 
 pub(crate) mod addresses;
+mod forward;
 pub(crate) mod links;
 pub(crate) mod netlink;
 mod nft;
+mod ports;
 
 use std::fs;
 use std::io;
@@ -19,6 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use addresses::{Addresses, Block, choose};
 use netlink::Socket;
+pub use ports::{PortMap, Transport};
 
 /// How many interfaces of other neaps are looked at. More on one machine than a range has blocks makes no sense.
 const MAX_NEAPS: u32 = 64;
@@ -46,6 +49,8 @@ pub(crate) struct Network {
     free: Mutex<Addresses>,
     /// Tells other neaps that this one lives; given up with the block.
     mark: Mutex<Option<UnixDatagram>>,
+    /// What the kernel holds, where that is certain.
+    ports: Mutex<Option<PortMap>>,
 }
 
 impl Network {
@@ -63,10 +68,22 @@ impl Network {
         if let Err(error) = nft::shield(&name_of(number), block.parts()) {
             tracing::warn!(%error, "no packet filter on this machine: pods can be reached from outside past the gateway");
         }
+        if let Err(error) = ports::install(&name_of(number), block.parts()) {
+            tracing::warn!(%error, "pods reach each other by the ports they listen on only, not by those of Services");
+        }
+        if let Err(error) = forward::open(block) {
+            tracing::warn!(%error, "this machine's firewall drops what pods send beyond it: allow forwarding from and to {block}");
+        }
         if let Err(error) = switch_on_forwarding() {
             tracing::warn!(%error, "cannot switch on IP forwarding: pods can reach neither each other nor the outside");
         }
-        Ok(Self { number, block, free: Mutex::new(Addresses::new(block)), mark: Mutex::new(Some(mark)) })
+        Ok(Self {
+            number,
+            block,
+            free: Mutex::new(Addresses::new(block)),
+            mark: Mutex::new(Some(mark)),
+            ports: Mutex::new(Some(PortMap::new())),
+        })
     }
 
     /// The machine as pods see it.
@@ -79,6 +96,17 @@ impl Network {
         let tcp = tcp.iter().map(|port| (nft::Protocol::Tcp, *port));
         let open: Vec<_> = tcp.chain(udp.iter().map(|port| (nft::Protocol::Udp, *port))).collect();
         nft::guard(&name_of(self.number), self.block.parts(), self.block.gateway(), &open)
+    }
+
+    /// From now on pods reach each other also by these ports, and by no others that were named before.
+    pub(crate) fn map_ports(&self, wanted: PortMap) -> io::Result<()> {
+        let mut known = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.take();
+        if before.as_ref() != Some(&wanted) {
+            ports::update(&name_of(self.number), before.as_ref(), &wanted)?;
+        }
+        *known = Some(wanted);
+        Ok(())
     }
 
     pub(crate) fn block(&self) -> Block {
@@ -133,6 +161,7 @@ impl Network {
     pub(crate) fn close(&self) -> io::Result<()> {
         let mut socket = Socket::route()?;
         nft::remove(&name_of(self.number))?;
+        forward::close(self.block)?;
         links::forget_rest(&mut socket, self.block.parts())?;
         links::delete(&mut socket, &name_of(self.number))?;
         self.leave();
@@ -203,6 +232,9 @@ fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block,
                 tracing::debug!(%block, %error, "a dead neap's packet filter cannot be removed");
             }
             if let Some(block) = stale.block {
+                if let Err(error) = forward::close(block) {
+                    tracing::debug!(%block, %error, "a dead neap's rules for forwarding cannot be removed");
+                }
                 links::forget_rest(socket, block.parts()).map_err(kernel("remove a dead neap's route"))?;
             }
             links::delete(socket, &name).map_err(kernel("remove a dead neap's interface"))?;

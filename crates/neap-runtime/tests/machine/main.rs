@@ -22,6 +22,7 @@ mod bench;
 mod commands;
 mod escapes;
 mod leaks;
+mod network;
 mod pods;
 mod runc;
 mod users;
@@ -76,6 +77,8 @@ const CASES: &[Case] = cases![
     leaks::nothing_is_left_after_crashes,
     runc::runs_our_bundle_alike,
     users::has_users_of_its_own,
+    network::is_reached_by_the_ports_of_services,
+    network::reaches_out_where_forwarding_is_dropped,
     users::keeps_its_own_users_by_rules,
     users::mounts_images,
 ];
@@ -92,6 +95,12 @@ fn main() {
         && flag == "--hold"
     {
         return runtime.block_on(hold(Path::new(dir)));
+    }
+    if let [flag, dir] = &arguments[..]
+        && flag == "--forward"
+    {
+        std::fs::create_dir_all(dir).expect("made");
+        return runtime.block_on(network::forward(Path::new(dir)));
     }
     if let [flag, dir, round, count] = &arguments[..]
         && flag == "--churn"
