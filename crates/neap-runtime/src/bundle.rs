@@ -8,7 +8,7 @@ use crate::capabilities;
 use crate::cgroup::{CPU_PERIOD_US, MIN_CPU_SHARES};
 use crate::image::{Image, ImageConfig};
 use crate::launch::{Bind, Isolation, LAUNCH_VERSION, Launch, Limits, LogFiles, Process, Root, Streams};
-use crate::logs;
+use crate::logs::shelf::Turnover;
 use crate::pod::{ContainerSpec, POD_IP, PodSpec, Resources, Seccomp, Volume};
 use crate::seccomp;
 
@@ -31,6 +31,7 @@ pub(crate) struct Places<'a> {
     /// Volume name to the directory that is mounted for it.
     pub volumes: &'a BTreeMap<String, PathBuf>,
     pub log: PathBuf,
+    pub turnover: Turnover,
     /// Namespaces of the pod.
     pub join: Vec<PathBuf>,
     /// Of the pod.
@@ -85,7 +86,7 @@ pub(crate) fn launch(
         process,
         streams: streams(container),
         limits: limits(&container.resources),
-        log: LogFiles { path: places.log, max_bytes: logs::MAX_BYTES, keep: logs::MAX_FILES },
+        log: LogFiles { path: places.log, max_bytes: places.turnover.max_bytes, keep: places.turnover.max_files },
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -251,14 +251,14 @@ async fn close(world: &World, cell: &PodCell) {
             backoff = (backoff * 2).min(Duration::from_secs(60));
         }
     }
-    let (dir, logs) = (cell.dir.clone(), world.logs.clone());
+    let (dir, logs, spec) = (cell.dir.clone(), world.logs.clone(), cell.spec());
     let removed = tokio::task::spawn_blocking(move || {
         volumes::release(&dir);
+        logs.keep(&dir, &spec);
         // The record goes first: what is left of a directory without one is removed at the next start.
         let _ = fs::remove_file(dir.join("spec.json"));
         let removed = trees::remove(&dir);
-        let pods = dir.parent().unwrap_or(Path::new("/"));
-        crate::logs::prune(&logs, |uid| pods.join(uid).is_dir());
+        logs.prune();
         removed
     });
     if let Ok(Err(error)) = removed.await {

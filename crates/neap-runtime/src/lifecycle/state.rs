@@ -15,6 +15,7 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use super::restart::Backoff;
 use super::status;
+use crate::logs::shelf::Shelf;
 use crate::machine::{Handle, Sandbox};
 use crate::pod::{ContainerState, ContainerStatus, PodId, PodSpec, PodStatus, Terminated};
 use crate::record::{self, Ledger, VERSION};
@@ -122,13 +123,13 @@ impl PodCell {
     }
 
     /// A pod that an earlier run of the runtime wrote down. `None`: the record is torn or of an unknown version.
-    pub(crate) fn load(dir: &Path, logs: &Path, changes: broadcast::Sender<PodId>) -> Option<Arc<Self>> {
+    pub(crate) fn load(dir: &Path, logs: &Shelf, changes: broadcast::Sender<PodId>) -> Option<Arc<Self>> {
         let file: SpecFile = record::read_if_whole(&dir.join("spec.json"))?;
         let (ledger, record) = Ledger::open::<PodRecord>(dir, LEDGER)?;
         if file.version != VERSION || record.version != VERSION {
             return None;
         }
-        let log_dir = logs.join(log_name(&file.spec));
+        let log_dir = logs.dir_of(&file.spec);
         Some(Self::new(dir.to_owned(), log_dir, file.spec, (ledger, record), changes))
     }
 

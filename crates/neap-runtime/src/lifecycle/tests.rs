@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -281,7 +281,7 @@ fn stage(acts: &[(&str, &[Act])], pulls_fail: u32, change: impl FnOnce(&mut PodS
             private: acts.iter().any(|(n, _)| *n == "private"),
         }),
         isolation: Isolation::Full,
-        logs: logs.clone(),
+        logs: Arc::new(Shelf::new(logs.clone(), dir.path().to_owned())),
         profiles: PathBuf::new(),
     });
     let (changes, _) = broadcast::channel(1024);
@@ -530,7 +530,7 @@ async fn frozen_pods_are_not_probed() {
         machine: stage.fake.clone(),
         images: Arc::new(Registry::default()),
         isolation: Isolation::Full,
-        logs: PathBuf::new(),
+        logs: stage.world.logs.clone(),
         profiles: PathBuf::new(),
     };
     pod::freeze(&world, &stage.cell, true).await.expect("frozen");
@@ -565,14 +565,14 @@ async fn what_is_written_down_is_found_again() {
     let stage = stage(&[("main", &[Act::Ends { after: Duration::from_secs(1), code: 1 }])], 0, |_| {});
     stage.wait(|s| s.containers[0].restarts == 2).await;
     let (changes, _) = broadcast::channel(1);
-    let again = PodCell::load(&stage.cell.dir, Path::new("/logs"), changes).expect("readable");
+    let again = PodCell::load(&stage.cell.dir, &Shelf::new("/logs".into(), PathBuf::new()), changes).expect("readable");
     let (was, is) = (stage.cell.status(), again.status());
     assert_eq!((is.containers[0].restarts, &is.containers[0].last), (2, &was.containers[0].last));
     assert_eq!((is.ip, is.started), (was.ip, was.started));
     assert_eq!(again.log_dir, Path::new("/logs/n_p_u"));
     std::fs::write(stage.cell.dir.join("spec.json"), "{ torn").expect("written");
     let (changes, _) = broadcast::channel(1);
-    assert!(PodCell::load(&stage.cell.dir, Path::new("/logs"), changes).is_none());
+    assert!(PodCell::load(&stage.cell.dir, &Shelf::new("/logs".into(), PathBuf::new()), changes).is_none());
 }
 
 #[tokio::test(start_paused = true)]
