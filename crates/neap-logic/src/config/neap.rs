@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::logs::{self, Logs};
 use super::reader::{Data, Mistake, Reader};
 
 /// The config-map's name.
@@ -44,6 +45,8 @@ pub struct Neap {
     pub insecure_registries: Vec<String>,
     /// Registry → the mirrors to ask before it, `[http://]host[:port][/prefix]`, in this order.
     pub registry_mirrors: BTreeMap<String, Vec<String>>,
+    /// The logs of containers.
+    pub logs: Logs,
 }
 
 impl Default for Neap {
@@ -56,11 +59,13 @@ impl Default for Neap {
             local_gateway: service_name(LOCAL_GATEWAY).expect("the default is well formed"),
             insecure_registries: Vec::new(),
             registry_mirrors: BTreeMap::new(),
+            logs: Logs::default(),
         }
     }
 }
 
 pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Neap {
+    let logs = logs::parse(data, mistakes);
     let mut r = Reader::new(MAP, data, mistakes);
     let d = Neap::default();
     let port = |text: &str| text.parse().ok().filter(|port: &u16| *port > 0);
@@ -89,6 +94,7 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Neap {
             "lines such as docker.io=mirror.example:5000/hub,http://10.0.0.1:5000",
             mirrors,
         ),
+        logs,
     }
 }
 
