@@ -305,6 +305,17 @@ impl RunLog {
     }
 }
 
+/// Where a file goes on after a hole that was never written to; the offset itself where there is none.
+pub fn after_hole(file: &File, offset: u64) -> u64 {
+    let at = i64::try_from(offset).unwrap_or(i64::MAX);
+    match nix::unistd::lseek(file, at, nix::unistd::Whence::SeekData) {
+        Ok(data) => u64::try_from(data).unwrap_or(offset).max(offset),
+        // Nothing but a hole up to the end.
+        Err(nix::errno::Errno::ENXIO) => file.metadata().map_or(offset, |meta| meta.len()).max(offset),
+        Err(_) => offset,
+    }
+}
+
 struct Walk {
     found: Vec<VolumeFile>,
     /// That may still be looked at.
