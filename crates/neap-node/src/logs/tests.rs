@@ -275,9 +275,11 @@ fn numbered(from: usize, to: usize) -> Vec<String> {
 
 #[tokio::test]
 async fn lines_arrive_in_order_with_who_said_them() {
-    let place = Place::new();
-    let mut pod = place.pod("p");
     let check = async |target: &dyn Fn(&Receiver) -> Target, path: &str, type_: &str| {
+        let place = Place::new();
+        let mut pod = place.pod("p");
+        pod.say(0, 500);
+        pod.record("stderr", "F", "{\"level\":\"error\"}");
         let receiver = Receiver::start(None, &[]).await;
         let shipping = place.ship(target(&receiver), |_| {});
         let lines = receiver.until_lines(501).await;
@@ -291,10 +293,7 @@ async fn lines_arrive_in_order_with_who_said_them() {
             assert!(state.taken.iter().any(|(_, body)| body.to_string().contains("\"error\"")));
         });
         shipping.kill().await;
-        fs::remove_file(place.checkpoint()).unwrap();
     };
-    pod.say(0, 500);
-    pod.record("stderr", "F", "{\"level\":\"error\"}");
     check(&otlp_to, "/v1/logs", "application/x-protobuf").await;
     let json = |receiver: &Receiver| Target::Otlp { url: format!("http://{}/v1/logs", receiver.address), json: true };
     check(&json, "/v1/logs", "application/json").await;
@@ -376,14 +375,12 @@ async fn a_wish_to_be_left_alone_is_heard() {
     let place = Place::new();
     let mut pod = place.pod("p");
     let receiver = Receiver::start(None, &[(429, Some("1"))]).await;
-    let begun = std::time::SystemTime::UNIX_EPOCH;
     pod.say(0, 1);
     let shipping = place.ship(otlp_to(&receiver), |_| {});
     receiver.until("asked", |state| state.asked == 1).await;
     let asked = tokio::time::Instant::now();
     receiver.until_lines(1).await;
     assert!(asked.elapsed() >= Duration::from_millis(900), "{:?}", asked.elapsed());
-    assert!(begun.elapsed().is_ok());
     shipping.kill().await;
 }
 
@@ -429,8 +426,11 @@ async fn lines_that_turn_away_unsent_are_counted() {
     for turn in 1..8 {
         pod.turn_over(2);
         pod.say(turn * 10, turn * 10 + 10);
-        let failures = place.metrics.failures.get();
-        place.until("looked", || place.metrics.failures.get() > failures + 1).await;
+        // Each look tells the age of what waits.
+        for _ in 0..2 {
+            let lag = place.metrics.lag.get();
+            place.until("looked", || place.metrics.lag.get() > lag).await;
+        }
     }
     let receiver = Receiver::start(Some(address), &[]).await;
     let last =
@@ -459,8 +459,11 @@ async fn an_endless_line_is_sent_in_pieces_and_streams_do_not_mix() {
     let shipping = place.ship(otlp_to(&receiver), |settings| settings.batch_size = 1 << 20);
     let all = receiver.until_lines(9).await;
     assert_eq!(&all[..2], ["between", "one line"]);
-    let lengths: Vec<usize> = all[2..].iter().map(String::len).collect();
-    assert_eq!(lengths, [65536, 65536, 3, 65536, 65536, 65536, 3392]);
+    // Two logs, whose turns come one after the other.
+    let lengths =
+        |of: char| -> Vec<usize> { all[2..].iter().filter(|line| line.starts_with(of)).map(String::len).collect() };
+    assert_eq!((lengths('y'), lengths('z')), (vec![65536; 2], vec![65536, 65536, 65536, 3392]));
+    assert!(all.contains(&"end".to_owned()));
     receiver.look(|state| {
         let partial = |body: &Value| lines(body).iter().filter(|(_, a)| a.to_string().contains("partial")).count();
         assert_eq!(state.taken.iter().map(|(_, body)| partial(body)).sum::<usize>(), 7);
@@ -522,9 +525,9 @@ async fn an_endpoint_that_never_answers_costs_one_batch() {
             pod.record("stdout", "F", &"x".repeat(10_000));
         }
     }
-    let receiver = Receiver::start(None, &[(503, None); 20]).await;
+    let receiver = Receiver::start(None, &[(503, None); 4]).await;
     let shipping = place.ship(otlp_to(&receiver), |settings| settings.gzip = false);
-    receiver.until("asked", |state| state.asked >= 10).await;
+    receiver.until("asked", |state| state.asked >= 4).await;
     // Of four megabytes never more is taken up than a batch has room for, and a line.
     let largest = receiver.look(|state| state.largest);
     assert!(largest < (64 << 10) + 20_000, "{largest}");

@@ -14,6 +14,7 @@ mod logs;
 pub(crate) mod metrics;
 mod platform;
 mod ports;
+mod shipping;
 mod top;
 
 use std::collections::BTreeMap;

@@ -23,7 +23,7 @@ use super::config::Config;
 use super::data_dir::{self, DataDir};
 use super::endpoints::{Endpoints, dialable};
 use super::ports::{Drains, Resolver, Stats, mirror_ingress_status};
-use super::{bootstrap, logs};
+use super::{bootstrap, logs, shipping};
 use crate::args;
 use crate::parts::{Ended, Parts};
 use crate::process::{follow_registries, now};
@@ -179,6 +179,15 @@ impl Platform {
         parts.spawn("registries", follow_registries(settings.clone(), move |named| registries.set_registries(named)));
 
         let mut metrics = Metrics::default();
+        let wished = shipping::translate(&settings.borrow(), NODE);
+        let (logs_wished, logs_settings) = tokio::sync::watch::channel(Arc::new(wished));
+        let shelf = runtime.shelf().clone();
+        let follow = shipping::follow(settings.clone(), shelf.clone(), logs_wished, NODE.into());
+        parts.spawn("settings of logs", follow);
+        let shipped = data.root().join("shipped-logs.json");
+        let told = neap_node::logs::Metrics::register(&mut metrics);
+        let shipper = neap_node::logs::Shipper::new(shelf, logs_settings, shipped, Arc::new(now), told);
+        parts.spawn("log shipping", shipper.run());
         let (plane, wakes) = DataPlane::new(neap_api::keys::networking::NEAP_INGRESS_CLASS);
         let gateway = Gateway::new(gateway_config(&endpoints), plane.clone(), &mut metrics);
         parts.spawn("gateway watches", neap_dataplane::watch::run(client.clone(), plane.clone(), stop.clone()));
