@@ -22,8 +22,8 @@ use crate::kubelet::Clock;
 /// Time between two looks at the disk: half of what a line may wait, but within these.
 const SHORTEST_LOOK: Duration = Duration::from_millis(50);
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
-/// How often it is written down how far the logs are sent: so much may be sent twice after a crash.
-const SAVE: Duration = Duration::from_secs(1);
+/// How often it is written down how far the logs are sent, at most: what arrived since is sent again after a crash.
+const SAVE: Duration = Duration::from_millis(500);
 
 /// Sends the logs of this machine.
 pub struct Shipper {

@@ -132,9 +132,15 @@ fn lines(body: &Value) -> Vec<(String, Value)> {
             all.push((text(&log["body"]["stringValue"]), log["attributes"].clone()));
         }
     }
+    // Loki sorts by time; its streams come one after the other.
+    let mut timed = Vec::new();
     for stream in list(&body["streams"]) {
-        all.extend(list(&stream["values"]).iter().map(|value| (text(&value[1]), stream["stream"].clone())));
+        for value in list(&stream["values"]) {
+            timed.push((text(&value[0]), text(&value[1]), stream["stream"].clone()));
+        }
     }
+    timed.sort_by(|a, b| a.0.cmp(&b.0));
+    all.extend(timed.into_iter().map(|(_, line, labels)| (line, labels)));
     all
 }
 
