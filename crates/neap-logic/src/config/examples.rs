@@ -251,7 +251,8 @@ const NEAP: &[Row] = &[
         "Where container logs are sent: file:///var/log/neap/{namespace}/{service}.jsonl, otlp+http://HOST:4318, \
          loki+http://HOST:3100, the latter two also with https; empty for nowhere.",
     ),
-    ("logs.headers", "", "Headers for that endpoint, a line for each: Authorization: Bearer TOKEN"),
+    ("logs.headers", "", "Headers for that endpoint, a line for each: X-Scope-OrgID: team"),
+    ("logs.headers-secret", "", "A Secret of this namespace whose keys and values are headers, such as authorization."),
     ("logs.ca", "", "Authorities to trust beside the machine's, PEM."),
     ("logs.compression", "gzip", "gzip or none."),
     ("logs.batch-size", "1Mi", "Bytes of lines sent at once at most."),

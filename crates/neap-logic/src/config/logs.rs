@@ -60,6 +60,8 @@ pub struct Logs {
     pub ship_to: Option<Target>,
     /// Names and values of headers to send along.
     pub headers: Vec<(String, String)>,
+    /// A Secret of the platform's namespace whose keys and values are further headers; none when empty.
+    pub headers_secret: String,
     /// Authorities (PEM) to trust beside the machine's.
     pub ca: String,
     /// Whether requests are compressed.
@@ -91,6 +93,7 @@ impl Default for Logs {
             container_max_files: CONTAINER_MAX_FILES,
             ship_to: None,
             headers: Vec::new(),
+            headers_secret: String::new(),
             ca: String::new(),
             gzip: true,
             batch_size: BATCH_SIZE,
@@ -124,6 +127,9 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Logs {
         ),
         ship_to: target(&mut r),
         headers: headers(&mut r),
+        headers_secret: r.with(&["logs.headers-secret"], d.headers_secret, "the name of a Secret", |v| {
+            (v.is_empty() || crate::names::is_dns1123_subdomain(v)).then(|| v.to_owned())
+        }),
         ca: r.with(&["logs.ca"], d.ca, "certificates as PEM, `-----BEGIN CERTIFICATE-----` and so on", |v| {
             (v.is_empty() || v.contains("-----BEGIN CERTIFICATE-----")).then(|| v.to_owned())
         }),
@@ -266,7 +272,11 @@ fn headers(r: &mut Reader<'_>) -> Vec<(String, String)> {
     all
 }
 
-fn header(line: &str) -> Result<(String, String), String> {
+/// A header as it may be sent along, of `Name: value`.
+///
+/// # Errors
+/// What is wrong with it, without its value, which may be a secret.
+pub fn header(line: &str) -> Result<(String, String), String> {
     let (name, value) = line.split_once(':').ok_or("is not of the form `Name: value`")?;
     let (name, value) = (name.trim().to_ascii_lowercase(), value.trim());
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
@@ -342,6 +352,7 @@ mod tests {
         check("logs.otlp-encoding", "grpc", "protobuf or json");
         check("logs.file-max-age", "1s", "1m or more");
         check("logs.ca", "x", "PEM");
+        check("logs.headers-secret", "a b", "name of a Secret");
         let said = read(&[("logs.headers", "Authorization: Bearer s\u{e9}cret")]).expect_err("a mistake");
         assert!(!said.contains("cret"), "{said}");
     }
@@ -352,6 +363,7 @@ mod tests {
             ("logs.container-max-size", "1Mi"),
             ("logs.container-max-files", "3"),
             ("logs.headers", "Authorization: Bearer a:b\n\nX-Scope-OrgID: team"),
+            ("logs.headers-secret", "logs-token"),
             ("logs.compression", "none"),
             ("logs.batch-size", "64Ki"),
             ("logs.batch-age", "250ms"),
@@ -370,6 +382,7 @@ mod tests {
             headers: [("authorization", "Bearer a:b"), ("x-scope-orgid", "team")]
                 .map(|(n, v)| (n.into(), v.into()))
                 .into(),
+            headers_secret: "logs-token".into(),
             gzip: false,
             batch_size: 64 << 10,
             batch_age: Duration::from_millis(250),

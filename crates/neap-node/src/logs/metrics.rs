@@ -2,14 +2,14 @@
 
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 /// Why lines were not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     /// The endpoint will never take them.
     Refused,
@@ -19,7 +19,17 @@ pub(super) enum Reason {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Why {
-    reason: Reason,
+    reason: &'static str,
+}
+
+impl Why {
+    fn of(reason: Reason) -> Self {
+        let reason = match reason {
+            Reason::Refused => "refused",
+            Reason::Lost => "lost",
+        };
+        Self { reason }
+    }
 }
 
 /// All of them.
@@ -47,11 +57,11 @@ impl Metrics {
     }
 
     pub(super) fn drop_records(&self, reason: Reason, count: u64) {
-        self.dropped.get_or_create(&Why { reason }).inc_by(count);
+        self.dropped.get_or_create(&Why::of(reason)).inc_by(count);
     }
 
     #[cfg(test)]
     pub(super) fn dropped(&self, reason: Reason) -> u64 {
-        self.dropped.get_or_create(&Why { reason }).get()
+        self.dropped.get_or_create(&Why::of(reason)).get()
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Tail {
     /// The checkpoint on the disk is an older one.
     dirty: bool,
     pods: BTreeMap<String, Pod>,
+    /// Living pods that were seen once without a word of whose they are: it is about to be written.
+    nameless: HashSet<String>,
     /// Whose turn it was last.
     last: Option<Whose>,
     /// The latest time that was given to a line of a file: no two have the same, or Loki would take them for one.
@@ -76,6 +78,7 @@ impl Tail {
             file: file.to_owned(),
             dirty: false,
             pods: BTreeMap::new(),
+            nameless: HashSet::new(),
             last: None,
             told: 0,
             buffer: vec![0; TURN],
@@ -104,6 +107,10 @@ impl Tail {
             if !self.pods.contains_key(&name) {
                 let Some(pod) = self.shelf.pod(&name) else { continue };
                 let over = !self.shelf.lives(&pod.id);
+                if !over && !pod.is_described() && self.nameless.insert(name.clone()) {
+                    continue;
+                }
+                self.nameless.remove(&name);
                 if over && ended >= ENDED_AT_ONCE {
                     unread.insert(pod.id);
                     continue;

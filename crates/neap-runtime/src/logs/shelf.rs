@@ -298,6 +298,13 @@ impl Shelf {
     }
 }
 
+impl PodLogs {
+    /// Whether it was written down whose logs these are; otherwise the directory's name tells as much as it does.
+    pub fn is_described(&self) -> bool {
+        self.format == FORMAT
+    }
+}
+
 impl RunLog {
     /// The files of this log, newest first, as far as they are there.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {

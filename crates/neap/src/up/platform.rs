@@ -179,10 +179,11 @@ impl Platform {
         parts.spawn("registries", follow_registries(settings.clone(), move |named| registries.set_registries(named)));
 
         let mut metrics = Metrics::default();
-        let wished = shipping::translate(&settings.borrow(), NODE);
+        // Nowhere, until its headers are known.
+        let wished = neap_node::logs::Settings { target: None, ..shipping::translate(&settings.borrow(), NODE) };
         let (logs_wished, logs_settings) = tokio::sync::watch::channel(Arc::new(wished));
         let shelf = runtime.shelf().clone();
-        let follow = shipping::follow(settings.clone(), shelf.clone(), logs_wished, NODE.into());
+        let follow = shipping::follow(settings.clone(), client.clone(), shelf.clone(), logs_wished, NODE.into());
         parts.spawn("settings of logs", follow);
         let shipped = data.root().join("shipped-logs.json");
         let told = neap_node::logs::Metrics::register(&mut metrics);
