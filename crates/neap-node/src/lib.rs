@@ -13,6 +13,7 @@ pub mod endpoints;
 pub mod events;
 pub mod gc;
 pub mod kubelet;
+pub mod logs;
 pub mod namespaces;
 pub mod ports;
 pub mod quota;

@@ -10,7 +10,7 @@ use crate::image::{Image, ImageConfig};
 use crate::launch::{
     Bind, ImageMount, Isolation, LAUNCH_VERSION, Launch, Limits, LogFiles, Process, Root, Streams, Users,
 };
-use crate::logs;
+use crate::logs::shelf::Turnover;
 use crate::pod::{ContainerSpec, POD_IP, PodSpec, Resources, Seccomp, Volume};
 use crate::seccomp;
 
@@ -33,6 +33,7 @@ pub(crate) struct Places<'a> {
     /// Volume name to the directory that is mounted for it.
     pub volumes: &'a BTreeMap<String, PathBuf>,
     pub log: PathBuf,
+    pub turnover: Turnover,
     /// Namespaces of the pod.
     pub join: Vec<PathBuf>,
     /// Of the pod.
@@ -104,7 +105,7 @@ pub(crate) fn launch(
         process,
         streams: streams(container),
         limits: limits(&container.resources),
-        log: LogFiles { path: places.log, max_bytes: logs::MAX_BYTES, keep: logs::MAX_FILES },
+        log: LogFiles { path: places.log, max_bytes: places.turnover.max_bytes, keep: places.turnover.max_files },
     })
 }
 

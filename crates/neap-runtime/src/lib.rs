@@ -30,6 +30,8 @@ pub mod trees;
 mod users;
 mod volumes;
 
+pub use logs::Record as LogRecord;
+pub use logs::shelf;
 pub use net::{NetworkError, PortMap, Transport};
 pub use oci::Bundle;
 pub use runtime::{Config, Mode, OpenError, Runtime};

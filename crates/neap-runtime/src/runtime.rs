@@ -16,10 +16,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::image::{self, Images, Layout, StoreError};
 use crate::launch::{Isolation, Launch};
-use crate::lifecycle::state::{Loaded, PodCell, log_name};
+use crate::lifecycle::state::{Loaded, PodCell};
 use crate::lifecycle::{World, pod, storage};
 use crate::linux::LinuxMachine;
 use crate::logs::read::LogReader;
+use crate::logs::shelf::Shelf;
 use crate::machine::{Handle, Machine};
 use crate::net::{Network, NetworkError, PortMap};
 use crate::oci::{self, Bundle};
@@ -121,7 +122,7 @@ impl Runtime {
             machine: machine.clone(),
             images: Arc::new(images.clone()),
             isolation: choice.isolation,
-            logs: logs_dir,
+            logs: Arc::new(Shelf::new(logs_dir, pods_dir.clone())),
             profiles: data_dir.join("seccomp"),
         });
         let (changes, _) = broadcast::channel(CHANGES);
@@ -151,6 +152,11 @@ impl Runtime {
     /// The images of this machine.
     pub fn images(&self) -> &Images {
         &self.images
+    }
+
+    /// The logs of this machine.
+    pub fn shelf(&self) -> &Arc<Shelf> {
+        &self.world.logs
     }
 
     /// The machine as pods see it, where they have a network of their own: services for pods listen here.
@@ -227,9 +233,16 @@ impl Runtime {
         let sandboxes: Vec<_> = cells.iter().filter_map(|c| c.read(|s| s.record.sandbox.clone())).collect();
         self.machine.begin(&sandboxes, &groups);
         for cell in cells {
+            self.describe(&cell);
             self.start(cell);
         }
         Ok(())
+    }
+
+    fn describe(&self, cell: &PodCell) {
+        if let Err(error) = self.world.logs.describe(&cell.spec()) {
+            tracing::warn!(pod = %cell.id, %error, "cannot write down whose logs these are");
+        }
     }
 
     fn start(&self, cell: Arc<PodCell>) {
@@ -280,9 +293,11 @@ impl Runtime {
             }
             return Ok(());
         }
-        let log_dir = self.world.logs.join(log_name(&spec));
+        let log_dir = self.world.logs.dir_of(&spec);
         let cell = PodCell::create(dir.clone(), log_dir, spec, self.changes.clone()).map_err(disk)?;
-        self.start(cell);
+        self.start(cell.clone());
+        // After the start: nobody waits for it.
+        self.describe(&cell);
         Ok(())
     }
 
@@ -296,13 +311,7 @@ impl Runtime {
         let cell = self.pods().get(id).cloned();
         let dir = match &cell {
             Some(cell) => cell.log_dir.clone(),
-            // A pod that is gone is found by its UID, which ends the directory's name.
-            None => {
-                let suffix = format!("_{id}");
-                let entries = fs::read_dir(&self.world.logs).into_iter().flatten().flatten();
-                let found = entries.map(|e| e.path()).find(|p| p.to_string_lossy().ends_with(&suffix));
-                found.ok_or_else(|| Error::NoSuchPod(id.clone()))?
-            }
+            None => self.world.logs.find(id).ok_or_else(|| Error::NoSuchPod(id.clone()))?,
         };
         let known = cell.as_ref().is_some_and(|c| c.read(|s| s.containers.contains_key(container)));
         let dir = dir.join(container);

@@ -141,7 +141,7 @@ fn opened(dir: &OwnedFd, work: impl Fn() -> nix::Result<()>) -> nix::Result<()> 
 }
 
 /// Some of the names in a directory, from its beginning.
-fn names(dir: &OwnedFd) -> nix::Result<Vec<(CString, Option<Type>)>> {
+pub(crate) fn names(dir: &OwnedFd) -> nix::Result<Vec<(CString, Option<Type>)>> {
     let mut listing = Dir::openat(dir, ".", DIRECTORY, Mode::empty())?;
     let mut found = Vec::new();
     for entry in listing.iter() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::acme::{self, Acme};
+use super::logs::{self, Logs};
 use super::reader::{Data, Mistake, Reader};
 
 /// The config-map's name.
@@ -47,6 +48,8 @@ pub struct Neap {
     pub registry_mirrors: BTreeMap<String, Vec<String>>,
     /// Where public certificates come from; `None` while the local authority issues all of them.
     pub acme: Option<Acme>,
+    /// The logs of containers.
+    pub logs: Logs,
 }
 
 impl Default for Neap {
@@ -60,11 +63,13 @@ impl Default for Neap {
             insecure_registries: Vec::new(),
             registry_mirrors: BTreeMap::new(),
             acme: None,
+            logs: Logs::default(),
         }
     }
 }
 
 pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Neap {
+    let logs = logs::parse(data, mistakes);
     let mut r = Reader::new(MAP, data, mistakes);
     let d = Neap::default();
     let port = |text: &str| text.parse().ok().filter(|port: &u16| *port > 0);
@@ -94,6 +99,7 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Neap {
             mirrors,
         ),
         acme: acme::parse(&mut r),
+        logs,
     }
 }
 

@@ -120,6 +120,7 @@ fn without_isolation_there_are_no_mounts_and_no_layers() {
             pod_dir: Path::new("/pod"),
             volumes: &volumes,
             log: "/log/0.log".into(),
+            turnover: Turnover::default(),
             join: vec![],
             address: Ipv4Addr::LOCALHOST,
             profile: None,

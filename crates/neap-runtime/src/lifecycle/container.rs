@@ -321,6 +321,7 @@ impl Life<'_> {
             pod_dir: &self.cell.dir,
             volumes,
             log: self.log(number),
+            turnover: self.world.logs.turnover(),
             join,
             address: sandbox.as_ref().map_or(Ipv4Addr::LOCALHOST, |s| s.address),
             profile: profile(&self.world.profiles, &spec.seccomp).map_err(config)?,
@@ -363,9 +364,9 @@ impl Life<'_> {
         fs::set_permissions(dir.join("termination-log"), std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
         fs::create_dir_all(self.cell.log_dir.join(self.name))?;
         if let Some(old) = number.checked_sub(OLD_LOGS + 1) {
-            for age in 0..crate::logs::MAX_FILES {
-                let _ = fs::remove_file(crate::logs::numbered(&self.log(old), age));
-            }
+            // One after the other, down to the first that is not there.
+            let files = (0..crate::logs::MOST_FILES).map(|age| crate::logs::numbered(&self.log(old), age));
+            files.map(fs::remove_file).take_while(Result::is_ok).for_each(drop);
         }
         Ok(())
     }

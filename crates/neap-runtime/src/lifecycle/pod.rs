@@ -75,9 +75,10 @@ fn has_retired(cell: &PodCell) -> bool {
 async fn retire(world: &World, cell: &PodCell) {
     close_sandbox(world, cell).await;
     cell.update(|state| state.record.sandbox = None);
-    let dir = cell.dir.clone();
+    let (dir, logs, spec) = (cell.dir.clone(), world.logs.clone(), cell.spec());
     let removed = tokio::task::spawn_blocking(move || {
         volumes::release(&dir);
+        logs.keep(&dir, &spec);
         ["volumes", "c"].into_iter().try_for_each(|part| trees::remove(&dir.join(part)))
     });
     if let Ok(Err(error)) = removed.await {
@@ -266,14 +267,14 @@ async fn close_sandbox(world: &World, cell: &PodCell) {
 
 async fn close(world: &World, cell: &PodCell) {
     close_sandbox(world, cell).await;
-    let (dir, logs) = (cell.dir.clone(), world.logs.clone());
+    let (dir, logs, spec) = (cell.dir.clone(), world.logs.clone(), cell.spec());
     let removed = tokio::task::spawn_blocking(move || {
         volumes::release(&dir);
+        logs.keep(&dir, &spec);
         // The record goes first: what is left of a directory without one is removed at the next start.
         let _ = fs::remove_file(dir.join("spec.json"));
         let removed = trees::remove(&dir);
-        let pods = dir.parent().unwrap_or(Path::new("/"));
-        crate::logs::prune(&logs, |uid| pods.join(uid).is_dir());
+        logs.prune();
         removed
     });
     if let Ok(Err(error)) = removed.await {

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use super::restart::Backoff;
 use super::status;
+use crate::logs::shelf::Shelf;
 use crate::machine::{Handle, Sandbox};
 use crate::pod::{ContainerState, ContainerStatus, PodId, PodSpec, PodStatus, Terminated};
 use crate::record::{self, Ledger, VERSION};
@@ -144,7 +145,7 @@ impl PodCell {
     ///
     /// # Errors
     /// Its files cannot be read now, which says nothing about what is in them.
-    pub(crate) fn load(dir: &Path, logs: &Path, changes: broadcast::Sender<PodId>) -> io::Result<Loaded> {
+    pub(crate) fn load(dir: &Path, logs: &Shelf, changes: broadcast::Sender<PodId>) -> io::Result<Loaded> {
         let spec = dir.join("spec.json");
         if let Some(Versioned { version }) =
             record::read_if_there(&spec)?.filter(|of: &Versioned| of.version != VERSION)
@@ -158,7 +159,7 @@ impl PodCell {
             Some(_) => {}
         }
         let Some((ledger, record)) = Ledger::open::<PodRecord>(dir, LEDGER)? else { return Ok(Loaded::Nothing) };
-        let log_dir = logs.join(log_name(&file.spec));
+        let log_dir = logs.dir_of(&file.spec);
         Ok(Loaded::Pod(Self::new(dir.to_owned(), log_dir, file.spec, (ledger, record), changes)))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -281,7 +281,7 @@ fn stage(acts: &[(&str, &[Act])], pulls_fail: u32, change: impl FnOnce(&mut PodS
             private: acts.iter().any(|(n, _)| *n == "private"),
         }),
         isolation: Isolation::Full,
-        logs: logs.clone(),
+        logs: Arc::new(Shelf::new(logs.clone(), dir.path().to_owned())),
         profiles: PathBuf::new(),
     });
     let (changes, _) = broadcast::channel(1024);
@@ -538,7 +538,10 @@ async fn an_init_container_that_fails_holds_the_rest_back() {
 async fn what_is_written_down_is_found_again() {
     let stage = stage(&[("main", &[Act::Ends { after: Duration::from_secs(1), code: 1 }])], 0, |_| {});
     stage.wait(|s| s.containers[0].restarts == 2).await;
-    let load = || PodCell::load(&stage.cell.dir, Path::new("/logs"), broadcast::channel(1).0);
+    let load = || {
+        let shelf = Shelf::new("/logs".into(), PathBuf::new());
+        PodCell::load(&stage.cell.dir, &shelf, broadcast::channel(1).0)
+    };
     let Loaded::Pod(again) = load().expect("readable") else { panic!("there is a pod") };
     let (was, is) = (stage.cell.status(), again.status());
     assert_eq!((is.containers[0].restarts, &is.containers[0].last), (2, &was.containers[0].last));

@@ -42,7 +42,9 @@ impl Fallback {
 
     /// Names of the platform's own domain, also those nobody serves, which are told so in words; and whatever is routed.
     fn answers_for(&self, name: &str) -> bool {
-        is_below(name, UNNAMED) || self.domain.as_ref().is_some_and(|domain| is_below(name, domain)) || self.plane.serves(name)
+        is_below(name, UNNAMED)
+            || self.domain.as_ref().is_some_and(|domain| is_below(name, domain))
+            || self.plane.serves(name)
     }
 
     fn certificate(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {

@@ -15,6 +15,7 @@ mod logs;
 pub(crate) mod metrics;
 mod platform;
 mod ports;
+mod shipping;
 mod top;
 
 use std::collections::BTreeMap;

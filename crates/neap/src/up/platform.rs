@@ -24,7 +24,7 @@ use super::config::Config;
 use super::data_dir::{self, DataDir};
 use super::endpoints::{Endpoints, dialable};
 use super::ports::{Drains, Resolver, Stats, mirror_ingress_status};
-use super::{bootstrap, logs};
+use super::{bootstrap, logs, shipping};
 use crate::args;
 use crate::parts::{Ended, Parts};
 use crate::process::{follow_registries, now, say};
@@ -197,6 +197,16 @@ impl Platform {
         );
 
         let mut metrics = Metrics::default();
+        // Nowhere, until its headers are known.
+        let wished = neap_node::logs::Settings { target: None, ..shipping::translate(&settings.borrow(), NODE) };
+        let (logs_wished, logs_settings) = tokio::sync::watch::channel(Arc::new(wished));
+        let shelf = runtime.shelf().clone();
+        let follow = shipping::follow(settings.clone(), client.clone(), shelf.clone(), logs_wished, NODE.into());
+        parts.spawn("settings of logs", follow);
+        let shipped = data.root().join("shipped-logs.json");
+        let told = neap_node::logs::Metrics::register(&mut metrics);
+        let shipper = neap_node::logs::Shipper::new(shelf, logs_settings, shipped, Arc::new(now), told);
+        parts.spawn("log shipping", shipper.run());
         let (plane, wakes) = DataPlane::new(neap_api::keys::networking::NEAP_INGRESS_CLASS);
         let authority = Authority::ensure(&client, now()).await?;
         data_dir::replace(&data.authority(), authority.pem().as_bytes(), 0o644)?;
