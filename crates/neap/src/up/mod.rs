@@ -55,6 +55,6 @@ async fn serve(config: Config) -> Result<(), Error> {
         _ = signals.terminate.recv() => (platform::Ending::LeavePods, Ok(())),
         fault = platform.failed() => (platform::Ending::LeavePods, Err(fault)),
     };
-    platform.stop(ending).await;
+    platform.stop(ending, signals.any()).await;
     result
 }

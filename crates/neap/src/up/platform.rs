@@ -323,12 +323,14 @@ impl Platform {
         self.parts.failed().await
     }
 
-    /// Requests in flight end first, then the controllers, then the API; the store last.
-    pub async fn stop(self, ending: Ending) {
+    /// Requests in flight end first, then the controllers, then the API; the store last. The gateway cuts what is left
+    /// after [`DRAIN`], and `hurry` ends the wait for it.
+    pub async fn stop(self, ending: Ending, hurry: impl Future<Output = ()>) {
         self.gateway_stop.cancel();
         let Self { gateway, stop, parts, runtime, store, data, .. } = self;
-        if tokio::time::timeout(DRAIN, gateway.join()).await.is_err() {
-            tracing::warn!("requests were still in flight after {} s", DRAIN.as_secs());
+        tokio::select! {
+            () = gateway.join() => {}
+            () = hurry => tracing::warn!("told twice to end: requests in flight are cut"),
         }
         stop.cancel();
         if tokio::time::timeout(START, parts.join()).await.is_err() {
@@ -426,7 +428,8 @@ async fn within(ready: impl Future<Output = ()>) -> Result<(), Error> {
 }
 
 fn gateway_config(endpoints: &Endpoints) -> neap_dataplane::Config {
-    neap_dataplane::Config { https_port: endpoints.https.port(), ..Default::default() }
+    let server = neap_proxy::ServerConfig { drain_timeout: DRAIN, ..Default::default() };
+    neap_dataplane::Config { server, https_port: endpoints.https.port(), ..Default::default() }
 }
 
 /// Every way to write the registry of this machine in the name of an image.
