@@ -32,8 +32,7 @@ impl Stats {
     pub(super) async fn forward(self: Arc<Self>, mut wakes: mpsc::Receiver<RevisionKey>) {
         while let Some(revision) = wakes.recv().await {
             // A burst is met by its size at once, not by one instance first.
-            let waiting =
-                self.plane.revision(&revision.namespace, &revision.name).map_or(1, |gate| gate.concurrency.max(1));
+            let waiting = self.plane.present(&revision).max(1);
             self.wakes.wake(&revision, f64::from(waiting));
         }
     }
