@@ -77,6 +77,15 @@ pub enum ProxyError {
         #[source]
         source: io::Error,
     },
+    /// This process, or its machine, has no descriptor, port or memory left for a connection; nothing was sent.
+    #[error("no connection to {target}: this machine has no room for another one")]
+    Exhausted {
+        /// The upstream.
+        target: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// No TCP connection in time; nothing was sent.
     #[error("no connection to {target} within {after:?}")]
     ConnectTimeout {
@@ -88,6 +97,15 @@ pub enum ProxyError {
     /// The HTTP handshake failed; nothing was sent.
     #[error("{target} does not speak the protocol its port is named for")]
     Handshake {
+        /// The upstream.
+        target: SocketAddr,
+        /// What the connection said.
+        #[source]
+        source: hyper::Error,
+    },
+    /// A new connection ended, or the other side spoke first, before the request was written; nothing was sent.
+    #[error("{target} closed a new connection, or spoke first on it, before it was asked")]
+    Unsent {
         /// The upstream.
         target: SocketAddr,
         /// What the connection said.
@@ -176,10 +194,11 @@ impl ProxyError {
             Self::ConnectTimeout { .. } => {
                 (504, "the application does not accept connections in time", "connect-timeout", Platform, None)
             }
+            Self::Exhausted { .. } => (503, "the gateway is out of connections", "exhausted", Platform, Some(1)),
             Self::Handshake { .. } => {
                 (502, "the application does not speak the protocol its port is named for", "handshake", App, None)
             }
-            Self::UpstreamClosed { .. } => {
+            Self::Unsent { .. } | Self::UpstreamClosed { .. } => {
                 (502, "the application closed the connection without an answer", "closed", App, None)
             }
             Self::UpstreamProtocol { .. } => {
@@ -203,7 +222,10 @@ impl ProxyError {
 
     /// Whether it is certain that no application saw the request, so that another one may get it.
     pub fn unstarted(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Handshake { .. })
+        matches!(
+            self,
+            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Handshake { .. } | Self::Unsent { .. }
+        )
     }
 
     /// The answer as a response. A gRPC caller (see [`speaks_grpc`]) gets its own kind of failure, a trailers-only

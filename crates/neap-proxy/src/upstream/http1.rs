@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
@@ -111,9 +111,13 @@ pub(super) async fn send(
         let spare = if connection.used { Spare::of(&sent) } else { None };
         match round_trip(&mut connection, sent).await {
             Ok(response) => return Ok(answered(pool, connection, response, idle, connect)),
-            Err(Unanswered { message: Some(unsent), .. }) => {
-                pool.metrics.upstream_retries.inc();
+            Err(Unanswered { message: Some(unsent), source }) => {
                 *request = Some(unsent);
+                // It was made for this request: whoever closes that one unheard will close the next one too.
+                if connect.is_some() {
+                    return Err(ProxyError::Unsent { target: pool.target.addr, source });
+                }
+                pool.metrics.upstream_retries.inc();
             }
             Err(Unanswered { source, message: None }) => match spare {
                 Some(spare) if source.is_incomplete_message() || io_closed(&source) => {
@@ -165,7 +169,10 @@ fn answered(
         let response = response.map(|_| Body::empty());
         return Answered { response, switched: Some(Switched { upgrade, connection }), connect };
     }
-    if let Some(hint) = keep_alive_hint(response.headers()) {
+    if response.version() == Version::HTTP_10 {
+        // hyper would speak 1.0 on it from now on, where a body of unknown length cannot be sent.
+        connection.keep_alive = Some(Duration::ZERO);
+    } else if let Some(hint) = keep_alive_hint(response.headers()) {
         connection.keep_alive = Some(hint.saturating_sub(KEEP_ALIVE_MARGIN));
     }
     let response = response.map(|incoming| UpstreamBody::http1(incoming, connection, pool, idle));

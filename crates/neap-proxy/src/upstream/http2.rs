@@ -95,13 +95,13 @@ pub(super) async fn send(
     let target = pool.target.addr;
     let mut connect = None;
     loop {
-        let (mut sender, stream) = match existing(pool) {
-            Some(opened) => opened,
+        let (fresh, (mut sender, stream)) = match existing(pool) {
+            Some(opened) => (false, opened),
             None => {
                 let began = now();
                 let opened = stream(pool).await?;
                 connect = Some(began.elapsed());
-                opened
+                (true, opened)
             }
         };
         let mut sent = request.take().expect("a request to send");
@@ -113,10 +113,14 @@ pub(super) async fn send(
             }
             Err(mut error) => match error.take_message() {
                 Some(mut unsent) => {
-                    pool.metrics.upstream_retries.inc();
                     pool.h2.borrow_mut().retain(|connection| !connection.is_closed());
                     origin(&mut unsent);
                     *request = Some(unsent);
+                    // Whoever closes a connection unheard that was just made will close the next one too.
+                    if fresh {
+                        return Err(ProxyError::Unsent { target, source: error.into_error() });
+                    }
+                    pool.metrics.upstream_retries.inc();
                 }
                 None => {
                     let source = error.into_error();
