@@ -94,6 +94,7 @@ impl Gateway {
         let revision_suffix: Arc<str> = format!(".svc.{}", config.cluster_domain).into();
         let make = move |worker: &Worker| {
             let upstream = front::upstream(worker, config.upstream.clone(), &metrics);
+            front::readmit(worker, &plane);
             Front {
                 snapshots: plane.snapshots(),
                 plane: plane.clone(),

@@ -13,7 +13,9 @@ const PROBE: HeaderName = HeaderName::from_static(names::PROBE);
 const HASH: HeaderName = HeaderName::from_static(names::HASH);
 /// The hash of a probe that wants to be told the real one.
 pub(crate) const OVERRIDE: &str = "override";
-const PROXY_REQUEST: HeaderName = HeaderName::from_static(names::PROXY_REQUEST);
+pub(crate) const PROXY_REQUEST: HeaderName = HeaderName::from_static(names::PROXY_REQUEST);
+/// What it says of a request that was counted before it came to a sidecar.
+pub(crate) const BY_ACTIVATOR: HeaderValue = HeaderValue::from_static("activator");
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static(names::ORIGINAL_HOST);
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -100,7 +102,7 @@ pub(crate) fn finish_for_sidecar(headers: &mut HeaderMap, peer: &HeaderValue) {
     {
         headers.insert(ORIGINAL_HOST, host);
     }
-    headers.insert(PROXY_REQUEST, HeaderValue::from_static("activator"));
+    headers.insert(PROXY_REQUEST, BY_ACTIVATOR);
     neap_proxy::headers::add_forwarded_for(headers, peer);
 }
 

@@ -97,9 +97,9 @@ impl Indexes {
         self.snapshot.gates().cloned().chain(retired).collect()
     }
 
-    /// Takes a gate out of service: it gets no more requests.
-    fn retire(&mut self, gate: &Arc<Gate>, now: Instant) {
-        gate.set_instances(Vec::new(), now);
+    /// Takes a gate out of service: it gets no more requests, and those that wait there go on to `successor`.
+    fn retire(&mut self, gate: &Arc<Gate>, successor: Option<Arc<Gate>>, now: Instant) {
+        gate.retire(successor, now);
         self.retired.retain(|gate| gate.strong_count() > 0);
         self.retired.push(Arc::downgrade(gate));
     }
@@ -161,9 +161,9 @@ impl Indexes {
         self.tell_instances(&key, &gate, now);
         self.private.insert(private, key.clone());
         let older = self.snapshot.revisions.get(&key).cloned();
-        self.snapshot.revisions.insert_mut(key, gate);
+        self.snapshot.revisions.insert_mut(key, gate.clone());
         if let Some(older) = older {
-            self.retire(&older, now);
+            self.retire(&older, Some(gate), now);
         }
         Dirty::SNAPSHOT
     }
@@ -176,7 +176,7 @@ impl Indexes {
             backends.remove(key);
         }
         self.snapshot.revisions.remove_mut(key);
-        self.retire(&gate, now);
+        self.retire(&gate, None, now);
         Dirty::SNAPSHOT
     }
 
@@ -268,9 +268,9 @@ impl Indexes {
             .collect();
         let entry = Arc::new(ServiceEntry { external_name, ports });
         let older = self.snapshot.services.get(&key).cloned();
-        self.snapshot.services.insert_mut(key, entry);
+        self.snapshot.services.insert_mut(key, entry.clone());
         if let Some(older) = older {
-            self.retire_service(&older, now);
+            self.retire_service(&older, Some(&entry), now);
         }
         Dirty::SNAPSHOT
     }
@@ -278,13 +278,14 @@ impl Indexes {
     pub(crate) fn delete_service(&mut self, key: &ServiceKey, now: Instant) -> Dirty {
         let Some(older) = self.snapshot.services.get(key).cloned() else { return Dirty::NOTHING };
         self.snapshot.services.remove_mut(key);
-        self.retire_service(&older, now);
+        self.retire_service(&older, None, now);
         Dirty::SNAPSHOT
     }
 
-    fn retire_service(&mut self, service: &ServiceEntry, now: Instant) {
-        for port in &service.ports {
-            self.retire(&port.gate, now);
+    fn retire_service(&mut self, service: &ServiceEntry, successor: Option<&ServiceEntry>, now: Instant) {
+        for old in &service.ports {
+            let new = successor.and_then(|entry| entry.ports.iter().find(|port| port.number == old.number));
+            self.retire(&old.gate, new.map(|port| port.gate.clone()), now);
         }
     }
 
