@@ -5,6 +5,7 @@
 //! what is left after the drain timeout is cut.
 
 mod accept;
+mod answers;
 pub(crate) mod connection;
 mod io;
 pub(crate) mod worker;

@@ -236,7 +236,8 @@ impl Shared {
     /// Marks the connections that overstayed.
     pub(crate) fn judge(&self, now: Instant) {
         for watched in self.watched.borrow().iter() {
-            watched.judge(now, &self.server.config);
+            let cut = watched.judge(now, &self.server.config);
+            self.answers_cut(cut);
         }
     }
 

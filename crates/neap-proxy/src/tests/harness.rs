@@ -62,7 +62,7 @@ impl Engine {
         let local = ([192, 0, 2, 1], 80).into();
         let connection = Connection::plain(peer, local, 0);
         let (shared, handler) = (self.shared.clone(), self.handler.clone());
-        spawn_local(async move { speak(server, connection, None, &shared, handler).await });
+        spawn_local(async move { speak(server, connection, None, &shared, handler, None).await });
         client
     }
 
