@@ -14,6 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Base, Error, listen, ready};
 use crate::{args, reporting};
 
+/// How long requests may still come in after the signal, until kube-proxy and load balancers know. Half of the 30 s that a
+/// pod has by default to end.
+const PROPAGATION: Duration = Duration::from_secs(15);
+
 pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) -> Result<(), Error> {
     // A connection is a descriptor.
     neap_runtime::raise_open_files();
@@ -72,9 +76,18 @@ pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) ->
     base.admin(flags.metrics, metrics).await?;
     ready("gateway");
 
-    let Base { mut signals, mut parts, stop, .. } = base;
+    let Base { mut signals, mut parts, stop, leaving, .. } = base;
     let result = tokio::select! {
-        () = signals.any() => Ok(()),
+        () = signals.any() => {
+            tracing::info!("told to end: serving until all routers know");
+            leaving.cancel();
+            // Told twice, it ends at once.
+            tokio::select! {
+                () = tokio::time::sleep(PROPAGATION) => {}
+                () = signals.any() => {}
+            }
+            Ok(())
+        }
         fault = parts.failed() => Err(fault),
     };
     closing.cancel();

@@ -280,7 +280,10 @@ impl Platform {
         super::top::attach(api.registry(), &kubelet)?;
         parts.spawn("images", kubelet::collect_images(client.clone(), images.clone(), pods.clone(), stop.clone()));
         parts.spawn("kubelet", async move { kubelet.run().await });
-        parts.spawn("metrics", super::metrics::serve(sockets.metrics, Arc::new(metrics), stop.clone()));
+        parts.spawn(
+            "metrics",
+            super::metrics::serve(sockets.metrics, Arc::new(metrics), gateway_stop.clone(), stop.clone()),
+        );
 
         within(controllers_ready.cancelled()).await?;
         data_dir::replace(&data.kubeconfig(), api.kubeconfig(&endpoints.api_url())?.as_bytes(), 0o600)?;
@@ -450,4 +453,16 @@ fn mode(flag: args::Runtime) -> neap_runtime::Mode {
 /// Where pods and users reach this machine.
 fn node_address(bridge: Option<Ipv4Addr>, listen: IpAddr) -> IpAddr {
     bridge.map_or_else(|| dialable(SocketAddr::new(listen, 0)).ip(), IpAddr::V4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateway_itself_lets_requests_end() {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let endpoints = Endpoints { api: at(1), http: at(2), https: at(3), registry: at(4), metrics: at(5) };
+        assert_eq!(gateway_config(&endpoints).server.drain_timeout, DRAIN);
+    }
 }
