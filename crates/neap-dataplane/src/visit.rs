@@ -212,7 +212,8 @@ impl Picker for Activator {
 
     /// A sidecar is told that this request is counted here, so that the autoscaler does not count it twice (E1.10).
     fn bound(&mut self, picked: &Picked<Visit>, request: &mut Request) {
-        if SIDECAR_PORTS.contains(&picked.target.addr.port()) && matches!(picked.hold.gate.name, GateName::Revision(_)) {
+        if SIDECAR_PORTS.contains(&picked.target.addr.port()) && matches!(picked.hold.gate.name, GateName::Revision(_))
+        {
             request.headers_mut().insert(request::PROXY_REQUEST, request::BY_ACTIVATOR);
         }
     }
@@ -265,7 +266,9 @@ mod tests {
         let revision = GateName::Revision(RevisionKey::new("ns", "r"));
         let port = neap_logic::routing::Port::Number(80);
         let service = GateName::Service { namespace: "ns".into(), name: "s".into(), port };
-        for (name, port, told) in [(&revision, 8012, true), (&revision, 8013, true), (&revision, 8080, false), (&service, 8012, false)] {
+        for (name, port, told) in
+            [(&revision, 8012, true), (&revision, 8013, true), (&revision, 8080, false), (&service, 8012, false)]
+        {
             let limits = Limits::default();
             let settings = Settings { limits, protocol: Protocol::Http1, container_concurrency: 0, depth: 1 };
             let gate = Gate::new(name.clone(), settings, Wakes::new().0, Instant::now());
