@@ -194,7 +194,7 @@ fn certificates_come_and_go_with_their_secrets() {
 #[test]
 fn one_gate_is_asked_for_what_is_present_there() {
     let (plane, _) = DataPlane::new("c");
-    let key = neap_logic::routing::RevisionKey::new("ns", "r");
+    let key = RevisionKey::new("ns", "r");
     assert_eq!(plane.present(&key), 0);
     plane.feed(Feed::Apply(revision("r", 0, "http1")), Instant::now());
     plane.snapshot().revisions[&key].enter(Instant::now(), true);

@@ -117,7 +117,7 @@ pub(super) async fn run(
     }
 }
 
-/// Gives the connection to the worker that has fewest. False: it has ended.
+/// Gives the connection to the worker that has fewest. A worker that has ended takes none; false: all have.
 async fn hand_over(
     workers: &[Seats],
     door: &Arc<AtomicUsize>,
@@ -125,9 +125,15 @@ async fn hand_over(
     stream: std::net::TcpStream,
     peer: SocketAddr,
 ) -> bool {
-    let worker = workers.iter().min_by_key(|worker| worker.taken.load(Ordering::Relaxed)).expect("there is a worker");
-    let seat = Seat::take(&worker.taken, door);
-    worker.queue.send(Accepted { stream, peer, listener, seat }).await.is_ok()
+    let mut stream = Some(stream);
+    while let Some(given) = stream.take() {
+        let alive = workers.iter().filter(|worker| !worker.queue.is_closed());
+        let Some(worker) = alive.min_by_key(|worker| worker.taken.load(Ordering::Relaxed)) else { return false };
+        let seat = Seat::take(&worker.taken, door);
+        let accepted = Accepted { stream: given, peer, listener, seat };
+        stream = worker.queue.send(accepted).await.err().map(|unsent| unsent.0.stream);
+    }
+    true
 }
 
 async fn accept(socket: &TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {

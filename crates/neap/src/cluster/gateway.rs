@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Base, Error, listen, ready};
+use crate::parts::Ended;
 use crate::{args, reporting};
 
 /// How long requests may still come in after the signal, until kube-proxy and load balancers know. Half of the 30 s that a
@@ -72,7 +73,7 @@ pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) ->
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     // Requests in flight end before the watches they live on.
     let closing = CancellationToken::new();
-    let running = gateway.start(listeners, workers, closing.clone()).map_err(Error::Gateway)?;
+    let mut running = gateway.start(listeners, workers, closing.clone()).map_err(Error::Gateway)?;
     base.admin(flags.metrics, metrics).await?;
     ready("gateway");
 
@@ -89,6 +90,7 @@ pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) ->
             Ok(())
         }
         fault = parts.failed() => Err(fault),
+        () = running.failed() => Err(Ended { part: "a worker of the gateway" }.into()),
     };
     closing.cancel();
     // It ends by itself: it cuts what is left after `--drain-seconds`.

@@ -323,7 +323,10 @@ impl Platform {
 
     /// Resolves when a part that should run for ever has ended.
     pub async fn failed(&mut self) -> Error {
-        self.parts.failed().await
+        tokio::select! {
+            error = self.parts.failed() => error,
+            () = self.gateway.failed() => Ended { part: "a worker of the gateway" }.into(),
+        }
     }
 
     /// Requests in flight end first, then the controllers, then the API; the store last. The gateway cuts what is left
