@@ -15,6 +15,8 @@ use super::{Base, Error, listen, ready};
 use crate::parts::Ended;
 use crate::{args, reporting};
 
+/// Variable: this pod's address, by which it finds itself among the endpoints of the gateways' Service.
+const POD_IP: &str = "POD_IP";
 /// How long requests may still come in after the signal, until kube-proxy and load balancers know. Half of the 30 s that a
 /// pod has by default to end.
 const PROPAGATION: Duration = Duration::from_secs(15);
@@ -24,7 +26,10 @@ pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) ->
     neap_runtime::raise_open_files();
     let mut base = Base::new(&flags.cluster, env).await?;
     let mut metrics = Metrics::default();
-    let (plane, wakes) = DataPlane::new(networking::NEAP_INGRESS_CLASS);
+    let (plane, wakes) = match env.get(POD_IP).and_then(|ip| ip.parse().ok()) {
+        Some(own) => DataPlane::among_others(networking::NEAP_INGRESS_CLASS, config::NAMESPACE, own),
+        None => DataPlane::new(networking::NEAP_INGRESS_CLASS),
+    };
     let listed = CancellationToken::new();
     let watches = neap_dataplane::watch::run(base.client.clone(), plane.clone(), listed.clone(), base.stop.clone());
     base.parts.spawn("gateway watches", watches);
