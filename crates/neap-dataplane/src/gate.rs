@@ -312,11 +312,12 @@ impl Gate {
     pub(crate) fn collect(&self, now: Instant) -> Option<Stat> {
         let GateName::Revision(revision) = &self.name else { return None };
         let mut live = self.lock();
-        let (average_concurrency, request_count) = live.account.collect(now);
+        let (average_concurrency, request_count, seconds) = live.account.collect(now);
         Some(Stat {
             revision: revision.clone(),
             average_concurrency,
             request_count,
+            seconds,
             concurrency: live.account.present(),
             waiting: u32::try_from(live.throttle.waiting()).unwrap_or(u32::MAX),
             instances: u32::try_from(live.wanted.len()).unwrap_or(u32::MAX),

@@ -193,6 +193,7 @@ impl Front {
         headers::canonical(request)?;
         let entrance = &self.doors[connection.listener];
         let secure = connection.tls || (entrance.trusted && request::says_https(request.headers()));
+        let mut published = None;
         let gate = loop {
             let snapshot = self.snapshots.load();
             if let Some(answer) = challenge_answer(&snapshot, request) {
@@ -217,9 +218,12 @@ impl Front {
                     return Err(ProxyError::NoRoute { host });
                 }
                 Route::Unknown(what) => {
-                    let published = self.plane.published();
                     drop(snapshot);
-                    Box::pin(self.settle(published, arrived + SETTLE, what)).await?;
+                    match &mut published {
+                        // What came between the look at the snapshot and this moment is not told; it is looked at again.
+                        None => published = Some(self.plane.published()),
+                        Some(published) => Box::pin(self.settle(published, arrived + SETTLE, what)).await?,
+                    }
                 }
             }
         };
@@ -239,7 +243,7 @@ impl Front {
     /// Waits for the next snapshot.
     async fn settle(
         &self,
-        mut published: tokio::sync::watch::Receiver<u64>,
+        published: &mut tokio::sync::watch::Receiver<u64>,
         until: Instant,
         what: String,
     ) -> Result<(), ProxyError> {

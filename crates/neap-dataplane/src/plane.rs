@@ -1,6 +1,7 @@
 //! The data plane's shared state: indexes go in, snapshots come out.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -80,6 +81,14 @@ impl DataPlane {
         let (wakes, woken) = Wakes::new();
         let suspended = wakes.suspended.clone();
         (Self::of(Indexes::new(ingress_class, wakes), suspended), woken)
+    }
+
+    /// The same for one of several gateways: those behind a Service of `namespace` that leads to the address `own` too.
+    /// Instances with a `containerConcurrency` are shared out among them.
+    pub fn among_others(ingress_class: &str, namespace: &str, own: IpAddr) -> (Arc<Self>, mpsc::Receiver<RevisionKey>) {
+        let (wakes, woken) = Wakes::new();
+        let suspended = wakes.suspended.clone();
+        (Self::of(Indexes::new(ingress_class, wakes).with_peers(namespace, own), suspended), woken)
     }
 
     /// One without routes, whose instances have to prove themselves first.

@@ -17,6 +17,10 @@ pub(crate) const PROXY_REQUEST: HeaderName = HeaderName::from_static(names::PROX
 /// What it says of a request that was counted before it came to a sidecar.
 pub(crate) const BY_ACTIVATOR: HeaderValue = HeaderValue::from_static("activator");
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static(names::ORIGINAL_HOST);
+/// What frames a message is the engine's to say: a route that appended one of these would break the connection to the
+/// instance for all others.
+const FRAMING: [HeaderName; 5] =
+    [header::CONNECTION, header::CONTENT_LENGTH, header::TE, header::TRANSFER_ENCODING, header::UPGRADE];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Whether a proxy of ours says that the first client spoke https.
@@ -28,6 +32,9 @@ pub(crate) fn says_https(headers: &HeaderMap) -> bool {
 /// whether the request is a networking probe that wants to know the hash of its route. A probe that brings a hash of
 /// its own keeps it (G8.4).
 pub(crate) fn take_platform(headers: &mut HeaderMap) -> bool {
+    if headers.keys().any(|name| name.as_str().contains('_')) {
+        drop_doubles(headers);
+    }
     // All names begin with a k; few requests have such a header at all.
     if !headers.keys().any(|name| name.as_str().starts_with("k-") || name.as_str().starts_with("kn")) {
         return false;
@@ -41,6 +48,19 @@ pub(crate) fn take_platform(headers: &mut HeaderMap) -> bool {
         headers.remove(HASH);
     }
     asks
+}
+
+/// Applications behind CGI, WSGI or Rack read `x_forwarded_for` and `x-forwarded-for` as one variable; what the platform
+/// says must not have a second voice.
+fn drop_doubles(headers: &mut HeaderMap) {
+    let ours = |name: &&HeaderName| {
+        let dashed = name.as_str().replace('_', "-");
+        dashed != name.as_str() && ["x-forwarded-", "k-", "knative-"].iter().any(|prefix| dashed.starts_with(prefix))
+    };
+    let doubles: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
+    for name in doubles {
+        headers.remove(name);
+    }
 }
 
 /// Tells a probe which version of its route it went by (F2.1).
@@ -64,7 +84,9 @@ pub(crate) fn set_headers(headers: &mut HeaderMap, wanted: &[Header], to_revisio
         if to_revision && (**name == *names::REVISION || **name == *names::NAMESPACE) {
             continue;
         }
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
+            && !FRAMING.contains(&name)
+        {
             headers.insert(name, value);
         }
     }
@@ -128,10 +150,13 @@ fn forwarded(headers: &HeaderMap) -> Option<HeaderValue> {
             out.push(b", ");
         }
         // Section 6: an IPv6 address is quoted, for it has colons.
-        if node.contains(&b':') {
-            out.push_all(&[b"for=\"[", node, b"]\""]);
-        } else {
-            out.push_all(&[b"for=", node]);
+        match node {
+            // What is no address would be read as further pairs; section 6.2 has a word for it.
+            _ if !node.iter().all(|byte| byte.is_ascii_alphanumeric() || b".:-_".contains(byte)) => {
+                out.push(b"for=unknown");
+            }
+            _ if node.contains(&b':') => out.push_all(&[b"for=\"[", node, b"]\""]),
+            _ => out.push_all(&[b"for=", node]),
         }
         if at == 0 {
             push_pairs(&mut out, host, proto);
@@ -149,8 +174,10 @@ fn push_pairs(out: &mut Text, host: &[u8], proto: &[u8]) {
             if !out.is_empty() {
                 out.push(b";");
             }
-            // Section 4: a value that is no token is quoted; a port makes a host one.
-            let quote: &[u8] = if value.contains(&b':') { b"\"" } else { b"" };
+            // Section 4: a value that is no token is quoted; a port makes a host one. What could end the quotes is no host.
+            let is_token = value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte));
+            let quote: &[u8] = if is_token { b"" } else { b"\"" };
+            let value = if value.iter().any(|byte| b"\"\\".contains(byte)) { &b"unknown"[..] } else { value };
             out.push_all(&[name, quote, value, quote]);
         }
     }
@@ -243,6 +270,16 @@ mod tests {
         };
         check(&[("accept", "x"), ("keep-alive", "x")], &[("accept", "x"), ("keep-alive", "x")], false);
         check(
+            &[
+                ("x_forwarded_for", "1.1.1.1"),
+                ("x-forwarded_proto", "https"),
+                ("k_original_host", "c"),
+                ("user_id", "7"),
+            ],
+            &[("user_id", "7")],
+            false,
+        );
+        check(
             &[("knative-serving-revision", "a"), ("knative-serving-namespace", "b"), ("k-original-host", "c")],
             &[],
             false,
@@ -261,7 +298,8 @@ mod tests {
     #[test]
     fn route_headers_replace() {
         let header = |name: &str, value: &str| Header { name: name.into(), value: value.into() };
-        let wanted = [header("foo", "new"), header("knative-serving-revision", "r")];
+        let wanted =
+            [header("foo", "new"), header("knative-serving-revision", "r"), header("transfer-encoding", "chunked")];
         let check = |to_revision: bool, left: &[(&str, &str)]| {
             let mut headers = map(&[("foo", "old"), ("foo", "older")]);
             set_headers(&mut headers, &wanted, to_revision);
@@ -288,6 +326,11 @@ mod tests {
             &[("x-forwarded-for", "2001:db8::17"), ("x-forwarded-host", "h:8080")],
             Some("for=\"[2001:db8::17]\";host=\"h:8080\""),
         );
+        check(
+            &[("x-forwarded-for", "1.1.1.1;host=evil;proto=https, 10.0.0.1"), ("x-forwarded-host", "h;proto=https")],
+            Some("for=unknown;host=\"h;proto=https\", for=10.0.0.1"),
+        );
+        check(&[("x-forwarded-host", "h\";proto=https")], Some("host=\"unknown\""));
         let many = vec!["10.0.0.1"; 100].join(", ");
         let long = vec!["for=10.0.0.1"; 100].join(", ");
         check(&[("x-forwarded-for", &many)], Some(&long));

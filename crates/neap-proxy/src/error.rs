@@ -130,6 +130,12 @@ pub enum ProxyError {
         #[source]
         source: hyper::Error,
     },
+    /// The answer is in a transfer coding that is not undone here.
+    #[error("{target} gave an answer in a transfer coding other than chunked")]
+    Coding {
+        /// The upstream.
+        target: SocketAddr,
+    },
     /// The total or the response-start limit passed at the application.
     #[error("no answer began within {after:?}")]
     Timeout {
@@ -201,7 +207,7 @@ impl ProxyError {
             Self::Unsent { .. } | Self::UpstreamClosed { .. } => {
                 (502, "the application closed the connection without an answer", "closed", App, None)
             }
-            Self::UpstreamProtocol { .. } => {
+            Self::Coding { .. } | Self::UpstreamProtocol { .. } => {
                 (502, "the application gave an answer that is not valid HTTP", "protocol", App, None)
             }
             Self::Timeout { .. } => (504, "request timeout", "timeout", App, None),
@@ -258,7 +264,11 @@ fn error_value(answer: &Answer) -> HeaderValue {
 
 /// Whether a request with these headers is a gRPC call.
 pub fn speaks_grpc(request: &HeaderMap) -> bool {
-    request.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    request
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        // `application/grpc-web` is for browsers, which read statuses as everybody does.
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// gRPC's own status for an HTTP one ("HTTP to gRPC status code mapping"), with 504 told apart.
@@ -329,6 +339,9 @@ mod tests {
     fn a_grpc_caller_gets_a_grpc_status() {
         let mut request = HeaderMap::new();
         request.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc+proto"));
+        let mut for_browsers = HeaderMap::new();
+        for_browsers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc-web+proto"));
+        assert!(!speaks_grpc(&for_browsers));
         let response = ProxyError::QueueFull { depth: 1 }.respond(speaks_grpc(&request));
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "14");

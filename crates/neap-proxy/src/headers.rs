@@ -17,6 +17,7 @@ pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// `X-Forwarded-Host`: the host the first client asked for.
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -43,6 +44,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
         headers.remove(header::CONNECTION);
+        // Of the same switch; it need not be named to be believed.
+        headers.remove(HTTP2_SETTINGS);
     }
     // 7.6.1: these are to be removed even when Connection does not name them.
     headers.remove(KEEP_ALIVE);
@@ -188,8 +191,17 @@ fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|name| name.trim().eq_ignore_ascii_case("upgrade"));
-    let h2c = upgrade.as_bytes().eq_ignore_ascii_case(b"h2c");
-    (named && !h2c).then(|| upgrade.clone())
+    if !named {
+        return None;
+    }
+    let h2c = |protocol: &str| protocol.trim().get(..3).is_some_and(|start| start.eq_ignore_ascii_case("h2c"));
+    let list = upgrade.to_str().ok()?;
+    if !list.split(',').any(h2c) {
+        return Some(upgrade.clone());
+    }
+    // An application that still switches to it would serve any number of requests on what we take for one.
+    let rest: Vec<_> = list.split(',').filter(|protocol| !h2c(protocol)).map(str::trim).collect();
+    HeaderValue::try_from(rest.join(", ")).ok().filter(|rest| !rest.is_empty())
 }
 
 /// Where a request came from, for the `X-Forwarded-` fields.
@@ -278,6 +290,22 @@ mod tests {
         check(&[("proxy-authorization", "Basic x"), ("authorization", "Basic y")], &[("authorization", "Basic y")]);
         check(&[("te", "gzip, Trailers"), ("connection", "TE")], &[("te", "trailers")]);
         check(&[("te", "gzip")], &[]);
+    }
+
+    #[test]
+    fn nobody_switches_to_h2c() {
+        let check = |upgrade: &str, want: Option<&str>| {
+            let mut headers = map(&[("connection", "upgrade"), ("upgrade", upgrade), ("http2-settings", "AAMAAABk")]);
+            let wanted = wanted_upgrade(&headers);
+            assert_eq!(wanted.as_ref().map(|value| value.to_str().expect("text")), want, "{upgrade}");
+            strip_hop_by_hop(&mut headers);
+            assert_eq!(list(&headers), []);
+        };
+        check("websocket", Some("websocket"));
+        check("foo/2, bar", Some("foo/2, bar"));
+        check("H2C", None);
+        check("h2c, websocket", Some("websocket"));
+        check("x ,h2c-14,y", Some("x, y"));
     }
 
     #[test]

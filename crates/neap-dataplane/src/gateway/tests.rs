@@ -669,3 +669,38 @@ async fn challenges_are_answered_in_the_clear() {
     })
     .await;
 }
+
+/// A Revision is immutable, but what is made of it is not: its gate may be replaced while requests wait, or go.
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_go_where_the_revision_goes() {
+    local(async {
+        let world = World::with_app(json!({ "timeoutSeconds": 300 }));
+        let addr = instance(|_| async { "awake".into() }).await;
+        let changes = async {
+            sleep(Duration::from_secs(1)).await;
+            world.revision("r", json!({ "timeoutSeconds": 200 }));
+            sleep(Duration::from_secs(1)).await;
+            world.instances("r-private", "http", &[addr]);
+        };
+        let began = Instant::now();
+        let (answer, ()) = tokio::join!(world.get(EXTERNAL, "app.example", "/"), changes);
+        assert_eq!((answer, began.elapsed().as_secs()), ((200, "awake".into()), 2));
+        assert_eq!(world.plane.collect(Instant::now())[0].concurrency, 0);
+
+        world.instances("r-private", "http", &[]);
+        let key = RevisionKey::new("ns", "r");
+        let goes = async {
+            sleep(Duration::from_secs(1)).await;
+            let gone = serde_json::from_value::<neap_api::serving::Revision>(json!({
+                "apiVersion": "serving.knative.dev/v1", "kind": "Revision",
+                "metadata": { "namespace": "ns", "name": "r" }, "spec": { "containers": [{ "image": "x" }] },
+            }));
+            world.plane.feed(Feed::Delete(gone.expect("an object")), Instant::now());
+            assert!(world.plane.snapshot().revisions.get(&key).is_none());
+        };
+        let began = Instant::now();
+        let (answer, ()) = tokio::join!(world.get(EXTERNAL, "app.example", "/"), goes);
+        assert_eq!((answer.0, began.elapsed().as_secs()), (503, 1));
+    })
+    .await;
+}

@@ -9,6 +9,7 @@ mod object;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use k8s_openapi::api::core::v1::{Secret, Service};
@@ -17,11 +18,12 @@ use neap_api::networking::Ingress;
 use neap_api::serving::Revision;
 use neap_logic::names;
 use neap_logic::routing::{Change, IngressKey, RevisionKey, SecretRef};
-use neap_logic::throttle::ACTIVATOR_QUEUE_DEPTH;
+use neap_logic::throttle::{ACTIVATOR_QUEUE_DEPTH, subset};
 use tokio::time::Instant;
 
 use self::endpoints::Endpoints;
 pub(crate) use self::object::key_of;
+use crate::activator::PORTS as SIDECAR_PORTS;
 use crate::activator::backends::{Backends, Known};
 use crate::certificates;
 use crate::gate::{Gate, GateName, Settings};
@@ -44,6 +46,26 @@ pub(crate) struct Indexes {
     retired: Vec<Weak<Gate>>,
     /// Where instances have to prove themselves before they get requests.
     backends: Option<Arc<Backends>>,
+    /// Gateways beside this one.
+    peers: Option<Peers>,
+}
+
+/// The gateways that stand before the same instances. Each has its own account of an instance's requests, so that an
+/// instance with a limit belongs to one of them (as to one activator, E1.7), while there are as many instances as gateways.
+struct Peers {
+    own: IpAddr,
+    /// Where their Service is.
+    namespace: Arc<str>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Peers {
+    fn share(&self, mut instances: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        instances.sort_unstable();
+        instances.dedup();
+        let own = self.addresses.iter().position(|ip| *ip == self.own);
+        subset(&instances, own, self.addresses.len())
+    }
 }
 
 /// What has to be published after a change.
@@ -75,7 +97,13 @@ impl Indexes {
             status: IngressStatus::default(),
             retired: Vec::new(),
             backends: None,
+            peers: None,
         }
+    }
+
+    pub(crate) fn with_peers(mut self, namespace: &str, own: IpAddr) -> Self {
+        self.peers = Some(Peers { own, namespace: namespace.into(), addresses: Vec::new() });
+        self
     }
 
     pub(crate) fn with_backends(mut self, backends: Arc<Backends>) -> Self {
@@ -202,6 +230,7 @@ impl Indexes {
 
     /// Instances are live: gates are told at once, and no snapshot changes.
     fn endpoints_changed(&mut self, services: BTreeSet<ServiceKey>, now: Instant) -> Dirty {
+        self.peers_changed(&services, now);
         for service in services {
             let public = RevisionKey { namespace: service.namespace.clone(), name: service.name.clone() };
             let key = self.private.get(&service).or(self.backends.as_ref().map(|_| &public));
@@ -216,10 +245,36 @@ impl Indexes {
         Dirty::NOTHING
     }
 
+    /// Where a gateway has come or gone, all instances are shared out anew.
+    fn peers_changed(&mut self, services: &BTreeSet<ServiceKey>, now: Instant) {
+        let Some(peers) = &mut self.peers else { return };
+        if !services.iter().any(|service| service.namespace == peers.namespace) {
+            return;
+        }
+        let addresses = self.endpoints.beside(&peers.namespace, peers.own);
+        if addresses != peers.addresses {
+            peers.addresses = addresses;
+            for (key, gate) in &self.snapshot.revisions {
+                self.tell_instances(key, gate, now);
+            }
+        }
+    }
+
+    /// Of instances with a limit that nobody behind us keeps, this gateway's own.
+    fn share(&self, gate: &Gate, instances: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let is_sidecar = |addr: &SocketAddr| SIDECAR_PORTS.contains(&addr.port());
+        match &self.peers {
+            Some(peers) if gate.settings.container_concurrency > 0 && !instances.iter().any(is_sidecar) => {
+                peers.share(instances)
+            }
+            _ => instances,
+        }
+    }
+
     fn tell_instances(&self, key: &RevisionKey, gate: &Arc<Gate>, now: Instant) {
         let private = private_service(key);
         match &self.backends {
-            None => gate.set_instances(self.endpoints.of_revision(&private), now),
+            None => gate.set_instances(self.share(gate, self.endpoints.of_revision(&private)), now),
             Some(backends) => {
                 let public = ServiceKey { namespace: key.namespace.clone(), name: key.name.clone() };
                 let known = Known {

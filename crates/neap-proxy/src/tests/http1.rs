@@ -297,3 +297,24 @@ async fn a_silent_tunnel_ends_when_an_idle_limit_is_set() {
     })
     .await;
 }
+
+/// RFC 9112, section 6.3.
+#[tokio::test]
+async fn an_answer_is_framed_by_its_coding() {
+    local(async {
+        let check = async |coding: &'static str, status: &str, end: &str| {
+            let target = raw_origin(crate::Protocol::Http1, move |mut stream| async move {
+                assert!(stream.read(&mut [0; 1024]).await.expect("reads") > 0);
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: {coding}\r\n\r\n");
+                stream.write_all(format!("{head}5\r\nhello\r\n0\r\n\r\n").as_bytes()).await.expect("writes");
+            })
+            .await;
+            let engine = Engine::new(target, Limits::default());
+            let answer = engine.raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.ends_with(end), "{coding}: {answer}");
+        };
+        check("chunked", "200", "5\r\nhello\r\n0\r\n\r\n").await;
+        check("gzip, chunked", "502", "the application gave an answer that is not valid HTTP").await;
+    })
+    .await;
+}

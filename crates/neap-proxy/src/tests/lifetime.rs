@@ -257,3 +257,21 @@ async fn a_silent_connection_rests_and_comes_back() {
     })
     .await;
 }
+
+/// After a TLS handshake the first request is a flight behind.
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_the_first_request_of_a_connection() {
+    local(async {
+        let engine = Engine::new(slow_origin().await, Limits::default());
+        let (mut asks, mut silent) = (engine.connect_as(Some(false)), engine.connect_as(Some(false)));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        engine.shared.drain();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        asks.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("writes");
+        let mut answer = String::new();
+        asks.read_to_string(&mut answer).await.expect("reads");
+        assert!(answer.ends_with("late") && answer.contains("connection: close"), "{answer}");
+        assert_eq!(silent.read(&mut [0; 10]).await.expect("reads"), 0);
+    })
+    .await;
+}

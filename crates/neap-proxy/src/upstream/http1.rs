@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
@@ -110,7 +110,7 @@ pub(super) async fn send(
         announce_body(&mut sent);
         let spare = if connection.used { Spare::of(&sent) } else { None };
         match round_trip(&mut connection, sent).await {
-            Ok(response) => return Ok(answered(pool, connection, response, idle, connect)),
+            Ok(response) => return answered(pool, connection, response, idle, connect),
             Err(Unanswered { message: Some(unsent), source }) => {
                 *request = Some(unsent);
                 // It was made for this request: whoever closes that one unheard will close the next one too.
@@ -134,9 +134,17 @@ pub(super) async fn send(
 /// A body of unknown length is sent in chunks, whatever the method. hyper does so by itself, but not where bodies are
 /// rare: there it would leave the body out.
 fn announce_body(request: &mut Request) {
+    let has_none = request.body().is_empty();
+    if has_none && matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) {
+        // 9110, 8.6: it should say that there is none; h2 clients need not, and strict servers insist.
+        if !request.headers().contains_key(header::CONTENT_LENGTH) {
+            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        return;
+    }
     let rare = matches!(*request.method(), Method::GET | Method::HEAD);
-    if rare && !request.body().is_empty() && http_body::Body::size_hint(request.body()).exact().is_none() {
-        request.headers_mut().insert(http::header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    if rare && !has_none && http_body::Body::size_hint(request.body()).exact().is_none() {
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
@@ -163,11 +171,12 @@ fn answered(
     mut response: http::Response<Incoming>,
     idle: Option<Duration>,
     connect: Option<Duration>,
-) -> Answered {
+) -> Result<Answered, ProxyError> {
+    frame_anew(pool, response.headers_mut())?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let upgrade = hyper::upgrade::on(&mut response);
         let response = response.map(|_| Body::empty());
-        return Answered { response, switched: Some(Switched { upgrade, connection }), connect };
+        return Ok(Answered { response, switched: Some(Switched { upgrade, connection }), connect });
     }
     if response.version() == Version::HTTP_10 {
         // hyper would speak 1.0 on it from now on, where a body of unknown length cannot be sent.
@@ -176,7 +185,25 @@ fn answered(
         connection.keep_alive = Some(hint.saturating_sub(KEEP_ALIVE_MARGIN));
     }
     let response = response.map(|incoming| UpstreamBody::http1(incoming, connection, pool, idle));
-    Answered { response, switched: None, connect }
+    Ok(Answered { response, switched: None, connect })
+}
+
+/// RFC 9112, section 6.3: the body was read by its transfer coding, which is taken off; a length beside it says something
+/// else. Codings other than `chunked` are not undone, so what is in them cannot be passed on.
+fn frame_anew(pool: &Pool, headers: &mut HeaderMap) -> Result<(), ProxyError> {
+    if !headers.contains_key(header::TRANSFER_ENCODING) {
+        return Ok(());
+    }
+    headers.remove(header::CONTENT_LENGTH);
+    let is_plain = |coding: &str| {
+        let coding = coding.trim();
+        coding.is_empty() || coding.eq_ignore_ascii_case("chunked") || coding.eq_ignore_ascii_case("identity")
+    };
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if codings.all(|value| value.to_str().is_ok_and(|value| value.split(',').all(is_plain))) {
+        return Ok(());
+    }
+    Err(ProxyError::Coding { target: pool.target.addr })
 }
 
 /// `Keep-Alive: timeout=5`: what Node, Apache and others promise.
@@ -194,11 +221,12 @@ struct Spare {
 }
 
 impl Spare {
+    /// Only what changes nothing: a DELETE that was done before its instance died would be answered with 404 by the next.
     /// `None` also for one that has been repeated before: a request that ends whoever gets it must not go through all
     /// instances.
     fn of(request: &Request) -> Option<Self> {
         let repeated = request.extensions().get::<Repeated>().is_some();
-        (!repeated && request.method().is_idempotent() && request.body().is_empty()).then(|| Self {
+        (!repeated && request.method().is_safe() && request.body().is_empty()).then(|| Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
             headers: request.headers().clone(),
@@ -263,7 +291,7 @@ mod tests {
             assert_eq!(Spare::of(&request).is_some(), spare, "{method}");
         };
         check(Method::GET, Body::empty(), true);
-        check(Method::DELETE, Body::empty(), true);
+        check(Method::DELETE, Body::empty(), false);
         check(Method::PUT, Body::full("x"), false);
         check(Method::POST, Body::empty(), false);
         let first = http::Request::builder().body(Body::empty()).expect("a request");

@@ -12,14 +12,24 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Base, Error, listen, ready};
+use crate::parts::Ended;
 use crate::{args, reporting};
+
+/// Variable: this pod's address, by which it finds itself among the endpoints of the gateways' Service.
+const POD_IP: &str = "POD_IP";
+/// How long requests may still come in after the signal, until kube-proxy and load balancers know. Half of the 30 s that a
+/// pod has by default to end.
+const PROPAGATION: Duration = Duration::from_secs(15);
 
 pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) -> Result<(), Error> {
     // A connection is a descriptor.
     neap_runtime::raise_open_files();
     let mut base = Base::new(&flags.cluster, env).await?;
     let mut metrics = Metrics::default();
-    let (plane, wakes) = DataPlane::new(networking::NEAP_INGRESS_CLASS);
+    let (plane, wakes) = match env.get(POD_IP).and_then(|ip| ip.parse().ok()) {
+        Some(own) => DataPlane::among_others(networking::NEAP_INGRESS_CLASS, config::NAMESPACE, own),
+        None => DataPlane::new(networking::NEAP_INGRESS_CLASS),
+    };
     let listed = CancellationToken::new();
     let watches = neap_dataplane::watch::run(base.client.clone(), plane.clone(), listed.clone(), base.stop.clone());
     base.parts.spawn("gateway watches", watches);
@@ -69,14 +79,24 @@ pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) ->
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     // Requests in flight end before the watches they live on.
     let closing = CancellationToken::new();
-    let running = gateway.start(listeners, workers, closing.clone()).map_err(Error::Gateway)?;
+    let mut running = gateway.start(listeners, workers, closing.clone()).map_err(Error::Gateway)?;
     base.admin(flags.metrics, metrics).await?;
     ready("gateway");
 
-    let Base { mut signals, mut parts, stop, .. } = base;
+    let Base { mut signals, mut parts, stop, leaving, .. } = base;
     let result = tokio::select! {
-        () = signals.any() => Ok(()),
+        () = signals.any() => {
+            tracing::info!("told to end: serving until all routers know");
+            leaving.cancel();
+            // Told twice, it ends at once.
+            tokio::select! {
+                () = tokio::time::sleep(PROPAGATION) => {}
+                () = signals.any() => {}
+            }
+            Ok(())
+        }
         fault = parts.failed() => Err(fault),
+        () = running.failed() => Err(Ended { part: "a worker of the gateway" }.into()),
     };
     closing.cancel();
     // It ends by itself: it cuts what is left after `--drain-seconds`.

@@ -134,6 +134,8 @@ struct Base {
     clock: Clock,
     parts: Parts<Error>,
     stop: CancellationToken,
+    /// Told to end, but still serving.
+    leaving: CancellationToken,
     signals: Signals,
 }
 
@@ -153,13 +155,16 @@ impl Base {
             () = tokio::time::sleep(SETTINGS) => return Err(Error::NoSettings),
             () = signals.any() => stop.cancel(),
         }
-        Ok(Self { client, settings, clock, parts, stop, signals })
+        Ok(Self { client, settings, clock, parts, stop, leaving: CancellationToken::new(), signals })
     }
 
     /// Serves metrics and health.
     async fn admin(&mut self, address: SocketAddr, metrics: Metrics) -> Result<(), Error> {
         let listener = listen(address, "--metrics").await?;
-        self.parts.spawn("metrics", crate::up::metrics::serve(listener, Arc::new(metrics), self.stop.clone()));
+        self.parts.spawn(
+            "metrics",
+            crate::up::metrics::serve(listener, Arc::new(metrics), self.leaving.clone(), self.stop.clone()),
+        );
         Ok(())
     }
 

@@ -212,10 +212,8 @@ impl Platform {
         data_dir::replace(&data.authority(), authority.pem().as_bytes(), 0o644)?;
         let fallback = Fallback::new(authority, plane.clone(), config.domain.as_deref(), config.listen);
         let gateway = neap_dataplane::Config {
-            server: neap_proxy::ServerConfig { drain_timeout: DRAIN, ..Default::default() },
-            https_port: endpoints.https.port(),
             fallback_certificate: Some(Arc::new(fallback)),
-            ..Default::default()
+            ..gateway_config(&endpoints)
         };
         let gateway = Gateway::new(gateway, plane.clone(), &mut metrics);
         let listed = CancellationToken::new();
@@ -315,7 +313,10 @@ impl Platform {
         super::top::attach(api.registry(), &kubelet)?;
         parts.spawn("images", kubelet::collect_images(client.clone(), images.clone(), pods.clone(), stop.clone()));
         parts.spawn("kubelet", async move { kubelet.run().await });
-        parts.spawn("metrics", super::metrics::serve(sockets.metrics, Arc::new(metrics), stop.clone()));
+        parts.spawn(
+            "metrics",
+            super::metrics::serve(sockets.metrics, Arc::new(metrics), gateway_stop.clone(), stop.clone()),
+        );
 
         within(&mut [&mut parts, &mut api_parts], controllers_ready.cancelled()).await?;
         data_dir::replace(&data.kubeconfig(), api.kubeconfig(&endpoints.api_url())?.as_bytes(), 0o600)?;
@@ -491,6 +492,11 @@ async fn first_failure(parts: &mut [&mut Parts<Error>]) -> Error {
     futures::future::select_all(parts.iter_mut().map(|parts| Box::pin(parts.failed()))).await.0
 }
 
+fn gateway_config(endpoints: &Endpoints) -> neap_dataplane::Config {
+    let server = neap_proxy::ServerConfig { drain_timeout: DRAIN, ..Default::default() };
+    neap_dataplane::Config { server, https_port: endpoints.https.port(), ..Default::default() }
+}
+
 /// Every way to write the registry of this machine in the name of an image.
 fn local_names(registry: &str) -> [String; 3] {
     let port = registry.rsplit_once(':').map_or(registry, |(_, port)| port);
@@ -509,4 +515,16 @@ fn mode(flag: args::Runtime) -> neap_runtime::Mode {
 /// Where pods and users reach this machine.
 fn node_address(bridge: Option<Ipv4Addr>, listen: IpAddr) -> IpAddr {
     bridge.map_or_else(|| dialable(SocketAddr::new(listen, 0)).ip(), IpAddr::V4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateway_itself_lets_requests_end() {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let endpoints = Endpoints { api: at(1), http: at(2), https: at(3), registry: at(4), metrics: at(5) };
+        assert_eq!(gateway_config(&endpoints).server.drain_timeout, DRAIN);
+    }
 }

@@ -42,8 +42,7 @@ impl StatSource for Stats {
     fn collect(&self, _wanted: Vec<RevisionKey>) -> BoxFuture<'static, Vec<(RevisionKey, Sample)>> {
         let collected = self.plane.collect(Instant::now());
         let samples = collected.into_iter().map(|stat| {
-            #[expect(clippy::cast_precision_loss, reason = "requests of one second are far below 2^52")]
-            let requests = stat.request_count as f64;
+            let requests = stat.rate();
             (stat.revision, Sample::Stat(Stat { concurrency: stat.average_concurrency, requests }))
         });
         std::future::ready(samples.collect()).boxed()
