@@ -9,7 +9,9 @@ use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::Secret;
 use neap_api::acme;
 use neap_api::keys::config;
-use neap_proxy::tls::{ACME_TLS, CertifiedKey, ClientHello, ResolvesServerCert, TlsError, certified_key};
+use neap_proxy::tls::{
+    ACME_TLS, CertifiedKey, ClientHello, ResolvesServerCert, TlsError, certified_key, challenge_key,
+};
 
 use crate::snapshot::Snapshot;
 
@@ -45,7 +47,7 @@ pub(crate) fn of_order(secret: &Secret) -> Option<Result<Challenge, TlsError>> {
     let acme::Answers { namespace, http01, tls_alpn01 } = serde_json::from_slice(&answers.0).ok()?;
     let pairs = tls_alpn01
         .into_iter()
-        .map(|answer| Ok((answer.host, certified_key(answer.certificate.as_bytes(), answer.key.as_bytes())?)));
+        .map(|answer| Ok((answer.host, challenge_key(answer.certificate.as_bytes(), answer.key.as_bytes())?)));
     Some(pairs.collect::<Result<_, _>>().map(|tls_alpn01| Challenge { namespace, http01, tls_alpn01 }))
 }
 

@@ -25,14 +25,18 @@ impl Span {
 const SPREAD: i32 = 50;
 /// Whatever the authority would like: after nine tenths of its life a certificate is renewed.
 const LATEST: i32 = 900;
+/// And not before a tenth of it, or a day: an authority that always wants a renewal at once is not asked again and again.
+const EARLIEST: (i32, SignedDuration) = (100, SignedDuration::from_hours(24));
 
 /// When to renew: at two thirds of the life, or within the window the authority suggests. `of` tells certificates apart.
 pub fn renew_at(life: Span, suggested: Option<Span>, of: &str) -> Timestamp {
     let chance = i32::try_from(fnv32a(of.as_bytes()) % 1000).expect("below 1000");
+    let (share, time) = EARLIEST;
+    let earliest = life.at(share).min(life.from.saturating_add(time).unwrap_or(life.to));
     match suggested {
-        Some(window) if window.to > window.from => window.at(chance).min(life.at(LATEST)),
-        // A window that is one instant, or none: now, in the authority's words.
-        Some(window) => window.from.min(life.at(LATEST)),
+        Some(window) if window.to > window.from => window.at(chance).clamp(earliest, life.at(LATEST)),
+        // A window that is one instant, or none: then, in the authority's words.
+        Some(window) => window.from.clamp(earliest, life.at(LATEST)),
         None => life.at(667 - chance * SPREAD / 1000),
     }
 }
@@ -63,7 +67,8 @@ mod tests {
         check(None, 5_550..=6_003);
         check(Some(span(3_000, 4_000)), 3_000..=4_000);
         check(Some(span(8_500, 9_500)), 8_100..=8_100);
-        check(Some(span(100, 100)), 100..=100);
+        check(Some(span(1_000, 1_000)), 1_000..=1_000);
+        check(Some(span(100, 100)), 900..=900);
         let spread: std::collections::BTreeSet<_> =
             (0..50).map(|n| renew_at(span(0, 9_000), None, &n.to_string())).collect();
         assert!(spread.len() > 30, "{}", spread.len());
