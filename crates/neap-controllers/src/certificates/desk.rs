@@ -222,10 +222,10 @@ impl Clerk {
                     let office = self.office.clone();
                     match work {
                         Work::Issue(ask, token) => jobs.spawn(async move {
-                            let _ended_early = token.run_until_cancelled(office.issue(*ask)).await;
+                            let _ended_early = token.run_until_cancelled(Box::pin(office.issue(*ask))).await;
                         }),
                         Work::Suggest { key, acme, chain } => jobs.spawn(async move {
-                            office.suggest(&key, &acme, &chain).await;
+                            Box::pin(office.suggest(&key, &acme, &chain)).await;
                         }),
                         Work::Clean { secret } => jobs.spawn(async move { clean(&office.client, &secret).await }),
                     };

@@ -64,7 +64,7 @@ impl Office {
         loop {
             let made: Result<Issued, AuthorityError> = async {
                 let now = self.clock.now();
-                let authority = Authority::ensure(&self.client, now).await?;
+                let authority = Box::pin(Authority::ensure(&self.client, now)).await?;
                 self.board.know_local(authority.mark());
                 authority.issue(&ask.names, now)
             }
@@ -89,7 +89,7 @@ impl Office {
                 let _slot = slots.acquire().await.expect("the semaphore is never closed");
                 self.working(ask, format!("{} is asked", authority(&acme.directory)), &record.answers);
                 let account = self.account(acme).await?;
-                Attempt { office: self, ask, acme }.run(&account, &mut record).await
+                Box::pin(Attempt { office: self, ask, acme }.run(&account, &mut record)).await
             };
             match attempt.await {
                 Ok(issued) => {
@@ -219,7 +219,7 @@ impl Office {
         if let Some((_, account)) = held.as_ref().filter(|(of, _)| of == acme) {
             return Ok(account.clone());
         }
-        let account = account::account(&self.client, acme).await?;
+        let account = Box::pin(account::account(&self.client, acme)).await?;
         *held = Some((acme.clone(), account.clone()));
         Ok(account)
     }

@@ -222,7 +222,7 @@ fn issue(
     let before = find(&o.certificate.status.clone().unwrap_or_default().conditions, READY).cloned();
     if failed
         && before.is_none_or(|before| before.message != sentence)
-        && !c.get(RENEWING).is_some_and(|r| r.message == sentence)
+        && c.get(RENEWING).is_none_or(|r| r.message != sentence)
     {
         plan.warning("IssueFailed", sentence);
     }

@@ -208,7 +208,7 @@ impl Platform {
         let shipper = neap_node::logs::Shipper::new(shelf, logs_settings, shipped, Arc::new(now), told);
         parts.spawn("log shipping", shipper.run());
         let (plane, wakes) = DataPlane::new(neap_api::keys::networking::NEAP_INGRESS_CLASS);
-        let authority = Authority::ensure(&client, now()).await?;
+        let authority = Box::pin(Authority::ensure(&client, now())).await?;
         data_dir::replace(&data.authority(), authority.pem().as_bytes(), 0o644)?;
         let fallback = Fallback::new(authority, plane.clone(), config.domain.as_deref(), config.listen);
         let gateway = neap_dataplane::Config {
