@@ -18,3 +18,4 @@ pub mod namespaces;
 pub mod ports;
 pub mod quota;
 pub mod registry;
+pub mod service_ports;

@@ -423,6 +423,10 @@ pub trait PodRuntime: Send + Sync + 'static {
     fn usage(&self) -> BoxFuture<'_, Vec<PodUsage>>;
     /// Ends the pod's containers for good and keeps the reason in its status. Nothing happens to a pod that is gone.
     fn evict(&self, id: &PodId, why: &str);
+    /// What this pod asks for and does not get here, in one sentence.
+    fn unkept(&self, _pod: &PodSpec) -> Option<String> {
+        None
+    }
     /// One sentence: which runtime, which isolation.
     fn describe(&self) -> String;
 }

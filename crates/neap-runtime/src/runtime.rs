@@ -86,6 +86,9 @@ pub struct Runtime {
     machine: Arc<LinuxMachine>,
     images: Images,
     description: String,
+    choice: mode::Choice,
+    /// Whether containers can be held to their limits.
+    limits: bool,
     pods_dir: PathBuf,
     pods: Arc<Mutex<Pods>>,
     changes: broadcast::Sender<PodId>,
@@ -110,6 +113,7 @@ impl Runtime {
         let images_dir = closed(&data_dir.join("images"))?;
         let tree = choice.tree(&data_dir);
         let description = choice.describe(network.as_ref().map(|n| n.block().to_string()), tree.as_ref());
+        let tree_is_there = tree.is_some();
         let layout = match choice.isolation {
             Isolation::Full => Layout::Overlay,
             Isolation::User => Layout::UserOverlay,
@@ -131,6 +135,8 @@ impl Runtime {
             machine,
             images,
             description,
+            limits: tree_is_there,
+            choice,
             pods_dir,
             pods: Arc::default(),
             changes,
@@ -449,6 +455,10 @@ impl PodRuntime for Runtime {
         if let Ok(cell) = self.find(id) {
             cell.evict(why.to_owned(), clock::now());
         }
+    }
+
+    fn unkept(&self, pod: &PodSpec) -> Option<String> {
+        self.choice.unkept(pod, self.limits)
     }
 
     fn describe(&self) -> String {

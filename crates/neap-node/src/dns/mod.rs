@@ -207,7 +207,9 @@ fn reply(request: &Message) -> Message {
 
 fn fill(response: &mut Message, name: &Name, type_: RecordType, answer: Answer) {
     match answer {
-        Answer::Addresses(addresses) if matches!(type_, RecordType::A | RecordType::ANY) => {
+        Answer::Addresses(mut addresses) if matches!(type_, RecordType::A | RecordType::ANY) => {
+            // Most callers take the first.
+            fastrand::shuffle(&mut addresses);
             response.answers.extend(addresses.into_iter().map(|ip| address(name, ip)));
         }
         Answer::Alias { target, addresses } => {

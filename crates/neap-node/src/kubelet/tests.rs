@@ -154,6 +154,10 @@ impl PodRuntime for Paper {
         });
     }
 
+    fn unkept(&self, pod: &PodSpec) -> Option<String> {
+        pod.containers[0].read_only_root.then(|| "no read-only root on paper".to_owned())
+    }
+
     fn describe(&self) -> String {
         "paper".to_owned()
     }
@@ -550,4 +554,32 @@ async fn the_machine_is_a_node_with_a_heartbeat() {
     let first = eventually("a lease", renewed).await;
     tokio::time::sleep(Duration::from_secs(11)).await;
     assert!(renewed().await.unwrap() > first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pod_does_not_get_is_an_event_of_its_own() {
+    let stage = Stage::start().await;
+    let mut spec = one();
+    spec["containers"][0]["securityContext"] = json!({"readOnlyRootFilesystem": true});
+    stage.create("p", spec).await;
+    stage.ensured("p").await;
+    assert_eq!(stage.events("NotOffered").await, ["no read-only root on paper"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_ended_pods_go_the_oldest_first() {
+    let stage = Stage::start().await;
+    for n in 0..ended::KEPT + 2 {
+        let mut pod = pod(&format!("p{n:03}"), one());
+        pod.spec.as_mut().unwrap().node_name = Some("box".into());
+        let pods = stage.pods();
+        pods.create(&PostParams::default(), &pod).await.unwrap();
+        let ended = Patch::Merge(json!({"status": {"phase": "Succeeded"}}));
+        pods.patch_status(&format!("p{n:03}"), &PatchParams::default(), &ended).await.unwrap();
+    }
+    let left = || async {
+        let all = stage.pods().list(&ListParams::default()).await.unwrap().items;
+        (all.len() == ended::KEPT).then_some(all.len())
+    };
+    eventually("the surplus is gone", left).await;
 }

@@ -219,6 +219,9 @@ impl Worker {
             self.tell(Told::warning("FailedMount", format!("a volume's directory cannot be made: {error}")));
             return false;
         }
+        if let Some(unkept) = self.shared.runtime.unkept(&spec).filter(|_| fresh) {
+            self.tell(Told::warning("NotOffered", unkept));
+        }
         match self.shared.runtime.ensure(spec.clone()).await {
             Ok(()) => {
                 self.given = Some(spec);

@@ -15,6 +15,7 @@ mod logs;
 pub(crate) mod metrics;
 mod platform;
 mod ports;
+mod pulls;
 mod shipping;
 mod top;
 

@@ -11,7 +11,7 @@ use neap_controllers::autoscaler::{self, AlwaysInPath, Autoscaler};
 use neap_controllers::{Authority, AuthorityError, Clock, Controllers, ServedBoard, SettingsFollower};
 use neap_dataplane::{DataPlane, Door, Gateway, GatewayListener};
 use neap_node::kubelet::{self, ApiAccess, Kubelet, Machine, Surroundings};
-use neap_node::{claims, deployments, dns, endpoints as addresses, events, gc, namespaces, quota, registry};
+use neap_node::{claims, deployments, dns, endpoints as addresses, events, gc, namespaces, quota, registry, service_ports};
 use neap_runtime::image::Images;
 use neap_runtime::pod::PodRuntime;
 use prometheus_client::registry::Registry as Metrics;
@@ -24,6 +24,7 @@ use super::config::Config;
 use super::data_dir::{self, DataDir};
 use super::endpoints::{Endpoints, dialable};
 use super::ports::{Drains, Resolver, Stats, mirror_ingress_status};
+use super::pulls::Pulls;
 use super::{bootstrap, logs, shipping};
 use crate::args;
 use crate::parts::{Ended, Parts};
@@ -197,16 +198,17 @@ impl Platform {
         );
 
         let mut metrics = Metrics::default();
+        metrics.register_collector(Box::new(Pulls(images.clone())));
         // Nowhere, until its headers are known.
         let wished = neap_node::logs::Settings { target: None, ..shipping::translate(&settings.borrow(), NODE) };
         let (logs_wished, logs_settings) = tokio::sync::watch::channel(Arc::new(wished));
         let shelf = runtime.shelf().clone();
         let follow = shipping::follow(settings.clone(), client.clone(), shelf.clone(), logs_wished, NODE.into());
-        parts.spawn("settings of logs", follow);
+        parts.spawn_endless("settings of logs", follow);
         let shipped = data.root().join("shipped-logs.json");
         let told = neap_node::logs::Metrics::register(&mut metrics);
         let shipper = neap_node::logs::Shipper::new(shelf, logs_settings, shipped, Arc::new(now), told);
-        parts.spawn("log shipping", shipper.run());
+        parts.spawn_endless("log shipping", shipper.run());
         let (plane, wakes) = DataPlane::new(neap_api::keys::networking::NEAP_INGRESS_CLASS);
         let authority = Box::pin(Authority::ensure(&client, now())).await?;
         data_dir::replace(&data.authority(), authority.pem().as_bytes(), 0o644)?;
@@ -273,6 +275,9 @@ impl Platform {
         parts.spawn("registry", registry::serve(sockets.registry, images.clone(), stop.clone()));
         parts.spawn("deployments", deployments::run(client.clone(), drains.clone(), now, stop.clone()));
         parts.spawn("endpoints", addresses::run(client.clone(), stop.clone()));
+        let mapped = runtime.clone();
+        let lead: service_ports::Apply = Arc::new(move |ports| mapped.map_ports(ports));
+        parts.spawn("service ports", service_ports::run(client.clone(), lead, stop.clone()));
         parts.spawn("namespaces", namespaces::run(client.clone(), api.authority().to_owned(), stop.clone()));
         // Asked at the API's door, so that a pod beyond its quota is not even made.
         let quotas = quota::Quotas::default();
