@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
@@ -188,6 +187,7 @@ fn of_slice(service: &Service, slice: &EndpointSlice) -> Vec<((Ipv4Addr, Transpo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::Timestamp;
     use serde_json::{Value, json};
 
     fn service(name: &str, age: u32, spec: Value) -> Service {
