@@ -124,7 +124,7 @@ impl Tail {
             pod.over = !self.shelf.lives(&pod.pod.id);
             pod.look_at_runs(&name, &self.shelf, &mut self.checkpoint, &wishes.naming, &mut losses);
             if let Some(volume) = &wishes.volume {
-                pod.look_at_files(&name, &self.shelf, &self.checkpoint, volume, &wishes.naming);
+                pod.look_at_files(&name, &self.shelf, &mut self.checkpoint, volume, &wishes.naming);
             }
             if pod.over {
                 unread.insert(pod.pod.id.clone());
@@ -283,7 +283,7 @@ impl Pod {
         &mut self,
         name: &str,
         shelf: &Shelf,
-        checkpoint: &Checkpoint,
+        checkpoint: &mut Checkpoint,
         volume: &VolumeName,
         naming: &Naming,
     ) {
@@ -332,7 +332,11 @@ impl Pod {
             } else if !over && !gone {
                 log.reading.over = false;
             }
-            !(gone && log.is_done())
+            let stays = !(gone && log.is_done());
+            if !stays && log.reading.is_removed() {
+                checkpoint.forget(name, key);
+            }
+            stays
         });
     }
 
