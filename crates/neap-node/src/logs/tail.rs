@@ -217,13 +217,12 @@ impl Tail {
         }
     }
 
-    /// Writes down how far all have come, if that is not written yet.
-    pub(super) fn save(&mut self) -> io::Result<()> {
+    /// Writes down how far all have come, if that is not written yet. Whether there was anything to write.
+    pub(super) fn save(&mut self) -> io::Result<bool> {
         if self.dirty {
             self.checkpoint.write(&self.file)?;
-            self.dirty = false;
         }
-        Ok(())
+        Ok(std::mem::take(&mut self.dirty))
     }
 }
 
