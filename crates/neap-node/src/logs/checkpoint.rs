@@ -175,7 +175,17 @@ impl Checkpoint {
         let progress = self.pods.entry(pod.to_owned()).or_default();
         progress.logs.insert(key.clone(), at);
         while progress.logs.len() > PER_POD {
-            progress.logs.pop_first();
+            // Of files there may be any number, of runs a few.
+            let other = |known: &&LogKey| matches!(known, LogKey::File { .. }) && *known != key;
+            let Some(old) = progress.logs.keys().find(other).cloned() else { return };
+            progress.logs.remove(&old);
+        }
+    }
+
+    /// A log that will not be seen again.
+    pub(super) fn forget(&mut self, pod: &str, key: &LogKey) {
+        if let Some(progress) = self.pods.get_mut(pod) {
+            progress.logs.remove(key);
         }
     }
 
@@ -218,6 +228,21 @@ mod tests {
         assert_eq!(Checkpoint::read(&path), Checkpoint::default());
         fs::write(&path, r#"{"format":9,"pods":{}}"#).unwrap();
         assert_eq!(Checkpoint::read(&path), Checkpoint::default());
+    }
+
+    #[test]
+    fn files_without_end_do_not_push_out_what_matters() {
+        let mut checkpoint = Checkpoint::default();
+        let run = LogKey::Run { container: "c".into(), number: 0 };
+        let file = |inode| LogKey::File { container: "c".into(), inode };
+        checkpoint.set("p", &run, Position::default());
+        for inode in 0..=(PER_POD as u64) {
+            checkpoint.set("p", &file(inode), Position::default());
+        }
+        assert_eq!(checkpoint.pods["p"].logs.len(), PER_POD);
+        assert!(checkpoint.at("p", &run).is_some() && checkpoint.at("p", &file(PER_POD as u64)).is_some());
+        checkpoint.forget("p", &run);
+        assert_eq!(checkpoint.at("p", &run), None);
     }
 
     /// As the first version wrote it.

@@ -206,6 +206,11 @@ impl Reading {
         earliest.or_else(|| Some(self.stretches.front()?.position()))
     }
 
+    /// It has no name on the disk any more.
+    pub(super) fn is_removed(&self) -> bool {
+        self.stretches.iter().all(Stretch::is_held)
+    }
+
     /// Bytes of begun lines.
     pub(super) fn waiting(&self) -> usize {
         self.begun.iter().flatten().map(|begun| begun.text.len()).sum()

@@ -192,12 +192,13 @@ impl Shipper {
                 tail.arrived(&std::mem::take(&mut batch.marks));
             }
             tail.settle();
-            let saved = if due { tail.save() } else { Ok(()) };
+            let saved = if due { tail.save() } else { Ok(false) };
             (batch, losses, more, saved)
         });
         let (batch, losses, more, saved) = looking.await.expect("looking does not panic");
         work.open = batch;
-        if due {
+        // Only a write counts: what arrives after a quiet time is written down at once.
+        if !matches!(saved, Ok(false)) {
             work.saved = Some(Instant::now());
         }
         if let Err(error) = saved {

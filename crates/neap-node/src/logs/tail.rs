@@ -124,7 +124,7 @@ impl Tail {
             pod.over = !self.shelf.lives(&pod.pod.id);
             pod.look_at_runs(&name, &self.shelf, &mut self.checkpoint, &wishes.naming, &mut losses);
             if let Some(volume) = &wishes.volume {
-                pod.look_at_files(&name, &self.shelf, &self.checkpoint, volume, &wishes.naming);
+                pod.look_at_files(&name, &self.shelf, &mut self.checkpoint, volume, &wishes.naming);
             }
             if pod.over {
                 unread.insert(pod.pod.id.clone());
@@ -217,13 +217,12 @@ impl Tail {
         }
     }
 
-    /// Writes down how far all have come, if that is not written yet.
-    pub(super) fn save(&mut self) -> io::Result<()> {
+    /// Writes down how far all have come, if that is not written yet. Whether there was anything to write.
+    pub(super) fn save(&mut self) -> io::Result<bool> {
         if self.dirty {
             self.checkpoint.write(&self.file)?;
-            self.dirty = false;
         }
-        Ok(())
+        Ok(std::mem::take(&mut self.dirty))
     }
 }
 
@@ -283,7 +282,7 @@ impl Pod {
         &mut self,
         name: &str,
         shelf: &Shelf,
-        checkpoint: &Checkpoint,
+        checkpoint: &mut Checkpoint,
         volume: &VolumeName,
         naming: &Naming,
     ) {
@@ -332,7 +331,11 @@ impl Pod {
             } else if !over && !gone {
                 log.reading.over = false;
             }
-            !(gone && log.is_done())
+            let stays = !(gone && log.is_done());
+            if !stays && log.reading.is_removed() {
+                checkpoint.forget(name, key);
+            }
+            stays
         });
     }
 
