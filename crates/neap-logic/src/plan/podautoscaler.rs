@@ -286,15 +286,17 @@ fn serverless_service(
 }
 
 fn metric(o: &Observed<'_>, plan: &mut Plan) -> Result<(), Trouble> {
-    let always_proxied = o.scaling.target_burst_capacity < 0.0;
+    // Where every request passes an activator, its count is the whole truth (E3.6). So is the gateway's where pods have
+    // no sidecar; there nobody could be asked.
+    let sidecar = o.context.settings.deployment.queue_sidecar_image.is_some();
+    let asked = sidecar && o.scaling.target_burst_capacity >= 0.0;
     let nanos = |window: std::time::Duration| i64::try_from(window.as_nanos()).unwrap_or(i64::MAX);
     let wanted = Metric {
         metadata: child_of(o.pa),
         spec: MetricSpec {
             stable_window: nanos(o.scaling.stable_window),
             panic_window: nanos(o.scaling.panic_window),
-            // Where every request passes an activator, its count is the whole truth (E3.6).
-            scrape_target: if always_proxied { String::new() } else { private_service(name(&o.pa.metadata)) },
+            scrape_target: if asked { private_service(name(&o.pa.metadata)) } else { String::new() },
         },
         status: None,
     };
