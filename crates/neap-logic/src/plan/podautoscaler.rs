@@ -15,7 +15,7 @@ use neap_api::{Condition, ConditionStatus};
 
 use super::ensure::{Match, controller_ref, ensure, is_controlled_by};
 use super::meta::name;
-use super::{Context, Plan};
+use super::{Context, Plan, TAKEN};
 use crate::conditions::{Conditions, POD_AUTOSCALER, is_ready, status_of};
 use crate::names::private_service;
 use crate::scale::{
@@ -318,6 +318,7 @@ where
     let (kind, name) = (K::kind(&()), name(&pa.metadata));
     if observed.is_some_and(|child| !is_controlled_by(child.meta(), pa)) {
         let message = format!("There is an existing {kind} {name:?} that we do not own.");
+        plan.again_in(TAKEN);
         return Err(Trouble { reason: "NotOwned", message });
     }
     plan.write(ensure(observed, wanted, how));

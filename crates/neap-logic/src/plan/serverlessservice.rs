@@ -121,6 +121,7 @@ pub fn plan(o: &Observed) -> Plan {
     let owned = |service: &Option<Arc<Service>>| service.as_ref().is_none_or(|s| is_controlled_by(&s.metadata, sks));
     if !owned(&o.private_service) || !owned(&o.public_service) {
         let taken = if owned(&o.private_service) { &name } else { &private };
+        plan.taken_name::<Service>(meta::namespace(&sks.metadata), taken);
         c.mark_false(
             ENDPOINTS_POPULATED,
             "NotOwned",
