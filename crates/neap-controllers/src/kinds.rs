@@ -22,7 +22,7 @@ use neap_api::keys::{self, networking, serving};
 use neap_api::networking::{Certificate, ClusterDomainClaim, Ingress, ServerlessService};
 use neap_api::serving::{Configuration, DomainMapping, Revision, Route, Service};
 use neap_logic::plan::cache::{Cache, Cached};
-use neap_logic::plan::serverlessservice::SLICE_SERVICE;
+use neap_logic::plan::serverlessservice::{SLICE_SERVICE, StandIns};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -385,13 +385,13 @@ async fn feed<K: Cached + Debug>(
     }
 }
 
-/// The gateway's or the activators' Service, whose slices are the addresses that stand in for pods.
-pub(crate) fn activators(caches: &Caches, local_gateway: &Key) -> Vec<String> {
+/// Who stands in for pods: the activators where there are any, else the gateway.
+pub(crate) fn stand_ins(caches: &Caches, local_gateway: &Key) -> StandIns {
     const ACTIVATOR: &str = "activator-service";
-    let of = |namespace: &str, service: &str| {
-        let slices = caches.labelled::<EndpointSlice>(namespace, SLICE_SERVICE, service);
-        neap_logic::plan::serverlessservice::ready_addresses(&slices)
-    };
-    let activators = of(keys::config::NAMESPACE, ACTIVATOR);
-    if activators.is_empty() { of(&local_gateway.namespace, &local_gateway.name) } else { activators }
+    let slices = |namespace: &str, service: &str| caches.labelled::<EndpointSlice>(namespace, SLICE_SERVICE, service);
+    let activators = StandIns::activators(&slices(keys::config::NAMESPACE, ACTIVATOR));
+    if activators.addresses.is_empty() {
+        return StandIns::gateway(&slices(&local_gateway.namespace, &local_gateway.name));
+    }
+    activators
 }

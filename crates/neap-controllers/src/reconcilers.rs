@@ -17,7 +17,7 @@ use crate::caches::Caches;
 use crate::certificates::{Ask, Desk, certificate_of, held};
 use crate::digests::Digests;
 use crate::index::Key;
-use crate::kinds::activators;
+use crate::kinds::stand_ins;
 use crate::ports::GatewayStatus;
 use crate::shell::Reconciler;
 
@@ -113,7 +113,7 @@ impl Reconciler for ServerlessServices {
 
     fn observe(&self, caches: &Caches, key: &Key, context: Context) -> Option<Self::Observed> {
         let gateway = &context.settings.neap.local_gateway;
-        let stand_ins = activators(caches, &Key::new(gateway.namespace.as_str(), gateway.name.as_str()));
+        let stand_ins = stand_ins(caches, &Key::new(gateway.namespace.as_str(), gateway.name.as_str()));
         serverlessservice::observe(caches, &key.namespace, &key.name, stand_ins, context)
     }
 

@@ -23,7 +23,7 @@ use crate::reconcilers::{
     Certificates, Configurations, DomainMappings, Garbage, Ingresses, Labeler, Revisions, Routes, ServerlessServices,
     Services, Wildcards,
 };
-use crate::shell::{self, Shared};
+use crate::shell::{self, Shared, Told};
 
 /// How often everything is looked at again without being told to. Changes come by watch; this is for the one
 /// that was missed.
@@ -108,7 +108,8 @@ impl Controllers {
         background.spawn(follow_gateway(gateway.clone(), queues.clone()));
         background.spawn(look_again(settings.clone(), queues.clone(), caches.clone()));
 
-        let shared = Arc::new(Shared { client, caches, settings, clock, events: recorder, metrics });
+        let shared =
+            Arc::new(Shared { client, caches, settings, clock, events: recorder, metrics, told: Told::default() });
         let mut loops = JoinSet::new();
         macro_rules! start {
             ($reconciler:expr, $queue:ident) => {

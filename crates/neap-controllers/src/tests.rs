@@ -319,6 +319,21 @@ async fn a_name_taken_by_somebody_else_is_explained() {
             s.status.as_ref().is_some_and(|s| message(&s.conditions, READY).contains("There is an existing Deployment"))
         })
         .await;
+    let name = "hello-00001-deployment";
+    stage.of::<Deployment>().delete(name, &DeleteParams::default()).await.expect("deleted");
+    let ours = |d: &Deployment| d.metadata.owner_references.is_some();
+    stage.wait::<Deployment>(name, "the name is taken as soon as it is free", ours).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_label_that_was_taken_off_comes_back() {
+    let stage = Stage::set().await;
+    stage.deploy().await;
+    let name = "hello-00001-deployment";
+    let label = "serving.knative.dev/revisionUID";
+    let patch = json!({"metadata": {"labels": {label: null}}});
+    stage.of::<Deployment>().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.expect("patched");
+    stage.wait::<Deployment>(name, "it is ours again", |d| d.labels().contains_key(label)).await;
 }
 
 #[tokio::test(start_paused = true)]

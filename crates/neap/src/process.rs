@@ -98,6 +98,21 @@ pub fn say(line: impl std::fmt::Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
+/// Why a process ends otherwise than it should; each is one line that says what to do.
+#[derive(Debug)]
+pub enum Failure {
+    /// It was called in a wrong way: another call may do.
+    Usage(String),
+    /// It could not be done.
+    Failed(String),
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self::Failed(message)
+    }
+}
+
 /// An error with all its causes, in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();

@@ -170,7 +170,11 @@ const LEADER_ELECTION: &[Row] = &[
     ("lease-duration", "60s", "How long a lease holds without renewal."),
     ("renew-deadline", "40s", "A holder that could not renew for so long gives up."),
     ("retry-period", "10s", "Time between tries."),
-    ("buckets", "1", "Into how many parts the keys are divided, 1 to 10."),
+    (
+        "buckets",
+        "1",
+        "Into how many parts the keys are divided, 1 to 10. Neap has one leader for all of them: it has no effect here.",
+    ),
 ];
 
 const LOGGING: &[Row] = &[

@@ -82,10 +82,10 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Neap {
         external_gateway: r.with(
             &["external-gateway"],
             d.external_gateway,
-            "namespace/name of a Service",
-            service_name,
+            "knative-serving/NAME of a Service",
+            gateway,
         ),
-        local_gateway: r.with(&["local-gateway"], d.local_gateway, "namespace/name of a Service", service_name),
+        local_gateway: r.with(&["local-gateway"], d.local_gateway, "knative-serving/NAME of a Service", gateway),
         insecure_registries: r.with(
             &["registries.insecure"],
             d.insecure_registries,
@@ -133,6 +133,11 @@ fn is_mirror(text: &str) -> bool {
     let (host, prefix) = place.split_once('/').unwrap_or((place, ""));
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '/' | '-' | '_' | '.');
     is_registry(host) && prefix.chars().all(plain)
+}
+
+/// Only there are a gateway's addresses looked for.
+fn gateway(text: &str) -> Option<ServiceName> {
+    service_name(text).filter(|service| service.namespace == neap_api::keys::config::NAMESPACE)
 }
 
 fn service_name(text: &str) -> Option<ServiceName> {

@@ -65,6 +65,8 @@ fn every_mistake_is_reported() {
     check("config-domain", &[("example.com", "selector: 1")], &["selector"]);
     check("config-logging", &[("loglevel.controller", "loud")], &["loud"]);
     check("config-leader-election", &[("buckets", "11")], &["[1, 10]"]);
+    check("config-domain", &[("Foo_Bar", "")], &["domain name"]);
+    check("config-neap", &[("local-gateway", "other/gateway")], &["knative-serving/NAME"]);
     check("config-neap", &[("external-http-port", "0")], &["port"]);
     check("config-neap", &[("registries.insecure", "a b")], &["separated by commas"]);
     for line in ["docker.io", "docker.io=https://x", "docker.io=", "a=x\na=y", "docker.io=x/ y"] {

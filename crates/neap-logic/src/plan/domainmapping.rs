@@ -142,6 +142,7 @@ fn map(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut DomainMap
     if !claim(o, plan, c) {
         return;
     }
+    plan.only_then();
     let Some(tls) = certificate(o, plan, c) else { return };
     if tls.https {
         show(status, "https");
@@ -152,6 +153,7 @@ fn map(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut DomainMap
     let held = o.ingress.as_deref();
     if held.is_some_and(|held| !is_controlled_by(&held.metadata, mapping)) {
         c.mark_false(INGRESS_READY, "NotOwned", &format!("There is an existing Ingress {name:?} that we do not own."));
+        plan.taken_name::<Ingress>(meta::namespace(&mapping.metadata), name);
         return;
     }
     let write = ensure(held, &desired, Match::Exact);
@@ -212,6 +214,7 @@ fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Tls>
     let name = meta::name(&wanted.metadata).to_owned();
     let held = o.certificate.as_deref();
     if held.is_some_and(|held| !is_controlled_by(&held.metadata, mapping)) {
+        plan.taken_name::<Certificate>(namespace, &name);
         c.mark_false(
             CERTIFICATE_PROVISIONED,
             "CertificateNotOwned",
@@ -294,6 +297,15 @@ fn claim(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> bool {
             false
         }
         None if o.context.settings.network.autocreate_cluster_domain_claims => {
+            if let Some(refusal) = o.context.refusal::<ClusterDomainClaim>(name) {
+                plan.warning(
+                    "InternalError",
+                    format!("Failed to create ClusterDomainClaim {name:?}: {}", refusal.message),
+                );
+                let message = format!("failed to create ClusterDomainClaim {name:?}: {}", refusal.message);
+                c.mark_false(DOMAIN_CLAIMED, "DomainClaimFailed", &message);
+                return false;
+            }
             let claim = ClusterDomainClaim {
                 metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
                 spec: ClusterDomainClaimSpec { namespace: namespace.to_owned() },

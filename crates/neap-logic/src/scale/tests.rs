@@ -54,6 +54,10 @@ fn e4_1_targets() {
     check(0, "metric=rps", 200.0, 140.0);
     check(10, "metric=rps target=50", 50.0, 35.0);
     check(0, "target=0.01", 0.01, 0.01);
+    // What admission never saw.
+    let (s, errors) =
+        Scaling::resolve(&pa(0, "target=NaN target-burst-capacity=inf"), &Autoscaler::default(), DEADLINE);
+    assert_eq!((s.target, s.target_burst_capacity, errors.len()), (70.0, 211.0, 2));
 }
 
 #[test]

@@ -25,7 +25,6 @@ pub(super) async fn controller(flags: args::Controller, env: &BTreeMap<String, S
 
     let board = Arc::new(ServedBoard::default());
     let prober = Prober::new(base.client.clone(), base.settings.clone(), board.clone());
-    base.parts.spawn_endless("gateway probes", prober.run());
     let registries = Registries::new(&neap_runtime::image::Config::default());
     let told = registries.clone();
     let following = follow_registries(base.settings.clone(), move |named| told.set_registries(named));
@@ -45,7 +44,13 @@ pub(super) async fn controller(flags: args::Controller, env: &BTreeMap<String, S
         lead.run(stop, |leading| async move {
             let started = CancellationToken::new();
             let told = started.clone();
-            let running = controllers.run(started, leading);
+            let running = async {
+                // Who stands by need not know what gateways serve.
+                tokio::select! {
+                    result = controllers.run(started, leading) => result,
+                    () = prober.run() => unreachable!("it asks for ever"),
+                }
+            };
             tokio::pin!(running);
             tokio::select! {
                 result = &mut running => return result.map_err(Error::from),

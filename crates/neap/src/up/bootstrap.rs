@@ -20,6 +20,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+/// Kubernetes' annotation of roles that a start brings up to date: `false` keeps them as they are.
+const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 /// Name of the Service in front of public hosts.
 pub const GATEWAY: &str = "neap-gateway";
 /// Name of the Service in front of cluster-local hosts.
@@ -68,7 +70,7 @@ pub async fn run(client: &Client, facts: &Facts) -> kube::Result<()> {
         ensure(&api, &ServiceAccount { metadata: named(account), ..Default::default() }).await?;
     }
     for role in roles() {
-        ensure(&Api::all(client.clone()), &role).await?;
+        renew_role(&Api::all(client.clone()), &role).await?;
     }
     ensure(&Api::all(client.clone()), &administrators()).await?;
     ensure(&Api::all(client.clone()), &local_storage()).await?;
@@ -81,7 +83,16 @@ async fn follow_flags(maps: &Api<ConfigMap>, facts: &Facts) -> kube::Result<()> 
         "external-http-port": facts.http_port.to_string(),
         "external-https-port": facts.https_port.to_string(),
     }});
-    maps.patch(keys::config::NEAP, &PatchParams::default(), &Patch::Merge(ports)).await?;
+    match maps.patch(keys::config::NEAP, &PatchParams::default(), &Patch::Merge(ports)).await {
+        // Something else in it is wrong. It can only be mended through the API, so that has to start.
+        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
+            tracing::warn!(
+                error = status.message,
+                "config-neap does not take the ports of this start: mend it with `kubectl -n knative-serving edit configmap config-neap`"
+            );
+        }
+        other => drop(other?),
+    }
     // Nobody else makes certificates here. What a user wrote stays.
     let network = maps.get(keys::config::NETWORK).await?.data.unwrap_or_default();
     if !["certificate-class", "certificate.class"].iter().any(|key| network.contains_key(*key)) {
@@ -173,6 +184,18 @@ async fn gateway(client: &Client, facts: &Facts) -> kube::Result<()> {
     replace(&Api::namespaced(client.clone(), keys::config::NAMESPACE), &endpoints).await
 }
 
+/// Makes a role, or gives it the rules of this version, unless its owner has said that they stay.
+async fn renew_role(api: &Api<ClusterRole>, role: &ClusterRole) -> kube::Result<()> {
+    ensure(api, role).await?;
+    let held = api.get(&role.name_any()).await?;
+    let is_kept = held.annotations().get(AUTOUPDATE).is_some_and(|value| value == "false");
+    if is_kept || held.rules == role.rules {
+        return Ok(());
+    }
+    let patch = json!({"rules": role.rules});
+    api.patch(&role.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+}
+
 /// An address one can dial: listening everywhere is listening on loopback too.
 fn reachable(listen: IpAddr) -> IpAddr {
     match listen {
@@ -243,10 +266,12 @@ fn roles() -> Vec<ClusterRole> {
             rule(&["apps"], &["deployments", "replicasets", "deployments/scale"], verbs),
             rule(&["discovery.k8s.io"], &["endpointslices"], verbs),
             rule(&[neap_api::serving::GROUP], SERVING, verbs),
+            rule(&[neap_api::serving::GROUP], &["revisions/log"], &["get"]),
         ]
     };
     let mut editing = on_workloads(&write);
     editing.push(rule(&[""], &["secrets"], &write));
+    editing.push(rule(&[""], &["pods/exec", "pods/attach", "pods/portforward"], &["get", "create"]));
     let mut administering = editing.clone();
     administering.push(rule(&["rbac.authorization.k8s.io"], &["roles", "rolebindings"], &write));
     let role = |name: &str, rules| ClusterRole { metadata: named(name), rules: Some(rules), ..Default::default() };

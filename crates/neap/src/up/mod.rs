@@ -22,7 +22,7 @@ mod top;
 use std::collections::BTreeMap;
 
 use crate::args;
-use crate::process::{self, Signals, Told, say};
+use crate::process::{self, Failure, Signals, Told, say};
 
 pub use config::Config;
 pub use platform::Error;
@@ -34,11 +34,11 @@ const LOG_DEFAULT: &str = "warn";
 ///
 /// # Errors
 /// One line that says what to do.
-pub fn main(flags: args::Up, env: &BTreeMap<String, String>) -> Result<(), String> {
+pub fn main(flags: args::Up, env: &BTreeMap<String, String>) -> Result<(), Failure> {
     process::log(env, LOG_DEFAULT)?;
-    let config = Config::resolve(flags, env).map_err(|e| e.to_string())?;
+    let config = Config::resolve(flags, env).map_err(|e| Failure::Usage(e.to_string()))?;
     // The gateway has threads of its own.
-    process::threads()?.block_on(serve(config)).map_err(|e| process::chain(&e))
+    process::threads()?.block_on(serve(config)).map_err(|e| process::chain(&e).into())
 }
 
 async fn serve(config: Config) -> Result<(), Error> {

@@ -56,7 +56,7 @@ pub enum Error {
     Signals(#[source] io::Error),
     #[error(transparent)]
     DataDir(#[from] data_dir::Error),
-    #[error("{what} cannot listen on {address}: give another {flag}, or 0 for a free port")]
+    #[error("{what} cannot listen on {address}: {}", remedy(flag))]
     Listen { what: &'static str, address: SocketAddr, flag: &'static str, source: io::Error },
     #[error("a bound socket cannot be used")]
     Socket(#[source] io::Error),
@@ -467,6 +467,15 @@ impl Internal {
             }
         };
         Ok(Self { gateway, gateway_tls, gateway_address, dns })
+    }
+}
+
+/// What to do about a socket that is taken.
+fn remedy(flag: &str) -> String {
+    match flag {
+        flag if flag.ends_with("-port") => format!("give another {flag}, or 0 for a free port"),
+        "--pod-cidr" => "another platform or name server has that address; give another --pod-cidr".to_owned(),
+        flag => format!("give another {flag}"),
     }
 }
 

@@ -68,6 +68,7 @@ pub(super) fn plan(
                     shared.as_ref()
                 }
                 (None, Some(own)) if !is_controlled_by(&own.metadata, o.route.as_ref()) => {
+                    plan.taken_by(own.as_ref());
                     state = state.worse(State::Foreign { name });
                     continue;
                 }

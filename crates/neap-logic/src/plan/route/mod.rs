@@ -171,6 +171,7 @@ fn assign(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut RouteS
     {
         let message = format!("There is an existing placeholder Service {:?} that we do not own.", taken.name);
         c.mark_false(INGRESS_READY, "NotOwned", &message);
+        plan.taken_name::<k8s_openapi::api::core::v1::Service>(name.namespace, &taken.name);
         return Ok(());
     }
 
@@ -237,6 +238,7 @@ fn ingress_state(o: &Observed, desired: &Ingress, rollout: &Rollout, plan: &mut 
     let held = o.ingress.as_deref();
     if held.is_some_and(|held| !is_controlled_by(&held.metadata, o.route.as_ref())) {
         c.mark_false(INGRESS_READY, "NotOwned", &format!("There is an existing Ingress {name:?} that we do not own."));
+        plan.taken_name::<Ingress>(meta::namespace(&o.route.metadata), name);
         return;
     }
     if let Some(refusal) = o.context.refusal::<Ingress>(name) {
