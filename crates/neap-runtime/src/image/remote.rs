@@ -17,10 +17,11 @@ use oci_client::secrets::RegistryAuth;
 use tokio::sync::OnceCell;
 
 use super::credentials::matching;
+use super::digest::{Algorithm, is_digest};
 use super::error::RegistryError;
 use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_MAX, OCI_INDEX, OCI_MANIFEST};
 use super::reference::{host_of, is_loopback};
-use super::{Config, Reference, RegistrySettings, store};
+use super::{Config, Reference, RegistrySettings};
 use crate::pod::Credentials;
 
 /// Seconds for one question about a manifest, tokens included. Knative gives a digest 10 s; a pull may take longer.
@@ -281,10 +282,10 @@ impl Source {
             body.extend_from_slice(&some);
         }
         refused(status, &body, &url).map_err(|e| self.error("GET", &url, e))?;
-        let got = store::digest_of(&body);
         let want = self.reference.digest().map(str::to_owned).or(said);
+        let got = want.as_deref().map_or(Algorithm::Sha256, Algorithm::of).digest(&body);
         match want {
-            Some(want) if want.starts_with("sha256:") && want != got => {
+            Some(want) if is_digest(&want) && want != got => {
                 let problem = format!("the manifest's digest is {got}, and it was to be {want}");
                 Err(RegistryError::Answer { url, problem })
             }
