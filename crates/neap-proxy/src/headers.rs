@@ -44,9 +44,9 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
         headers.remove(header::CONNECTION);
-        // Of the same switch; it need not be named to be believed.
-        headers.remove(HTTP2_SETTINGS);
     }
+    // Of the switch to h2c, which is not made; it need not be named to be believed.
+    headers.remove(HTTP2_SETTINGS);
     // 7.6.1: these are to be removed even when Connection does not name them.
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
