@@ -26,8 +26,8 @@ const CONCURRENCY: usize = 100;
 const WAITING: usize = 1024;
 /// How soon a Revision looks again when too many wait.
 const BUSY_RETRY: Duration = Duration::from_millis(100);
-/// First and longest wait before a failed question is asked again, as upstream.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(1000));
+/// First wait before a failed question is asked again; it doubles.
+const RETRY: Duration = Duration::from_secs(1);
 /// The service account of a pod that names none.
 const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 
@@ -161,7 +161,7 @@ async fn ask(
     client: Client,
     slots: Arc<Semaphore>,
 ) {
-    let mut delay = RETRY.0;
+    let mut delay = RETRY;
     loop {
         let answer = {
             // The semaphore is never closed.
@@ -177,7 +177,7 @@ async fn ask(
             return;
         }
         sleep(delay).await;
-        delay = delay.saturating_mul(2).min(RETRY.1);
+        delay = delay.saturating_mul(2).min(resolver.longest_pause());
     }
 }
 

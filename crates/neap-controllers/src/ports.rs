@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use neap_logic::plan::ingress::Served;
@@ -23,6 +24,11 @@ pub trait DigestResolver: Send + Sync + 'static {
     /// `sha256:…` of an image, empty when it shall be used as it is written; or the registry's words. The
     /// caller bounds the time.
     fn resolve(&self, image: String, credentials: Credentials) -> BoxFuture<'static, Result<String, String>>;
+
+    /// Longest pause before an image that could not be resolved is asked for again (D4.5).
+    fn longest_pause(&self) -> Duration {
+        Duration::from_secs(1000)
+    }
 }
 
 /// Knows what the gateway serves.

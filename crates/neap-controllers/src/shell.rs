@@ -383,6 +383,19 @@ mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::Service;
 
+    #[tokio::test]
+    async fn an_empty_queue_is_told_as_empty() {
+        let mut registry = prometheus_client::registry::Registry::default();
+        let (queue, metrics) = (Arc::new(Queue::default()), Metrics::register(&mut registry));
+        queue.add(Key::new("ns", "a"));
+        let key = queue.next().await;
+        metrics.depth("c", queue.depth());
+        drop(Place { queue: queue.clone(), key, controller: "c", metrics });
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        assert!(text.contains("queue_depth{controller=\"c\"} 0"), "{text}");
+    }
+
     #[test]
     fn a1_8_no_refusal_is_silent() {
         let mut service = Service::default();

@@ -37,6 +37,10 @@ impl DigestResolver for Registry {
         let known = self.digests.lock().unwrap().get(&image).cloned();
         std::future::ready(known.ok_or_else(|| "MANIFEST_UNKNOWN".to_owned())).boxed()
     }
+
+    fn longest_pause(&self) -> Duration {
+        Duration::from_secs(60)
+    }
 }
 
 /// A platform without pods.
@@ -224,6 +228,8 @@ async fn a_missing_image_is_explained_everywhere_and_recovers() {
         })
         .await;
 
+    // However long it was missing.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
     stage.registry.digests.lock().unwrap().insert("example.com/late:v1".into(), "sha256:abc".into());
     stage.scaled("hello-00001").await;
     stage.served("hello", |_| true).await;

@@ -114,12 +114,7 @@ impl Prober {
                     Err(error) => tracing::warn!(%error, "the gateways' addresses cannot be watched; it is tried again"),
                 },
                 Ok(()) = self.settings.changed() => self.addresses(),
-                Some(done) = self.checks.join_next() => {
-                    // One that was given up says nothing, but must be taken out of the way of those that end.
-                    if let Ok((key, hash)) = done {
-                        self.served(&key, hash);
-                    }
-                }
+                Some((key, hash)) = next_end(&mut self.checks) => self.served(&key, hash),
             }
         }
     }
@@ -202,6 +197,15 @@ impl Prober {
             *known = found;
             changed
         });
+    }
+}
+
+/// The next check that came to its end. Those that were given up say nothing, and must not hide the others.
+async fn next_end(checks: &mut JoinSet<(IngressKey, String)>) -> Option<(IngressKey, String)> {
+    loop {
+        if let Ok(end) = checks.join_next().await? {
+            return Some(end);
+        }
     }
 }
 
@@ -315,6 +319,18 @@ mod tests {
     use serde_json::json;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_check_that_was_given_up_hides_no_other() {
+        let mut checks = JoinSet::new();
+        checks.spawn(std::future::pending()).abort();
+        tokio::task::yield_now().await;
+        let key = IngressKey::new("ns", "i");
+        let end = (key.clone(), "hash".to_owned());
+        checks.spawn(std::future::ready(end.clone()));
+        assert_eq!(next_end(&mut checks).await, Some(end));
+        assert_eq!(next_end(&mut checks).await, None);
+    }
 
     #[test]
     fn f2_2_every_host_at_its_own_gateways() {

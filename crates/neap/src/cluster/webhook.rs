@@ -292,7 +292,7 @@ async fn respond(request: Request<Incoming>, door: &Door) -> Response<Full<Bytes
 
 /// How much room a question takes: as much as it says, or as it may.
 fn mebibytes(headers: &http::HeaderMap, most: usize) -> u32 {
-    let said = headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let said = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     u32::try_from(said.unwrap_or(most).min(most).div_ceil(1 << 20)).unwrap_or(1).max(1)
 }
 
@@ -470,7 +470,7 @@ mod tests {
     #[test]
     fn a_question_takes_the_room_it_says_or_may() {
         let check = |said: Option<&str>, want: u32| {
-            let headers = said.map(|said| (http::header::CONTENT_LENGTH, said.parse().expect("a value")));
+            let headers = said.map(|said| (header::CONTENT_LENGTH, said.parse().expect("a value")));
             assert_eq!(mebibytes(&headers.into_iter().collect(), BODY_MAX), want, "{said:?}");
         };
         check(None, 8);

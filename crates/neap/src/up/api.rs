@@ -214,3 +214,14 @@ impl Api {
         Client::new(self.server.client_service(user), "default")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_knows_its_addresses() {
+        let addresses = own_addresses();
+        assert!(addresses.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{addresses:?}");
+    }
+}

@@ -318,3 +318,26 @@ fn local_storage() -> StorageClass {
 fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(|w| (*w).to_owned()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_role_of_an_older_version_gets_the_rules_of_this_one() {
+        let api = neap_testkit::Api::start().await;
+        let client = api.client();
+        let held: Api<ClusterRole> = Api::all(client.clone());
+        let role = roles().into_iter().find(|role| role.name_any() == "edit").expect("there is one");
+        let old = ClusterRole { rules: Some(Vec::new()), ..role.clone() };
+        held.create(&PostParams::default(), &old).await.expect("made");
+        renew_role(&held, &role).await.expect("renewed");
+        assert_eq!(held.get("edit").await.expect("there").rules, role.rules);
+
+        let mut kept = ClusterRole { rules: Some(Vec::new()), ..role.clone() };
+        kept.metadata.annotations = Some(BTreeMap::from([(AUTOUPDATE.to_owned(), "false".to_owned())]));
+        held.patch("edit", &PatchParams::default(), &Patch::Merge(&kept)).await.expect("kept by its owner");
+        renew_role(&held, &role).await.expect("left alone");
+        assert!(held.get("edit").await.expect("there").rules.is_none_or(|rules| rules.is_empty()));
+    }
+}

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -16,6 +17,10 @@ use neap_node::kubelet::{Drain, Leaving};
 use neap_runtime::image::{Images, ResolveError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+
+/// Longest pause before a missing image is asked for again: its owner has just pushed it, often into our own registry, and
+/// waits.
+const DIGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The gateway's own counters, for the autoscaler.
 pub(super) struct Stats {
@@ -143,6 +148,10 @@ impl DigestResolver for Resolver {
             images.resolve(&image, &known).await.map_err(|error| words(&error))
         }
         .boxed()
+    }
+
+    fn longest_pause(&self) -> Duration {
+        DIGEST_PAUSE
     }
 }
 
