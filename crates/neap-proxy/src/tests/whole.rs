@@ -117,7 +117,7 @@ async fn listeners_workers_tls_and_shutdown() {
         let mut stream =
             asking.connect(ServerName::try_from("app.example").expect("a name"), stream).await.expect("an answer");
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(tls::ACME_TLS));
-        assert_eq!(tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 16]).await.expect("a proper end"), 0);
+        assert_eq!(stream.read(&mut [0; 16]).await.expect("a proper end"), 0);
 
         shutdown.cancel();
         let drained = tokio::time::timeout(std::time::Duration::from_secs(10), running.join());
