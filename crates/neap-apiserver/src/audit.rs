@@ -457,7 +457,6 @@ mod tests {
         let (stop, mut out) = (CancellationToken::new(), Vec::new());
         stop.cancel();
         lines.write_to(&mut out, stop).await.expect("there is room");
-        assert_eq!(String::from_utf8_lossy(&out), ""kept"
-");
+        assert_eq!(String::from_utf8_lossy(&out), "\"kept\"\n");
     }
 }

@@ -11,7 +11,9 @@ use neap_controllers::autoscaler::{self, AlwaysInPath, Autoscaler};
 use neap_controllers::{Authority, AuthorityError, Clock, Controllers, ServedBoard, SettingsFollower};
 use neap_dataplane::{DataPlane, Door, Gateway, GatewayListener};
 use neap_node::kubelet::{self, ApiAccess, Kubelet, Machine, Surroundings};
-use neap_node::{claims, deployments, dns, endpoints as addresses, events, gc, namespaces, quota, registry, service_ports};
+use neap_node::{
+    claims, deployments, dns, endpoints as addresses, events, gc, namespaces, quota, registry, service_ports,
+};
 use neap_runtime::image::Images;
 use neap_runtime::pod::PodRuntime;
 use prometheus_client::registry::Registry as Metrics;
@@ -213,10 +215,8 @@ impl Platform {
         let authority = Box::pin(Authority::ensure(&client, now())).await?;
         data_dir::replace(&data.authority(), authority.pem().as_bytes(), 0o644)?;
         let fallback = Fallback::new(authority, plane.clone(), config.domain.as_deref(), config.listen);
-        let gateway = neap_dataplane::Config {
-            fallback_certificate: Some(Arc::new(fallback)),
-            ..gateway_config(&endpoints)
-        };
+        let gateway =
+            neap_dataplane::Config { fallback_certificate: Some(Arc::new(fallback)), ..gateway_config(&endpoints) };
         let gateway = Gateway::new(gateway, plane.clone(), &mut metrics);
         let listed = CancellationToken::new();
         let watches = neap_dataplane::watch::run(client.clone(), plane.clone(), listed.clone(), stop.clone());
