@@ -8,17 +8,11 @@ resident memory of that process is read before and after. Needs Python's standar
 """
 
 import argparse
-import base64
-import http.client
 import json
-import os
-import queue
-import re
-import ssl
-import tempfile
 import threading
 import time
-from urllib.parse import urlparse
+
+from api import Server, ask, cpu, in_parallel, resident, say
 
 PATH = "/apis/serving.knative.dev/v1/namespaces/default/services"
 # Every kind that a Service brings into being.
@@ -37,30 +31,6 @@ CHILDREN = {
     "endpointslices": "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
     "pods": "/api/v1/namespaces/default/pods",
 }
-
-
-class Server:
-    def __init__(self, kubeconfig):
-        text = open(kubeconfig).read()
-        word = lambda key: re.search(rf"{key}:\s*\"?([^\s\"]+)", text).group(1)
-        url = urlparse(word("server"))
-        self.host, self.port = url.hostname, url.port
-        self.tls = ssl.create_default_context(cadata=base64.b64decode(word("certificate-authority-data")).decode())
-        with tempfile.NamedTemporaryFile() as pair:
-            for key in ("client-certificate-data", "client-key-data"):
-                pair.write(base64.b64decode(word(key)))
-            pair.flush()
-            self.tls.load_cert_chain(pair.name)
-
-    def connect(self):
-        return http.client.HTTPSConnection(self.host, self.port, context=self.tls, timeout=300)
-
-
-def ask(connection, method, path, body=None):
-    headers = {"content-type": "application/json"} if body is not None else {}
-    connection.request(method, path, None if body is None else json.dumps(body), headers)
-    response = connection.getresponse()
-    return response.status, json.loads(response.read() or b"{}")
 
 
 def service(name, image):
@@ -84,44 +54,6 @@ def watch(server, since, seen):
         event = json.loads(line)
         if seen(event["type"], event["object"]) is not None:
             return
-
-
-def in_parallel(jobs, work, threads=8):
-    todo = queue.SimpleQueue()
-    for job in jobs:
-        todo.put(job)
-
-    def run():
-        connection = server.connect()
-        while True:
-            try:
-                job = todo.get_nowait()
-            except queue.Empty:
-                return
-            work(connection, job)
-
-    workers = [threading.Thread(target=run) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-
-
-def cpu(pid):
-    """Seconds of processor time that a process has used."""
-    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident(pid):
-    text = open(f"/proc/{pid}/status").read()
-    return int(re.search(r"VmRSS:\s+(\d+)", text).group(1)) / 1024
-
-
-def say(name, values):
-    values = sorted(values)
-    at = lambda q: values[min(len(values) - 1, int(q * len(values)))]
-    print(f"{name:<28} p50 {at(0.5) * 1e3:8.1f} ms   p99 {at(0.99) * 1e3:8.1f} ms   max {values[-1] * 1e3:8.1f} ms")
 
 
 arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,7 +101,7 @@ def create(connection, name):
 watcher = threading.Thread(target=watch, args=(server, since, on_ready))
 watcher.start()
 start = time.monotonic()
-in_parallel(names, create)
+in_parallel(server, names, create)
 posted = time.monotonic()
 watcher.join(600)
 assert len(ready) == options.services, f"only {len(ready)} of {options.services} became ready"
@@ -198,7 +130,7 @@ def on_gone(kind, item):
 watcher = threading.Thread(target=watch, args=(server, since, on_gone))
 watcher.start()
 start = time.monotonic()
-in_parallel(names, lambda connection, name: ask(connection, "DELETE", f"{PATH}/{name}"))
+in_parallel(server, names, lambda connection, name: ask(connection, "DELETE", f"{PATH}/{name}"))
 watcher.join(600)
 deadline = time.monotonic() + 60
 while True:
