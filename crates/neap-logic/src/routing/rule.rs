@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::extras::{Extras, PathMore};
+
 /// Names one Ingress object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IngressKey {
@@ -105,13 +107,30 @@ pub struct PathRule {
     pub prefix: Box<str>,
     /// Headers the request must carry with exactly these values; several must all match.
     pub matches: Box<[Header]>,
+    /// What else is asked of a request, and what becomes of its path; few have any of it.
+    pub more: Option<Box<PathMore>>,
     /// The Host header the backend gets instead of the request's.
     pub rewrite_host: Option<Arc<str>>,
     /// The backends. Never empty, and their percents sum to 100.
     pub splits: Box<[Split]>,
 }
 
+/// Begin of the paths by which a certificate authority asks whether a domain is ours.
+const ACME_CHALLENGES: &str = "/.well-known/acme-challenge/";
+
 impl PathRule {
+    /// How soon it is tried: longest prefix first; of equal prefixes a whole path before a beginning, then what asks for more.
+    pub(super) fn rank(&self) -> (usize, bool, usize) {
+        let more = self.more.as_deref();
+        let weight = self.matches.len() + more.map_or(0, PathMore::weight);
+        (self.prefix.len(), more.is_some_and(|more| more.exact), weight)
+    }
+
+    /// Whether it is there to answer a certificate authority, which comes without TLS and shows no key (F1.11).
+    pub fn is_challenge(&self) -> bool {
+        self.prefix.starts_with(ACME_CHALLENGES)
+    }
+
     /// The split a number falls on. Equally spread numbers give the splits their percents; what counts are the upper
     /// bits, so that a sequence of evenly spread numbers is as good as chance, and keeps the shares closer.
     pub fn choose(&self, number: u32) -> &Split {
@@ -143,6 +162,8 @@ pub struct HostRoutes {
     pub external: Option<Arc<[PathRule]>>,
     /// Paths for requests from inside, where they differ from `external`.
     pub local: Option<Arc<[PathRule]>>,
+    /// What its Ingress asks for beyond Knative; few do.
+    pub extras: Option<Arc<Extras>>,
 }
 
 /// A Secret that holds a certificate.
