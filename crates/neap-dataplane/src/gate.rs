@@ -5,7 +5,7 @@
 //! of who goes where are `neap_logic::throttle`; here they meet time and tasks.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use neap_logic::routing::{Port, RevisionKey};
@@ -14,6 +14,7 @@ use neap_proxy::{Limits, Protocol};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use crate::extras::affinity::Prefer;
 use crate::plane::Wakes;
 use crate::stats::{Account, Stat, Totals};
 
@@ -52,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) container_concurrency: u32,
     /// Requests that may wait.
     pub(crate) depth: usize,
+    /// The Service a Revision belongs to, whose rules hold also for those who call the Revision by its own name.
+    pub(crate) service: Option<Arc<str>>,
 }
 
 /// Where a woken request goes.
@@ -119,19 +122,23 @@ impl Gate {
         Self { name, settings, live: Mutex::new(live), left: Notify::new(), wakes }
     }
 
-    /// A request asks for a place. `first` is false when it has been counted before.
-    pub(crate) fn enter(&self, now: Instant, first: bool) -> Entry {
+    /// A request asks for a place, and may have a wish. `first` is false when it has been counted before.
+    pub(crate) fn enter(&self, now: Instant, first: bool, prefer: Option<&Prefer>) -> Entry {
         let mut live = self.lock();
         if first {
             live.account.begin(now);
         }
         let woken = live.readmit(now, &self.settings);
         let mut leave = None;
-        let acquired = live.throttle.acquire(fastrand::u64(..), || {
-            let (waiter, receiver) = oneshot::channel();
-            leave = Some(receiver);
-            waiter
-        });
+        let wished = prefer.and_then(|prefer| live.throttle.acquire_best(|addr, _| prefer.score(addr)));
+        let acquired = match wished {
+            Some(grant) => Acquired::Granted(grant),
+            None => live.throttle.acquire(fastrand::u64(..), || {
+                let (waiter, receiver) = oneshot::channel();
+                leave = Some(receiver);
+                waiter
+            }),
+        };
         let (entry, ask) = match acquired {
             Acquired::Granted(grant) => (Entry::Enter(grant), false),
             Acquired::Full => {
@@ -153,6 +160,22 @@ impl Gate {
             self.wakes.send(key);
         }
         entry
+    }
+
+    /// A second place for a request that has one at `avoid`: at another instance, or none. It never waits.
+    pub(crate) fn enter_other(&self, avoid: &SocketAddr) -> Option<Leave> {
+        let least_busy = |addr: &SocketAddr, busy: u32| (addr != avoid).then(|| u64::from(u32::MAX - busy));
+        self.lock().throttle.acquire_best(least_busy)
+    }
+
+    /// Counts a request that takes its places by itself.
+    pub(crate) fn begin(&self, now: Instant) {
+        self.lock().account.begin(now);
+    }
+
+    /// Whether an instance is one of those that are ready, busy or not.
+    pub(crate) fn has(&self, addr: &SocketAddr) -> bool {
+        self.lock().wanted.binary_search(addr).is_ok()
     }
 
     /// A request stops waiting. If it was woken in the same moment its place is given back.

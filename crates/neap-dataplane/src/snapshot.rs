@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use neap_logic::routing::{Backend, Port, RevisionKey, SecretRef, Table};
+use neap_logic::routing::{Backend, IngressKey, Port, RevisionKey, SecretRef, Table};
 use neap_proxy::tls::CertifiedKey;
 use rpds::HashTrieMapSync;
 
+use crate::extras::RouteState;
+use crate::extras::auth::SecretKeys;
 use crate::gate::Gate;
 
 /// A map that costs nothing to copy: a copy and its original share all but what has changed since, so that one change
@@ -19,6 +21,10 @@ pub(crate) struct Snapshot {
     pub(crate) revisions: Shared<RevisionKey, Arc<Gate>>,
     pub(crate) services: Shared<ServiceKey, Arc<ServiceEntry>>,
     pub(crate) certificates: Shared<SecretRef, Arc<CertifiedKey>>,
+    /// Keys that callers may show.
+    pub(crate) keys: Shared<SecretRef, Arc<SecretKeys>>,
+    /// The Ingresses that ask for something beyond Knative.
+    pub(crate) extras: Shared<IngressKey, Arc<RouteState>>,
 }
 
 /// Names a Kubernetes Service.

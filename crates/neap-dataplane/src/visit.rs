@@ -4,6 +4,7 @@
 //! of it; nothing is polled. It gives up at its own deadline (Knative's activator timeout).
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use neap_proxy::{OnEnd, Outcome, Picked, Picker, Protocol, ProxyError, Response,
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::SETTLE;
+use crate::extras::affinity::Prefer;
+use crate::extras::hedge::Placed;
 use crate::gate::{Entry, Gate, GateName, Leave, Waiting};
 
 /// One request at a gate, from its arrival to the end of its answer. Whatever becomes of it, dropping this gives
@@ -23,6 +26,53 @@ pub(crate) struct Visit {
     counted: bool,
     leave: Option<Leave>,
     status: Option<StatusCode>,
+    /// Whether somebody else counts the request.
+    apart: bool,
+    prefer: Option<Prefer>,
+}
+
+impl Visit {
+    /// One that has its place already, of a request that somebody else counts.
+    pub(crate) fn placed(gate: Arc<Gate>, leave: Leave) -> Self {
+        let arrived = Instant::now();
+        Self { gate, arrived, counted: true, leave: Some(leave), status: None, apart: true, prefer: None }
+    }
+
+    /// The instance did not take the request.
+    pub(crate) fn refused(mut self) {
+        if let Some(leave) = self.leave.take() {
+            self.gate.refused(leave, Instant::now());
+        }
+    }
+}
+
+/// Counts one request that may take more than one place: from its beginning to the end of its answer.
+pub(crate) struct Tally {
+    gate: Arc<Gate>,
+    arrived: Instant,
+    status: Option<StatusCode>,
+}
+
+impl Tally {
+    pub(crate) fn begin(gate: Arc<Gate>, arrived: Instant) -> Self {
+        gate.begin(arrived);
+        Self { gate, arrived, status: None }
+    }
+
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+}
+
+impl OnEnd for Tally {
+    /// Dropping does it all.
+    fn on_end(&mut self, _outcome: Outcome, _bytes: u64) {}
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.gate.end(None, Instant::now(), self.arrived, self.status);
+    }
 }
 
 impl Visit {
@@ -74,7 +124,7 @@ impl Visit {
         let first = !std::mem::replace(&mut self.counted, true);
         // Nothing has waited before the first time, so the clock need not be read again.
         let now = if first { self.arrived } else { Instant::now() };
-        self.gate.enter(now, first)
+        self.gate.enter(now, first, self.prefer.as_ref())
     }
 
     fn take(&mut self, leave: Leave) -> SocketAddr {
@@ -122,7 +172,11 @@ impl OnEnd for Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        if self.counted {
+        if self.apart {
+            if let Some(leave) = self.leave.take() {
+                self.gate.leave(leave);
+            }
+        } else if self.counted {
             self.gate.end(self.leave.take(), Instant::now(), self.arrived, self.status);
         }
     }
@@ -147,12 +201,38 @@ pub(crate) struct Activator {
     pub(crate) connect: Option<Duration>,
     protocol: Option<Protocol>,
     port: Option<u16>,
+    /// The instance.
+    pub(crate) picked: Option<SocketAddr>,
+    placed: Option<Rc<Placed>>,
 }
 
 impl Activator {
     pub(crate) fn new(gate: Arc<Gate>, arrived: Instant) -> Self {
-        let visit = Visit { gate, arrived, counted: false, leave: None, status: None };
-        Self { visit: Some(visit), began: arrived, waited: None, connect: None, protocol: None, port: None }
+        let visit = Visit { gate, arrived, counted: false, leave: None, status: None, apart: false, prefer: None };
+        Self {
+            visit: Some(visit),
+            began: arrived,
+            waited: None,
+            connect: None,
+            protocol: None,
+            port: None,
+            picked: None,
+            placed: None,
+        }
+    }
+
+    /// The same with a wish; `apart` when somebody else counts the request.
+    pub(crate) fn with_wish(gate: Arc<Gate>, arrived: Instant, prefer: Option<Prefer>, apart: bool) -> Self {
+        let mut this = Self::new(gate, arrived);
+        if let Some(visit) = &mut this.visit {
+            (visit.prefer, visit.apart, visit.counted) = (prefer, apart, apart);
+        }
+        this
+    }
+
+    /// Whom to tell of the instance as soon as it is known.
+    pub(crate) fn tell(&mut self, placed: Rc<Placed>) {
+        self.placed = Some(placed);
     }
 
     /// The same, before sidecars: they are spoken to as the client speaks, and may take TLS on a port of its own.
@@ -174,6 +254,10 @@ impl Picker for Activator {
                 }
                 let protocol = self.protocol.unwrap_or(visit.gate.settings.protocol);
                 let mut target = Target { addr, protocol };
+                self.picked = Some(addr);
+                if let Some(placed) = &self.placed {
+                    placed.tell(addr);
+                }
                 if let Some(port) = self.port {
                     target.addr.set_port(port);
                 }

@@ -11,12 +11,13 @@ fn addr(n: u16) -> SocketAddr {
 
 fn gate(container_concurrency: u32, depth: usize) -> (Gate, mpsc::Receiver<RevisionKey>) {
     let (wakes, woken) = Wakes::new();
-    let settings = Settings { limits: Limits::default(), protocol: Protocol::Http1, container_concurrency, depth };
+    let settings =
+        Settings { limits: Limits::default(), protocol: Protocol::Http1, container_concurrency, depth, service: None };
     (Gate::new(GateName::Revision(RevisionKey::new("ns", "rev")), settings, wakes, Instant::now()), woken)
 }
 
 fn enter(gate: &Gate) -> Entry {
-    gate.enter(Instant::now(), true)
+    gate.enter(Instant::now(), true, None)
 }
 
 fn entered(gate: &Gate) -> Leave {

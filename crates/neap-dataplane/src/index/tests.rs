@@ -157,7 +157,7 @@ fn ingress_status_says_what_is_live() {
     let live = status.borrow().clone();
     assert!(live.get("ns", "a").is_none() && live.get("ns", "c").expect("is live").conflicts.is_empty());
     let snapshot = plane.snapshot();
-    let found = snapshot.routes.find(Door::External, false, "b.example", "/", |_| None);
+    let found = snapshot.routes.find(Door::External, false, "b.example", "/", None, |_| None);
     assert!(matches!(found, neap_logic::routing::Lookup::Found(_)));
 }
 

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use neap_api::keys::{headers, neap};
 use neap_api::networking::{HttpPath, Ingress, IngressSplit};
 
-use super::extras::{self, PathMore};
+use super::extras::{self, Extras, PathMore};
 use super::hash::network_hash;
 use super::host::HOST_LIMIT;
 use super::rule::{Backend, Header, HostRoutes, IngressKey, PathRule, Port, RevisionKey, SecretRef, Split};
@@ -31,6 +31,8 @@ pub struct CompiledIngress {
     pub hosts: Vec<(Arc<str>, Arc<HostRoutes>)>,
     /// The certificate of each host pattern it names one for.
     pub certificates: Vec<(Arc<str>, Arc<SecretRef>)>,
+    /// What it asks for beyond Knative; few do.
+    pub extras: Option<Arc<Extras>>,
     /// What was left out, and why, one sentence each.
     pub problems: Vec<String>,
 }
@@ -101,7 +103,7 @@ pub fn compile(ingress: &Ingress) -> CompiledIngress {
         }
     }
     let created = ingress.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    CompiledIngress { key, created, hash, hosts, certificates, problems }
+    CompiledIngress { key, created, hash, hosts, certificates, extras, problems }
 }
 
 #[derive(Default)]

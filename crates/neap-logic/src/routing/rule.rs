@@ -126,6 +126,11 @@ impl PathRule {
         (self.prefix.len(), more.is_some_and(|more| more.exact), weight)
     }
 
+    /// The path a request goes on with; `None` when it keeps its own.
+    pub fn rewritten(&self, path: &str) -> Option<String> {
+        self.more.as_ref()?.rewritten(&self.prefix, path)
+    }
+
     /// Whether it is there to answer a certificate authority, which comes without TLS and shows no key (F1.11).
     pub fn is_challenge(&self) -> bool {
         self.prefix.starts_with(ACME_CHALLENGES)

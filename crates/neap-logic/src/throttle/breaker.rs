@@ -111,6 +111,18 @@ impl<K: Clone + Ord, W> Throttle<K, W> {
         Acquired::Wait(ticket)
     }
 
+    /// Leave to send a request to the instance with room that scores highest, given its requests in flight; `None` when
+    /// none with room has a score. Nobody is passed over by this: while anybody waits, no instance has room.
+    pub fn acquire_best(&mut self, score: impl Fn(&K, u32) -> Option<u64>) -> Option<Grant<K>> {
+        let open = self.active.iter().copied().filter(|&at| self.slot(at).has_room());
+        let scored = open.filter_map(|at| {
+            let slot = self.slot(at);
+            Some((score(&slot.key, slot.in_flight)?, at))
+        });
+        let (_, at) = scored.max_by_key(|(score, _)| *score)?;
+        Some(self.take(at))
+    }
+
     /// Gives a grant back. Returns the waiter whose turn it is, if any.
     #[must_use = "a woken waiter holds a grant"]
     pub fn release(&mut self, grant: Grant<K>, random: u64) -> Option<Woken<K, W>> {
@@ -246,14 +258,18 @@ impl<K: Clone + Ord, W> Throttle<K, W> {
         };
         let picked = self.policy.pick(self.active.len(), self.last, random, busy)?;
         self.last = picked;
-        let at = self.active[picked];
+        Some(self.take(self.active[picked]))
+    }
+
+    /// Takes a place at the instance in this position, which has room.
+    fn take(&mut self, at: usize) -> Grant<K> {
         let slot = self.slots[at].as_mut().expect("an active position has a slot");
         slot.in_flight += 1;
         self.in_flight += 1;
         if !slot.has_room() {
             self.open -= 1;
         }
-        Some(Grant { instance: slot.key.clone(), slot: at })
+        Grant { instance: slot.key.clone(), slot: at }
     }
 
     fn slot(&self, at: usize) -> &Slot<K> {

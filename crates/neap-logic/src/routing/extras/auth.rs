@@ -160,10 +160,13 @@ fn list(key: &'static str, text: Option<&str>) -> Result<Box<[Box<str>]>, Proble
     Ok(parts)
 }
 
-/// An address keys may be fetched from: over TLS, for whoever can change the answer can open the door. What stays on this
-/// machine needs none.
 fn fetchable(key: &'static str, url: &str) -> Result<Box<str>, Problem> {
-    let wrong = |why: &str| Err(Problem::new(key, format!("{url:?} {why}")));
+    is_key_address(url).map(|()| url.into()).map_err(|why| Problem::new(key, format!("{url:?} {why}")))
+}
+
+/// Whether keys may be fetched from an address: over TLS, for whoever can change the answer can open the door. What stays on
+/// this machine needs none. An error is the end of a sentence.
+pub fn is_key_address(url: &str) -> Result<(), &'static str> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", ""));
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let authority = &rest[..end];
@@ -172,12 +175,12 @@ fn fetchable(key: &'static str, url: &str) -> Result<Box<str>, Problem> {
         None => authority.split(':').next().unwrap_or_default(),
     };
     if host.is_empty() || authority.contains('@') || url.contains('#') || url.bytes().any(|b| !b.is_ascii_graphic()) {
-        return wrong("is no address keys could be fetched from");
+        return Err("is no address keys could be fetched from");
     }
     let near = host == "localhost" || host.ends_with(".localhost") || host == "127.0.0.1" || host == "::1";
     match scheme {
-        "https" => Ok(url.into()),
-        "http" if near => Ok(url.into()),
-        _ => wrong("must begin with https://"),
+        "https" => Ok(()),
+        "http" if near => Ok(()),
+        _ => Err("must begin with https://"),
     }
 }

@@ -16,7 +16,7 @@ mod tests;
 use std::sync::Arc;
 
 pub use affinity::Affinity;
-pub use auth::{AuthRule, ClaimHeader, JwtRule, KeySource, Requirement};
+pub use auth::{AuthRule, ClaimHeader, JwtRule, KeySource, Requirement, is_key_address};
 pub use hedge::{Budget, HedgeAfter, Quantile};
 pub use matching::{FieldTest, PathMore, Test};
 use neap_api::keys::neap as keys;
