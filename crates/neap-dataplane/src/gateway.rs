@@ -224,6 +224,7 @@ impl Front {
         headers::canonical(request)?;
         let entrance = &self.doors[connection.listener];
         let secure = connection.tls || (entrance.trusted && request::says_https(request.headers()));
+        let mut published = None;
         let (gate, extras) = loop {
             let snapshot = self.snapshots.load();
             match self.route(&snapshot, request, connection, entrance, secure)? {
@@ -245,9 +246,12 @@ impl Front {
                     return Err(ProxyError::NoRoute { host });
                 }
                 Route::Unknown(what) => {
-                    let published = self.plane.published();
                     drop(snapshot);
-                    Box::pin(self.settle(published, arrived + SETTLE, what)).await?;
+                    // What was published before this is seen in another look; what is published after it ends the wait.
+                    match published.take() {
+                        None => published = Some(self.plane.published()),
+                        Some(known) => published = Some(Box::pin(self.settle(known, arrived + SETTLE, what)).await?),
+                    }
                 }
             }
         };
@@ -323,9 +327,9 @@ impl Front {
         mut published: tokio::sync::watch::Receiver<u64>,
         until: Instant,
         what: String,
-    ) -> Result<(), ProxyError> {
+    ) -> Result<tokio::sync::watch::Receiver<u64>, ProxyError> {
         match timeout_at(until, published.changed()).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => Ok(published),
             Ok(Err(_)) | Err(_) => Err(ProxyError::NoBackend { what }),
         }
     }

@@ -19,6 +19,9 @@ const HASH: HeaderName = HeaderName::from_static(names::HASH);
 pub(crate) const OVERRIDE: &str = "override";
 const PROXY_REQUEST: HeaderName = HeaderName::from_static(names::PROXY_REQUEST);
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static(names::ORIGINAL_HOST);
+/// Names of headers that frame messages.
+const FRAMING: [&str; 7] =
+    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -110,6 +113,10 @@ pub(crate) fn set_headers(headers: &mut HeaderMap, wanted: &[Header], to_revisio
         if to_revision && (**name == *names::REVISION || **name == *names::NAMESPACE) {
             continue;
         }
+        // How a message is framed is between two ends of a connection; a route that says so would break what comes after.
+        if FRAMING.contains(&&**name) {
+            continue;
+        }
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
             headers.insert(name, value);
         }
@@ -173,8 +180,10 @@ fn forwarded(headers: &HeaderMap) -> Option<HeaderValue> {
         if at > 0 {
             out.push(b", ");
         }
-        // Section 6: an IPv6 address is quoted, for it has colons.
-        if node.contains(&b':') {
+        // Section 6: what is no address and could end the pair is nobody's name. An IPv6 address is quoted, for it has colons.
+        if node.iter().any(|byte| !(byte.is_ascii_alphanumeric() || b".:_-".contains(byte))) {
+            out.push(b"for=unknown");
+        } else if node.contains(&b':') {
             out.push_all(&[b"for=\"[", node, b"]\""]);
         } else {
             out.push_all(&[b"for=", node]);
@@ -307,7 +316,9 @@ mod tests {
     #[test]
     fn route_headers_replace() {
         let header = |name: &str, value: &str| Header { name: name.into(), value: value.into() };
+        let framing = [header("transfer-encoding", "chunked"), header("content-length", "5")];
         let wanted = [header("foo", "new"), header("knative-serving-revision", "r")];
+        let wanted = [&wanted[..], &framing].concat();
         let check = |to_revision: bool, left: &[(&str, &str)]| {
             let mut headers = map(&[("foo", "old"), ("foo", "older")]);
             set_headers(&mut headers, &wanted, to_revision);
@@ -333,6 +344,10 @@ mod tests {
         check(
             &[("x-forwarded-for", "2001:db8::17"), ("x-forwarded-host", "h:8080")],
             Some("for=\"[2001:db8::17]\";host=\"h:8080\""),
+        );
+        check(
+            &[("x-forwarded-for", "1.1.1.1;host=evil;proto=https, \"x\", 2.2.2.2")],
+            Some("for=unknown, for=unknown, for=2.2.2.2"),
         );
         let many = vec!["10.0.0.1"; 100].join(", ");
         let long = vec!["for=10.0.0.1"; 100].join(", ");

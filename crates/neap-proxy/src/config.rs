@@ -23,16 +23,26 @@ pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const MAX_CONNECTIONS: usize = 65_536;
 /// Requests in progress on one h2 connection; the figure of nginx is 128, of Go 250.
 pub const H2_MAX_STREAMS: u32 = 250;
-/// Flow-control window of one h2 stream. 64 KiB, the protocol's default, stalls uploads over long paths.
-pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
-/// Flow-control window of one h2 connection.
-pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Flow-control window of one h2 stream of a client. 64 KiB, the protocol's default, stalls uploads over long paths; what is
+/// given here is memory that a client may fill while its request waits.
+pub const CLIENT_H2_STREAM_WINDOW: u32 = 256 * 1024;
+/// Flow-control window of one h2 connection of a client, all its streams together.
+pub const CLIENT_H2_CONNECTION_WINDOW: u32 = 512 * 1024;
+/// An h2 client may take nothing of an answer for so many times the write-stall limit. More than once, for a piece of an answer
+/// counts as taken only when all of it is.
+pub const H2_STALLS: u32 = 5;
+/// Flow-control window of one h2 stream of an upstream.
+pub const UPSTREAM_H2_STREAM_WINDOW: u32 = 256 * 1024;
+/// Flow-control window of one h2 connection to an upstream: enough for all its streams, so that clients who do not read
+/// their answers cannot hold up the others.
+pub const UPSTREAM_H2_CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
 /// How often an h2 peer is asked whether it is still there.
 pub const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 /// How long it may take to answer.
 pub const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long requests in progress may go on once the server is told to stop.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long requests in progress may go on once the server is told to stop: as long as a request may take at most
+/// (`max-revision-timeout-seconds`). Whoever cannot wait so long drops what is running.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
 /// How often a worker looks for connections that overstayed, and for upstream connections to close.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -47,6 +57,8 @@ pub const UPSTREAM_MAX_IDLE: usize = 128;
 /// Streams put on one h2 connection to an upstream before a second one is opened; 100 is the least a server
 /// should allow (RFC 9113, section 6.5.2).
 pub const UPSTREAM_H2_STREAMS: usize = 100;
+
+const _: () = assert!(UPSTREAM_H2_STREAMS as u32 * UPSTREAM_H2_STREAM_WINDOW <= UPSTREAM_H2_CONNECTION_WINDOW);
 
 /// Limits of the side that faces clients.
 #[derive(Debug, Clone)]

@@ -62,6 +62,8 @@ pub async fn forward<P: Picker>(
         match upstream.exchange(picked.target, request, deadline, limits.idle).await {
             Ok(answered) => {
                 let mut response = answered.response;
+                // What an application speaks is between it and us.
+                *response.version_mut() = http::Version::HTTP_11;
                 if let Some(took) = answered.connect {
                     picker.connected(took);
                 }

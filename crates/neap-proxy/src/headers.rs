@@ -18,6 +18,7 @@ pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-p
 /// `X-Forwarded-Host`: the host the first client asked for.
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Takes off what is meant for one connection only.
@@ -47,6 +48,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // 7.6.1: these are to be removed even when Connection does not name them.
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
+    // Of an upgrade to h2c, which is not made (9113, 3.1).
+    headers.remove(HTTP2_SETTINGS);
     headers.remove(header::UPGRADE);
     // 9112, 6.1: the engine frames each message anew.
     headers.remove(header::TRANSFER_ENCODING);
@@ -169,6 +172,11 @@ fn join_cookies(headers: &mut HeaderMap) {
 #[derive(Debug, Clone)]
 struct Wanted(HeaderValue);
 
+/// Whether a request in canonical form asks for another protocol.
+pub fn wants_upgrade(request: &Request) -> bool {
+    request.extensions().get::<Wanted>().is_some()
+}
+
 /// If the client asked for another protocol, puts back what asks the upstream for the same and returns the client's
 /// side of the switch.
 pub(crate) fn take_upgrade(request: &mut Request) -> Option<OnUpgrade> {
@@ -188,8 +196,10 @@ fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|name| name.trim().eq_ignore_ascii_case("upgrade"));
-    let h2c = upgrade.as_bytes().eq_ignore_ascii_case(b"h2c");
-    (named && !h2c).then(|| upgrade.clone())
+    let mut asked = upgrade.as_bytes().split(|byte| *byte == b',');
+    let h2c = asked.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"h2c"));
+    let one = headers.get_all(header::UPGRADE).iter().count() == 1;
+    (named && one && !h2c).then(|| upgrade.clone())
 }
 
 /// Where a request came from, for the `X-Forwarded-` fields.
@@ -330,6 +340,8 @@ mod tests {
         check(&[("upgrade", "websocket")], false);
         check(&[("connection", "upgrade")], false);
         check(&[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")], false);
+        check(&[("connection", "upgrade"), ("upgrade", "x, H2C")], false);
+        check(&[("connection", "upgrade"), ("upgrade", "x"), ("upgrade", "h2c")], false);
     }
 
     #[test]

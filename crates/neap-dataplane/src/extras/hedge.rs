@@ -9,10 +9,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header;
 use neap_logic::routing::extras::{Budget, HedgeAfter, Quantile};
 use neap_proxy::upstream::Deadline;
-use neap_proxy::{Body, Limits, Picked, Picker, ProxyError, Request, Response, Target, Upstream, forward};
+use neap_proxy::{Body, Limits, Picked, Picker, ProxyError, Request, Response, Target, Upstream, forward, headers};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
@@ -105,7 +104,7 @@ impl Placed {
 
 /// A copy of a request that may be repeated: it has no body, and wants no other protocol.
 pub(crate) fn copy(request: &Request) -> Option<Request> {
-    let whole = http_body::Body::is_end_stream(request.body()) && !request.headers().contains_key(header::UPGRADE);
+    let whole = http_body::Body::is_end_stream(request.body()) && !headers::wants_upgrade(request);
     if !whole || !request.method().is_idempotent() {
         return None;
     }

@@ -22,10 +22,13 @@ use tokio::time::Instant;
 
 use super::accept::Accepted;
 use super::io::{Lent, Notes, Stream};
-use super::worker::{LocalExecutor, Shared};
+use super::stall::{self, For, StreamExecutor};
+use super::worker::Shared;
 use crate::access::Observation;
 use crate::body::{Body, BodyError};
-use crate::config::{H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_STREAM_WINDOW, ServerConfig};
+use crate::config::{
+    CLIENT_H2_CONNECTION_WINDOW, CLIENT_H2_STREAM_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_STALLS, ServerConfig,
+};
 use crate::handler::{Connection, Handler, Response};
 use crate::metrics::ExpiredLabels;
 use crate::time::now;
@@ -171,7 +174,9 @@ impl http_body::Body for Counted {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        stall::waits_for(if frame.is_pending() { For::Source } else { For::Client(true) });
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -259,21 +264,23 @@ where
                 if let Some(observation) = observation {
                     response = observation.watch(response);
                 }
+                stall::waits_for(For::Client(true));
                 Ok::<_, Infallible>(response.map(|body| Counted { body, _in_request: in_request }))
             }
         }
     };
     let result = if h2 {
         let max_head = u32::try_from(config.max_head_bytes).unwrap_or(u32::MAX);
-        let serving = hyper::server::conn::http2::Builder::new(LocalExecutor)
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .max_concurrent_streams(config.h2_max_streams)
-            .max_header_list_size(max_head)
-            .keep_alive_interval(H2_PING_INTERVAL)
-            .keep_alive_timeout(H2_PING_TIMEOUT)
-            .serve_connection(TokioIo::new(io), service_fn(serve));
+        let serving =
+            hyper::server::conn::http2::Builder::new(StreamExecutor { limit: config.write_stall_timeout * H2_STALLS })
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(CLIENT_H2_STREAM_WINDOW)
+                .initial_connection_window_size(CLIENT_H2_CONNECTION_WINDOW)
+                .max_concurrent_streams(config.h2_max_streams)
+                .max_header_list_size(max_head)
+                .keep_alive_interval(H2_PING_INTERVAL)
+                .keep_alive_timeout(H2_PING_TIMEOUT)
+                .serve_connection(TokioIo::new(io), service_fn(serve));
         // Boxed, so that a connection that speaks HTTP/1 does not make room for it.
         Box::pin(drive(serving, &watched, shared, || ())).await
     } else {
@@ -319,7 +326,7 @@ where
     }
 }
 
-impl<I, S> Serving for hyper::server::conn::http2::Connection<I, S, LocalExecutor>
+impl<I, S> Serving for hyper::server::conn::http2::Connection<I, S, StreamExecutor>
 where
     S: hyper::service::HttpService<Incoming, ResBody = Counted>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -7,6 +7,7 @@
 mod accept;
 pub(crate) mod connection;
 mod io;
+mod stall;
 pub(crate) mod worker;
 
 use std::io as std_io;

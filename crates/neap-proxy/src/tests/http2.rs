@@ -149,3 +149,55 @@ async fn a_stream_given_up_by_the_client_ends_at_the_origin() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_gives_no_window_does_not_keep_its_place() {
+    local(async {
+        let target = origin(|_| async {
+            let (sender, body) = channel();
+            spawn_local(async move {
+                for _ in 0..3 {
+                    drop(sender.send(Frame::data(Bytes::from_static(b"piece"))).await);
+                }
+            });
+            http::Response::new(body)
+        })
+        .await;
+        let engine = Engine::new(target, Limits::default());
+        let (mut sender, connection) = http2::Builder::new(LocalExecutor)
+            .initial_stream_window_size(0)
+            .handshake(TokioIo::new(engine.connect()))
+            .await
+            .expect("shakes hands");
+        spawn_local(connection);
+        let response = sender.send_request(get("/")).await.expect("answers");
+        tokio::time::sleep(std::time::Duration::from_secs(200)).await;
+        assert_eq!(engine.ended(), []);
+        tokio::time::sleep(std::time::Duration::from_secs(200)).await;
+        assert_eq!(engine.ended(), [Outcome::Dropped]);
+        assert!(response.into_body().collect().await.is_err(), "the stream is reset");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_takes_its_time_is_not_taken_for_one_that_is_not_taken() {
+    local(async {
+        let target = origin(|_| async {
+            let (sender, body) = channel();
+            spawn_local(async move {
+                for _ in 0..3 {
+                    tokio::time::sleep(std::time::Duration::from_secs(400)).await;
+                    drop(sender.send(Frame::data(Bytes::from_static(b"piece"))).await);
+                }
+            });
+            http::Response::new(body)
+        })
+        .await;
+        let engine = Engine::new(target, Limits::default());
+        let mut sender = client(engine.connect()).await;
+        let response = sender.send_request(get("/")).await.expect("answers");
+        assert_eq!(response.into_body().collect().await.expect("collects").to_bytes(), "piecepiecepiece");
+    })
+    .await;
+}

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
@@ -32,6 +32,8 @@ pub(super) struct Http1 {
     driver: Option<Pin<Box<dyn Future<Output = hyper::Result<()>>>>>,
     keep_alive: Option<Duration>,
     used: bool,
+    /// The other side has answered in HTTP/1.0: from then on hyper would speak that too, and leave out bodies.
+    old: bool,
 }
 
 /// A connection that left HTTP: `upgrade` resolves while `connection` is driven.
@@ -50,7 +52,7 @@ impl Http1 {
             .await
             .map_err(|source| ProxyError::Handshake { target: pool.target.addr, source })?;
         let driver = Box::pin(driver.with_upgrades());
-        Ok(Self { sender, driver: Some(driver), keep_alive: None, used: false })
+        Ok(Self { sender, driver: Some(driver), keep_alive: None, used: false, old: false })
     }
 
     /// Lets the connection work. Afterwards `driver` is `None` if it has ended.
@@ -66,7 +68,7 @@ impl Http1 {
     /// Whether it could carry a request now.
     pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> bool {
         self.drive(cx);
-        self.driver.is_some() && self.sender.is_ready()
+        self.driver.is_some() && !self.old && self.sender.is_ready()
     }
 
     pub(super) fn keep_alive(&self) -> Option<Duration> {
@@ -132,7 +134,7 @@ pub(super) async fn send(
 fn announce_body(request: &mut Request) {
     let rare = matches!(*request.method(), Method::GET | Method::HEAD);
     if rare && !request.body().is_empty() && http_body::Body::size_hint(request.body()).exact().is_none() {
-        request.headers_mut().insert(http::header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
@@ -165,6 +167,11 @@ fn answered(
         let response = response.map(|_| Body::empty());
         return Answered { response, switched: Some(Switched { upgrade, connection }), connect };
     }
+    connection.old = response.version() == Version::HTTP_10;
+    // RFC 9112, 6.3: the coding says where the body ends; what sends on may not pass on another opinion.
+    if response.headers().contains_key(header::TRANSFER_ENCODING) {
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
     if let Some(hint) = keep_alive_hint(response.headers()) {
         connection.keep_alive = Some(hint.saturating_sub(KEEP_ALIVE_MARGIN));
     }
@@ -191,7 +198,7 @@ impl Spare {
     /// instances.
     fn of(request: &Request) -> Option<Self> {
         let repeated = request.extensions().get::<Repeated>().is_some();
-        (!repeated && request.method().is_idempotent() && request.body().is_empty()).then(|| Self {
+        (!repeated && request.method().is_safe() && request.body().is_empty()).then(|| Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
             headers: request.headers().clone(),
@@ -256,7 +263,7 @@ mod tests {
             assert_eq!(Spare::of(&request).is_some(), spare, "{method}");
         };
         check(Method::GET, Body::empty(), true);
-        check(Method::DELETE, Body::empty(), true);
+        check(Method::DELETE, Body::empty(), false);
         check(Method::PUT, Body::full("x"), false);
         check(Method::POST, Body::empty(), false);
         let first = http::Request::builder().body(Body::empty()).expect("a request");

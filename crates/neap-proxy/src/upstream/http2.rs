@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::pool::Pool;
 use super::{Answered, UpstreamBody, connect};
 use crate::body::Body;
-use crate::config::{H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_STREAM_WINDOW};
+use crate::config::{H2_PING_INTERVAL, H2_PING_TIMEOUT, UPSTREAM_H2_CONNECTION_WINDOW, UPSTREAM_H2_STREAM_WINDOW};
 use crate::error::ProxyError;
 use crate::handler::Request;
 use crate::server::LocalExecutor;
@@ -55,8 +55,8 @@ impl Http2 {
         let max_head = u32::try_from(pool.config.max_head_bytes).unwrap_or(u32::MAX);
         let (sender, driver) = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .initial_stream_window_size(UPSTREAM_H2_STREAM_WINDOW)
+            .initial_connection_window_size(UPSTREAM_H2_CONNECTION_WINDOW)
             .max_header_list_size(max_head)
             .keep_alive_interval(H2_PING_INTERVAL)
             .keep_alive_timeout(H2_PING_TIMEOUT)
