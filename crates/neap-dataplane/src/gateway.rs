@@ -509,4 +509,6 @@ fn server_timing(waited: Duration) -> HeaderValue {
 #[cfg(test)]
 mod beyond_tests;
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;
