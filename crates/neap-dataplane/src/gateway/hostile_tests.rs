@@ -258,9 +258,9 @@ async fn whatever_comes_nothing_panics_and_nobody_is_let_in_by_chance() {
                 let (head, body) = world.send(door, request).await;
                 let status = head.status().as_u16();
                 if status == 200 {
-                    ok += 1
+                    ok += 1;
                 } else {
-                    not += 1
+                    not += 1;
                 }
                 assert!(
                     host != "key.example" || status != 200 || key.is_some_and(|key| key == "secret-secret"),

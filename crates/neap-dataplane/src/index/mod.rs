@@ -104,7 +104,7 @@ impl Indexes {
 
     /// Takes a gate out of service: it gets no more requests.
     fn retire(&mut self, gate: &Arc<Gate>, now: Instant) {
-        gate.set_instances(Vec::new(), now);
+        gate.retire(now);
         self.retired.retain(|gate| gate.strong_count() > 0);
         self.retired.push(Arc::downgrade(gate));
     }
