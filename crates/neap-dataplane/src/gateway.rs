@@ -387,7 +387,14 @@ impl Front {
                 }
             }
             match next {
-                Some(next) => (host, door) = (next, Door::Local),
+                Some(next) => {
+                    // A namespace may lead the world to what it keeps inside; to what others keep inside it may not.
+                    let own = snapshot.routes.host(next).map(|routes| &routes.ingress.namespace);
+                    if own == Some(&split.backend.namespace) {
+                        door = Door::Local;
+                    }
+                    host = next;
+                }
                 None => {
                     let backend = &split.backend;
                     return Ok(Route::Unknown(match &backend.revision {

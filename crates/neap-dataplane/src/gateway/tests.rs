@@ -657,3 +657,33 @@ async fn metrics_name_each_revision() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn nobody_publishes_what_others_keep_inside() {
+    local(async {
+        let world = World::new();
+        world.revision("r", json!({}));
+        world.instances("r-private", "http", &[instance(|_| async { "inner".into() }).await]);
+        let paths = json!({ "paths": [path_to_revision("r")] });
+        let inside = |name: &str| {
+            json!({ "rules": [{ "hosts": [format!("{name}.svc.cluster.local")], "visibility": "ClusterLocal",
+            "http": paths }] })
+        };
+        world.ingress("own", inside("own.ns"));
+        let meta = json!({ "namespace": "other", "name": "theirs",
+                           "annotations": { "networking.knative.dev/ingress.class": NEAP_INGRESS_CLASS } });
+        world.feed::<neap_api::networking::Ingress>(json!({
+            "apiVersion": "networking.internal.knative.dev/v1alpha1", "kind": "Ingress", "metadata": meta,
+            "spec": inside("theirs.other"),
+        }));
+        for (name, behind, status) in [("a", "own.ns", 200), ("b", "theirs.other", 404)] {
+            let host = format!("{behind}.svc.cluster.local");
+            world.service(name, json!({ "type": "ExternalName", "externalName": host, "ports": [{ "port": 80 }] }));
+            let paths = json!({ "paths": [path_to_service(name, json!({}))] });
+            world.ingress(name, json!({ "rules": [{ "hosts": [format!("{name}.example")], "http": paths }] }));
+            assert_eq!(world.get(EXTERNAL, &format!("{name}.example"), "/").await.0, status, "{name}");
+            assert_eq!(world.get(LOCAL, &format!("{name}.example"), "/").await.0, 200, "{name}");
+        }
+    })
+    .await;
+}
