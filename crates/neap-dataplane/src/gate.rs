@@ -21,8 +21,6 @@ use crate::stats::{Account, Stat, Totals};
 /// An instance that refused a connection is left alone for this long at first; the time doubles with each further
 /// refusal. Short, for a fresh instance may be called ready a moment before it listens.
 const SUSPEND_FIRST: Duration = Duration::from_millis(10);
-/// One that did not even refuse is left alone for as long as it took to find out: each request sent to it loses that much.
-const SUSPEND_SILENT: Duration = neap_proxy::config::CONNECT_TIMEOUT;
 /// And for this long at most.
 const SUSPEND_MOST: Duration = Duration::from_secs(1);
 /// Refusals are forgotten after this time without another one.
@@ -84,8 +82,6 @@ struct Live {
     asked: Option<Instant>,
     /// Some instance outside `wanted` still has requests.
     leaving: bool,
-    /// Out of service: nobody waits here any more.
-    retired: bool,
 }
 
 #[derive(Debug)]
@@ -100,11 +96,7 @@ struct Suspended {
 pub(crate) enum Entry {
     Enter(Leave),
     Wait(Waiting),
-    Full {
-        depth: usize,
-    },
-    /// The gate is out of service.
-    Gone,
+    Full { depth: usize },
 }
 
 /// A place in the queue.
@@ -126,7 +118,6 @@ impl Gate {
             suspended: Vec::new(),
             asked: None,
             leaving: false,
-            retired: false,
         };
         Self { name, settings, live: Mutex::new(live), left: Notify::new(), wakes }
     }
@@ -136,9 +127,6 @@ impl Gate {
         let mut live = self.lock();
         if first {
             live.account.begin(now);
-        }
-        if live.retired {
-            return Entry::Gone;
         }
         let woken = live.readmit(now, &self.settings);
         let mut leave = None;
@@ -225,13 +213,13 @@ impl Gate {
         }
     }
 
-    /// An instance did not accept a connection: it is left alone for a moment, and longer when it was `silent`.
-    pub(crate) fn refused(&self, grant: Leave, now: Instant, silent: bool) {
+    /// An instance did not accept a connection: it is left alone for a moment.
+    pub(crate) fn refused(&self, grant: Leave, now: Instant) {
         let addr = grant.instance;
         {
             let mut live = self.lock();
             live.throttle.withdraw(&addr);
-            live.suspend(addr, now, if silent { SUSPEND_SILENT } else { SUSPEND_FIRST });
+            live.suspend(addr, now);
         }
         self.leave(grant);
     }
@@ -255,17 +243,6 @@ impl Gate {
         drop(live);
         self.hand_over(woken);
         self.left.notify_waiters();
-    }
-
-    /// Takes the gate out of service: it gets no more requests, and who waits is sent away.
-    pub(crate) fn retire(&self, now: Instant) {
-        self.set_instances(Vec::new(), now);
-        let mut live = self.lock();
-        live.retired = true;
-        let waiting: Vec<Waiter> = live.throttle.abandon().collect();
-        drop(live);
-        // Dropped, which wakes them.
-        drop(waiting);
     }
 
     /// Whether an instance may get requests, or still has some.
@@ -296,20 +273,15 @@ impl Gate {
     pub(crate) fn collect(&self, now: Instant) -> Option<Stat> {
         let GateName::Revision(revision) = &self.name else { return None };
         let mut live = self.lock();
-        // Who was to try a suspended instance again may have gone away meanwhile; the others must not wait for ever.
-        let woken = live.readmit(now, &self.settings);
         let (average_concurrency, request_count) = live.account.collect(now);
-        let stat = Stat {
+        Some(Stat {
             revision: revision.clone(),
             average_concurrency,
             request_count,
             concurrency: live.account.present(),
             waiting: u32::try_from(live.throttle.waiting()).unwrap_or(u32::MAX),
             instances: u32::try_from(live.wanted.len()).unwrap_or(u32::MAX),
-        };
-        drop(live);
-        self.hand_over(woken);
-        Some(stat)
+        })
     }
 
     pub(crate) fn observe(&self) -> Observed {
@@ -362,18 +334,18 @@ impl Live {
         ask
     }
 
-    fn suspend(&mut self, addr: SocketAddr, now: Instant, least: Duration) {
+    fn suspend(&mut self, addr: SocketAddr, now: Instant) {
         match self.suspended.iter_mut().find(|s| s.addr == addr) {
             // Two requests refused at the same time are one refusal.
             Some(known) if known.out => {}
             Some(known) => {
-                let pause = SUSPEND_FIRST.saturating_mul(1 << known.refusals.min(16)).min(SUSPEND_MOST).max(least);
+                let pause = SUSPEND_FIRST.saturating_mul(1 << known.refusals.min(16)).min(SUSPEND_MOST);
                 known.refusals += 1;
                 known.until = now + pause;
                 known.out = true;
             }
             None if self.wanted.contains(&addr) => {
-                self.suspended.push(Suspended { addr, until: now + least, refusals: 1, out: true });
+                self.suspended.push(Suspended { addr, until: now + SUSPEND_FIRST, refusals: 1, out: true });
             }
             None => {}
         }

@@ -39,15 +39,11 @@ impl Visit {
     }
 
     /// The instance did not take the request.
-    pub(crate) fn refused(mut self, error: &ProxyError) {
+    pub(crate) fn refused(mut self) {
         if let Some(leave) = self.leave.take() {
-            self.gate.refused(leave, Instant::now(), is_silent(error));
+            self.gate.refused(leave, Instant::now());
         }
     }
-}
-
-fn is_silent(error: &ProxyError) -> bool {
-    matches!(error, ProxyError::ConnectTimeout { .. })
 }
 
 /// Counts one request that may take more than one place: from its beginning to the end of its answer.
@@ -85,7 +81,6 @@ impl Visit {
         match self.ask() {
             Entry::Enter(leave) => Ok((self.take(leave), None)),
             Entry::Full { depth } => Err(ProxyError::QueueFull { depth }),
-            Entry::Gone => Err(self.gone()),
             Entry::Wait(waiting) => {
                 let waited = if waiting.empty { WaitedFor::Instance } else { WaitedFor::Turn };
                 // Boxed: most requests do not wait and should not pay for the room.
@@ -120,14 +115,9 @@ impl Visit {
             waiting = match self.ask() {
                 Entry::Enter(leave) => return Ok(self.take(leave)),
                 Entry::Full { depth } => return Err(ProxyError::QueueFull { depth }),
-                Entry::Gone => return Err(self.gone()),
                 Entry::Wait(waiting) => waiting,
             };
         }
-    }
-
-    fn gone(&self) -> ProxyError {
-        ProxyError::NoBackend { what: self.gate.name.to_string() }
     }
 
     fn ask(&mut self) -> Entry {
@@ -158,7 +148,7 @@ struct Queued<'a> {
 }
 
 impl Queued<'_> {
-    /// `None` when the gate has been taken out of service: then the next look says so.
+    /// `None` cannot happen while the gate lives: it never drops a waiter without waking it.
     async fn leave(mut self) -> Option<Leave> {
         let waiting = self.waiting.as_mut().expect("taken only by drop");
         let leave = (&mut waiting.leave).await.ok();
@@ -294,7 +284,7 @@ impl Picker for Activator {
         let now = Instant::now();
         if let Some(leave) = visit.leave.take() {
             tracing::debug!(gate = %visit.gate.name, instance = %leave.instance, "connection refused");
-            visit.gate.refused(leave, now, is_silent(&error));
+            visit.gate.refused(leave, now);
         }
         // A Service has no limits of its own that would end the attempts, and no platform that replaces what is broken.
         if matches!(visit.gate.name, GateName::Service { .. }) && now >= visit.arrived + SETTLE {

@@ -241,7 +241,7 @@ impl Picker for Given<'_> {
 
     /// The first attempt is still under way; this one was only to be quicker.
     fn refused(&mut self, picked: Picked<Visit>, error: ProxyError) -> Result<(), ProxyError> {
-        picked.hold.refused(&error);
+        picked.hold.refused();
         Err(error)
     }
 }

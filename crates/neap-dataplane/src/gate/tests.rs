@@ -25,7 +25,6 @@ fn entered(gate: &Gate) -> Leave {
         Entry::Enter(leave) => leave,
         Entry::Wait(_) => panic!("has to wait"),
         Entry::Full { .. } => panic!("is full"),
-        Entry::Gone => panic!("is gone"),
     }
 }
 
@@ -34,7 +33,6 @@ fn waits(gate: &Gate) -> Waiting {
         Entry::Wait(waiting) => waiting,
         Entry::Enter(leave) => panic!("goes to {}", leave.instance),
         Entry::Full { .. } => panic!("is full"),
-        Entry::Gone => panic!("is gone"),
     }
 }
 
@@ -112,7 +110,7 @@ async fn who_refuses_is_left_alone_for_a_while() {
     let refuse = |gate: &Gate| {
         let leave = entered(gate);
         assert_eq!(leave.instance, addr(1), "filled in order");
-        gate.refused(leave, Instant::now(), false);
+        gate.refused(leave, Instant::now());
     };
     refuse(&gate);
     let other = entered(&gate);
@@ -166,46 +164,4 @@ async fn those_who_wait_are_demand() {
     advance(Duration::from_secs(1)).await;
     let stat = gate.collect(Instant::now()).expect("a Revision");
     assert_eq!((stat.average_concurrency, stat.request_count, stat.waiting), (0.0, 0, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_waits_goes_on_though_the_one_who_was_to_look_again_is_gone() {
-    let (gate, _woken) = gate(1, 10);
-    gate.set_instances(vec![addr(1)], Instant::now());
-    let first = entered(&gate);
-    let mut second = waits(&gate);
-    gate.refused(first, Instant::now(), false);
-    // The refused one has asked again, and its client has gone away.
-    gate.cancel(waits(&gate));
-    advance(Duration::from_secs(1)).await;
-    assert!(second.leave.try_recv().is_err());
-    drop(gate.collect(Instant::now()));
-    assert_eq!(second.leave.try_recv().expect("is woken").instance, addr(1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_instance_that_says_nothing_is_left_alone_for_longer() {
-    let (gate, _woken) = gate(0, 10);
-    gate.set_instances(vec![addr(1), addr(2)], Instant::now());
-    let wish = Prefer::Instance(addr(1));
-    let ask = || match gate.enter(Instant::now(), true, Some(&wish)) {
-        Entry::Enter(leave) => leave,
-        _ => panic!("has room"),
-    };
-    gate.refused(ask(), Instant::now(), true);
-    advance(Duration::from_millis(4_900)).await;
-    let other = ask();
-    assert_eq!(other.instance, addr(2));
-    end(&gate, other);
-    advance(Duration::from_millis(200)).await;
-    assert_eq!(ask().instance, addr(1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn nobody_waits_at_a_gate_that_is_out_of_service() {
-    let (gate, _woken) = gate(1, 10);
-    let mut waiting = waits(&gate);
-    gate.retire(Instant::now());
-    assert!(matches!(waiting.leave.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
-    assert!(matches!(enter(&gate), Entry::Gone));
 }

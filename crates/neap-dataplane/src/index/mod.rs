@@ -104,7 +104,7 @@ impl Indexes {
 
     /// Takes a gate out of service: it gets no more requests.
     fn retire(&mut self, gate: &Arc<Gate>, now: Instant) {
-        gate.retire(now);
+        gate.set_instances(Vec::new(), now);
         self.retired.retain(|gate| gate.strong_count() > 0);
         self.retired.push(Arc::downgrade(gate));
     }

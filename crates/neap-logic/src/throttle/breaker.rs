@@ -147,11 +147,6 @@ impl<K: Clone + Ord, W> Throttle<K, W> {
         self.waiters.remove(at).map(|(_, waiter)| waiter)
     }
 
-    /// Sends everybody away who waits.
-    pub fn abandon(&mut self) -> impl Iterator<Item = W> {
-        std::mem::take(&mut self.waiters).into_iter().map(|(_, waiter)| waiter)
-    }
-
     /// Says which instances there are now and what each takes. Those left out get no more requests; what they have
     /// in flight stays counted until released. Returns the waiters that can go, in order; each should be
     /// told before the next call.
