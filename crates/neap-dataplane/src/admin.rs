@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use serde::Serialize;
 
-use crate::gate::{Gate, Observed};
+use crate::gate::{GateName, Observed};
 use crate::plane::DataPlane;
 use crate::stats::BUCKETS;
 
@@ -124,34 +124,33 @@ pub struct GateOverview {
     pub leaving: Vec<(String, u32)>,
 }
 
-impl GateOverview {
-    fn of(gate: &Gate) -> Self {
-        let text =
-            |list: Vec<(std::net::SocketAddr, u32)>| list.into_iter().map(|(addr, n)| (addr.to_string(), n)).collect();
-        let observed = gate.observe();
-        Self {
-            name: gate.name.to_string(),
-            concurrency: observed.present,
-            waiting: observed.waiting,
-            container_concurrency: gate.settings.container_concurrency,
-            instances: text(observed.instances),
-            leaving: text(observed.leaving),
-        }
-    }
-}
-
 impl DataPlane {
     /// For the admin port and `explain`.
     pub fn overview(&self) -> Overview {
         let snapshot = self.snapshot();
-        let mut gates: Vec<GateOverview> = snapshot.gates().map(|gate| GateOverview::of(gate)).collect();
+        let text =
+            |list: Vec<(std::net::SocketAddr, u32)>| list.into_iter().map(|(addr, n)| (addr.to_string(), n)).collect();
+        let mut gates: Vec<GateOverview> = snapshot
+            .gates()
+            .map(|gate| {
+                let observed = gate.observe();
+                GateOverview {
+                    name: gate.name.to_string(),
+                    concurrency: observed.present,
+                    waiting: observed.waiting,
+                    container_concurrency: gate.settings.container_concurrency,
+                    instances: text(observed.instances),
+                    leaving: text(observed.leaving),
+                }
+            })
+            .collect();
         gates.sort_by(|a, b| a.name.cmp(&b.name));
         Overview { hosts: snapshot.routes.len(), gates }
     }
 
     /// What is live of one Revision; `None` if it is not known.
     pub fn revision(&self, namespace: &str, name: &str) -> Option<GateOverview> {
-        let key = neap_logic::routing::RevisionKey::new(namespace, name);
-        self.snapshot().revisions.get(&key).map(|gate| GateOverview::of(gate))
+        let wanted = GateName::Revision(neap_logic::routing::RevisionKey::new(namespace, name)).to_string();
+        self.overview().gates.into_iter().find(|gate| gate.name == wanted)
     }
 }

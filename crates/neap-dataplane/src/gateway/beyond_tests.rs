@@ -192,7 +192,7 @@ async fn more_than_the_limit_is_told_when_to_come_again() {
         let world = World::with_app(json!({}));
         world.instances("r-private", "http", &[named("a").await]);
         let limit = |text: &str, by: &str| {
-            route(&world, "app", "app.example", "r", json!({ neap::RATE_LIMIT: text, neap::RATE_LIMIT_BY: by }))
+            route(&world, "app", "app.example", "r", json!({ neap::RATE_LIMIT: text, neap::RATE_LIMIT_BY: by }));
         };
         limit("2/m burst 2", "client");
         let status = async |request| {

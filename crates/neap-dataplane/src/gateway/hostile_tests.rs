@@ -259,9 +259,9 @@ async fn whatever_comes_nothing_panics_and_nobody_is_let_in_by_chance() {
                 let (head, body) = world.send(door, request).await;
                 let status = head.status().as_u16();
                 if status == 200 {
-                    ok += 1
+                    ok += 1;
                 } else {
-                    not += 1
+                    not += 1;
                 }
                 // The gateway itself answers networking probes, to anybody; and a gRPC caller is refused with 200.
                 let ours = head.headers().contains_key("x-neap-error") || (probe && body != "ok");

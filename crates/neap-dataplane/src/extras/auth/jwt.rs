@@ -113,7 +113,7 @@ fn judge(rule: &JwtRule, claims: &Map<String, Value>, now: u64) -> Result<(), Re
     }
     for (name, why) in [("nbf", "the token is not good yet"), ("iat", "the token is of the future")] {
         if let Some(begin) = time(name)
-            && !(begin <= latest)
+            && (begin.is_nan() || begin > latest)
         {
             return refuse(why);
         }
