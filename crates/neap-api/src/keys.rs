@@ -158,6 +158,12 @@ pub mod networking {
     pub const TAG: &str = "networking.internal.knative.dev/tag";
     /// The class Neap's gateway carries out.
     pub const NEAP_INGRESS_CLASS: &str = "neap.ingress.networking.knative.dev";
+    /// The class of certificates that Neap makes itself, by ACME or by its local authority.
+    pub const NEAP_CERTIFICATE_CLASS: &str = "neap.certificate.networking.knative.dev";
+    /// Label of a Secret: the Certificate it was made for.
+    pub const CERTIFICATE_UID: &str = "networking.internal.knative.dev/certificate-uid";
+    /// Label of a ConfigMap with authorities to trust.
+    pub const TRUST_BUNDLE: &str = "networking.knative.dev/trust-bundle";
 }
 
 /// Header names (C4).
@@ -228,6 +234,16 @@ pub mod neap {
     pub const PATHS: &str = "neap.dev/paths";
     /// Type of a Secret that holds keys callers may show.
     pub const AUTH_KEYS_TYPE: &str = "neap.dev/auth-keys";
+    /// Annotation of an order's Secret: the Certificate it is for, namespace/name.
+    pub const CERTIFICATE: &str = "neap.dev/certificate";
+    /// Annotation of an account's Secret: the authority's directory, and the address it was told.
+    pub const ACME_DIRECTORY: &str = "neap.dev/acme-directory";
+    /// See [`ACME_DIRECTORY`].
+    pub const ACME_EMAIL: &str = "neap.dev/acme-email";
+    /// Annotation of a certificate's Secret: who issued it.
+    pub const ISSUER: &str = "neap.dev/issuer";
+    /// The local authority: the Secret with its key, and the ConfigMap with what to trust, under `ca.crt`.
+    pub const LOCAL_AUTHORITY: &str = "neap-ca";
 }
 
 /// The namespace and config-maps.

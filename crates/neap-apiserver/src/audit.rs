@@ -110,8 +110,9 @@ impl Lines {
     /// Writes until the server is gone or `stop`, and then what is still waiting.
     ///
     /// # Errors
-    /// The writer's. Lines from then on are dropped, which [`Audit::dropped`] counts.
-    pub async fn write_to(mut self, mut out: impl AsyncWrite + Unpin, stop: CancellationToken) -> io::Result<()> {
+    /// The writer's. What it was given last is lost; what comes waits for another writer as far as there is room, beyond
+    /// that it is dropped, which [`Audit::dropped`] counts.
+    pub async fn write_to(&mut self, mut out: impl AsyncWrite + Unpin, stop: CancellationToken) -> io::Result<()> {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let taken = tokio::select! {
@@ -438,9 +439,25 @@ mod tests {
         assert_eq!(audit.dropped(), 3);
         let (stop, mut out) = (CancellationToken::new(), Vec::new());
         stop.cancel();
+        let mut lines = lines;
         lines.write_to(&mut out, stop).await.unwrap();
         assert_eq!(out.iter().filter(|b| **b == b'\n').count(), QUEUE, "what waits is written at the end");
         audit.offer(&json!("late"));
         assert_eq!(audit.dropped(), 4);
+    }
+
+    #[tokio::test]
+    async fn after_a_writer_that_failed_another_goes_on() {
+        let (audit, mut lines) = queue(Policy::default());
+        audit.offer(&json!("lost"));
+        let (reader, writer) = tokio::io::duplex(1);
+        drop(reader);
+        lines.write_to(writer, CancellationToken::new()).await.expect_err("nobody takes it");
+        audit.offer(&json!("kept"));
+        let (stop, mut out) = (CancellationToken::new(), Vec::new());
+        stop.cancel();
+        lines.write_to(&mut out, stop).await.expect("there is room");
+        assert_eq!(String::from_utf8_lossy(&out), ""kept"
+");
     }
 }

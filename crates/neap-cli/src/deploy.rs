@@ -1,22 +1,24 @@
 //! `neap deploy`: from flags or a file to a service that is ready.
 
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use kube::api::{Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use neap_api::keys::autoscaling;
 use neap_api::serving::Service;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use crate::connect::{Connection, connect};
+use crate::manifest::{self, Flags, OF_A_SERVICE};
 use crate::progress::Progress;
 use crate::wait;
 use crate::{Env, Error, Target};
 
 /// Who owns the fields that `deploy` sets (server-side apply).
 const MANAGER: &str = "neap";
+/// Attempts against others who write the same service.
+const TRIES: u32 = 5;
 
 #[derive(Debug, clap::Args)]
 pub struct Deploy {
@@ -25,42 +27,14 @@ pub struct Deploy {
     /// Name of the service.
     #[arg(required_unless_present = "file")]
     name: Option<String>,
-    /// Container image to run.
-    #[arg(long, value_name = "IMAGE", required_unless_present = "file")]
-    image: Option<String>,
+    #[command(flatten)]
+    flags: Flags,
     /// A service in YAML or JSON instead of flags; `-` is standard input.
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["name", "image"])]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = OF_A_SERVICE)]
     file: Option<PathBuf>,
-    /// Environment variable; may be repeated.
-    #[arg(short, long, value_name = "NAME=VALUE")]
-    env: Vec<String>,
-    /// Port the application listens on; `h2c:PORT` for HTTP/2 without TLS.
-    #[arg(short, long, value_name = "[h2c:]PORT")]
-    port: Option<String>,
-    /// Requests one instance may handle at the same time; 0 is no limit.
-    #[arg(long, value_name = "N")]
-    concurrency: Option<i64>,
-    /// Seconds a request may take.
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<i64>,
-    /// Fewest instances.
-    #[arg(long, value_name = "N")]
-    min: Option<u32>,
-    /// Most instances.
-    #[arg(long, value_name = "N")]
-    max: Option<u32>,
-    /// Requests in flight to aim at per instance.
-    #[arg(long, value_name = "N")]
-    target_concurrency: Option<u32>,
-    /// Over how long the load is averaged before it scales down, such as 60s.
-    #[arg(long, value_name = "DURATION")]
-    window: Option<String>,
-    /// Most CPU and memory, such as cpu=500m,memory=128Mi.
-    #[arg(long, value_name = "NAME=QUANTITY", value_delimiter = ',')]
-    limit: Vec<String>,
-    /// Arguments of the container, after `--`.
-    #[arg(last = true)]
-    args: Vec<String>,
+    /// Give up whatever an earlier deploy set and this one does not name.
+    #[arg(long, conflicts_with = "file")]
+    replace: bool,
     /// Answer at once instead of waiting for the service to be ready.
     #[arg(long)]
     no_wait: bool,
@@ -69,34 +43,74 @@ pub struct Deploy {
     wait_timeout: u64,
 }
 
+/// A service as the API has it after a deploy.
+struct Written {
+    name: String,
+    what: &'static str,
+}
+
 impl Deploy {
     pub(crate) async fn run(self, env: &Env, out: &mut (dyn Write + Send)) -> Result<(), Error> {
-        let manifests = match &self.file {
-            Some(path) => read(path)?,
-            None => vec![self.manifest()?],
-        };
-        let connection = connect(&self.target, env).await?;
-        for manifest in manifests {
-            self.one(&connection, manifest, env, out).await?;
+        if let Some(path) = &self.file {
+            let manifests = manifest::read(path)?;
+            let connection = connect(&self.target, env).await?;
+            for manifest in manifests {
+                // As kubectl: the flag, else what the file says, else the context.
+                let own = manifest["metadata"]["namespace"].as_str().filter(|_| self.target.namespace.is_none());
+                let connection = connection.within(own);
+                let written = apply(&connection, manifest).await?;
+                self.follow(&connection, written, env, out).await?;
+            }
+            return Ok(());
         }
-        Ok(())
+        let name = self.name.as_deref().unwrap_or_default();
+        // What is wrong with the flags is told without asking anybody.
+        self.flags.change(&mut Value::Object(Default::default()))?;
+        let connection = connect(&self.target, env).await?;
+        let written = match self.replace {
+            true => apply(&connection, self.flags.service(name)?).await?,
+            false => self.change(&connection, name).await?,
+        };
+        self.follow(&connection, written, env, out).await
     }
 
-    async fn one(
+    /// Changes what the flags name, or makes the service.
+    async fn change(&self, connection: &Connection, name: &str) -> Result<Written, Error> {
+        let api = services(connection);
+        let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+        let mut tries = 0;
+        loop {
+            let held = api.get_opt(name).await.map_err(|e| connection.explain(e))?;
+            let before = held.as_ref().map(generation);
+            let written = match held {
+                Some(mut object) => {
+                    self.flags.change(&mut object.data["spec"]["template"])?;
+                    api.replace(name, &params, &object).await
+                }
+                None => {
+                    let object = serde_json::from_value(self.flags.service(name)?).map_err(std::io::Error::from)?;
+                    api.create(&params, &object).await
+                }
+            };
+            match written {
+                Ok(object) => return Ok(Written { name: object.name_any(), what: word(before, generation(&object)) }),
+                // Somebody else was quicker: what they wrote is changed then.
+                Err(kube::Error::Api(status)) if status.code == 409 && tries < TRIES => tries += 1,
+                Err(error) => return Err(connection.explain(error)),
+            }
+        }
+    }
+
+    async fn follow(
         &self,
         connection: &Connection,
-        manifest: Value,
+        written: Written,
         env: &Env,
         out: &mut (dyn Write + Send),
     ) -> Result<(), Error> {
-        let name = manifest["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let api: Api<Service> = Api::namespaced(connection.client.clone(), &connection.namespace);
-        // What a user typed wins over what anybody else set.
-        let params = PatchParams::apply(MANAGER).force();
-        let applied = api.patch(&name, &params, &Patch::Apply(&manifest)).await.map_err(|e| connection.explain(e))?;
+        let Written { name, what } = written;
         if self.no_wait {
-            writeln!(out, "service {name} is applied")?;
-            return Ok(());
+            return Ok(writeln!(out, "service {name} {what}")?);
         }
         let mut progress = Progress::new(env);
         progress.say("waiting for the controllers");
@@ -105,106 +119,38 @@ impl Deploy {
         let status = ready.status.unwrap_or_default();
         let revision = status.latest_ready_revision_name;
         let url = status.url.unwrap_or_default();
-        let what = if applied.metadata.generation == Some(1) { "created" } else { "updated" };
-        writeln!(out, "service {} {what}, revision {revision} is ready at\n{url}", applied.name_any())?;
-        Ok(())
-    }
-
-    fn manifest(&self) -> Result<Value, Error> {
-        let mut container = Map::from_iter([("image".to_owned(), json!(self.image))]);
-        if !self.env.is_empty() {
-            let pairs = self.env.iter().map(|e| pair(e, "--env", "NAME=VALUE"));
-            let list = pairs
-                .map(|p| p.map(|(name, value)| json!({"name": name, "value": value})))
-                .collect::<Result<Vec<_>, _>>()?;
-            container.insert("env".into(), json!(list));
-        }
-        if let Some(port) = &self.port {
-            let (name, number) = match port.split_once(':') {
-                Some((name, number)) => (Some(name), number),
-                None => (None, port.as_str()),
-            };
-            let number: u16 = number
-                .parse()
-                .map_err(|_| Error::Usage(format!("--port {port:?} is no port: give 8080 or h2c:8080")))?;
-            let mut port = json!({"containerPort": number, "protocol": "TCP"});
-            if let Some(name) = name {
-                port["name"] = json!(name);
-            }
-            container.insert("ports".into(), json!([port]));
-        }
-        if !self.limit.is_empty() {
-            let limits =
-                self.limit.iter().map(|l| pair(l, "--limit", "memory=128Mi")).collect::<Result<Vec<_>, _>>()?;
-            let limits: Map<String, Value> = limits.into_iter().map(|(k, v)| (k.to_owned(), json!(v))).collect();
-            container.insert("resources".into(), json!({ "limits": limits }));
-        }
-        if !self.args.is_empty() {
-            container.insert("args".into(), json!(self.args));
-        }
-        let annotations = [
-            (autoscaling::MIN_SCALE, self.min.map(|n| n.to_string())),
-            (autoscaling::MAX_SCALE, self.max.map(|n| n.to_string())),
-            (autoscaling::TARGET, self.target_concurrency.map(|n| n.to_string())),
-            (autoscaling::WINDOW, self.window.clone()),
-        ];
-        let annotations: Map<String, Value> =
-            annotations.into_iter().filter_map(|(key, value)| Some((key.to_owned(), json!(value?)))).collect();
-        let mut spec = json!({"containers": [container]});
-        for (field, value) in [("containerConcurrency", self.concurrency), ("timeoutSeconds", self.timeout)] {
-            if let Some(value) = value {
-                spec[field] = json!(value);
-            }
-        }
-        let mut template = json!({ "spec": spec });
-        if !annotations.is_empty() {
-            template["metadata"] = json!({ "annotations": annotations });
-        }
-        Ok(json!({
-            "apiVersion": "serving.knative.dev/v1",
-            "kind": "Service",
-            "metadata": {"name": self.name},
-            "spec": {"template": template},
-        }))
+        Ok(writeln!(out, "service {name} {what}, revision {revision} is ready at\n{url}")?)
     }
 }
 
-fn pair<'a>(text: &'a str, flag: &str, shape: &str) -> Result<(&'a str, &'a str), Error> {
-    text.split_once('=').ok_or_else(|| Error::Usage(format!("{flag} {text:?} has no value: write {flag} {shape}")))
+/// Makes a service exactly what is said here, as far as `deploy` has a say in it.
+async fn apply(connection: &Connection, manifest: Value) -> Result<Written, Error> {
+    let name = manifest["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let api = services(connection);
+    let before = api.get_opt(&name).await.map_err(|e| connection.explain(e))?;
+    // What a user typed wins over what anybody else set.
+    let params = PatchParams::apply(MANAGER).force();
+    let applied = api.patch(&name, &params, &Patch::Apply(&manifest)).await.map_err(|e| connection.explain(e))?;
+    let what = word(before.as_ref().map(generation), generation(&applied));
+    Ok(Written { name, what })
 }
 
-/// Every service of a file, which may hold several documents.
-fn read(path: &Path) -> Result<Vec<Value>, Error> {
-    let unreadable = |source| Error::Read { path: path.to_owned(), source };
-    let text = if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map_err(unreadable)?;
-        text
-    } else {
-        std::fs::read_to_string(path).map_err(unreadable)?
-    };
-    parse(&text).map_err(|why| Error::Manifest { path: path.to_owned(), why })
+/// Whole objects, fields included that no type here knows.
+fn services(connection: &Connection) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<Service>(&());
+    Api::namespaced_with(connection.client.clone(), &connection.namespace, &resource)
 }
 
-fn parse(text: &str) -> Result<Vec<Value>, String> {
-    use serde::Deserialize;
-    let mut found = Vec::new();
-    for document in serde_yaml::Deserializer::from_str(text) {
-        let value = Value::deserialize(document).map_err(|e| e.to_string())?;
-        if value.is_null() {
-            continue;
-        }
-        let (group, kind) =
-            (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
-        if !group.starts_with("serving.knative.dev/") || kind != "Service" {
-            return Err(format!("it holds a {kind:?} of {group:?}; other kinds go through `kubectl apply -f`"));
-        }
-        if value["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
-            return Err("metadata.name is missing".into());
-        }
-        found.push(value);
+fn generation(object: &DynamicObject) -> i64 {
+    object.metadata.generation.unwrap_or_default()
+}
+
+fn word(before: Option<i64>, after: i64) -> &'static str {
+    match before {
+        None => "created",
+        Some(before) if before == after => "is unchanged",
+        Some(_) => "updated",
     }
-    if found.is_empty() { Err("it is empty".into()) } else { Ok(found) }
 }
 
 #[cfg(test)]
@@ -212,45 +158,20 @@ mod tests {
     use super::*;
     use clap::Parser;
 
-    #[derive(Parser)]
+    #[derive(Debug, Parser)]
     struct Line {
         #[command(flatten)]
         deploy: Deploy,
     }
 
-    fn manifest(words: &str) -> Result<Value, Error> {
-        let words = ["deploy"].into_iter().chain(words.split_whitespace());
-        Line::try_parse_from(words).expect("it parses").deploy.manifest()
-    }
-
     #[test]
-    fn flags_become_a_service() {
-        let made = manifest("hello --image i:1 -e A=b=c --port h2c:9000 --concurrency 5 --min 1 --window 10s --limit cpu=1,memory=64Mi -- x y")
-            .expect("a manifest");
-        let template = &made["spec"]["template"];
-        assert_eq!(template["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"], "1");
-        assert_eq!(template["spec"]["containerConcurrency"], 5);
-        let container = &template["spec"]["containers"][0];
-        assert_eq!(container["env"], json!([{"name": "A", "value": "b=c"}]));
-        assert_eq!(container["ports"], json!([{"containerPort": 9000, "name": "h2c", "protocol": "TCP"}]));
-        assert_eq!(container["resources"]["limits"], json!({"cpu": "1", "memory": "64Mi"}));
-        assert_eq!(container["args"], json!(["x", "y"]));
-    }
-
-    #[test]
-    fn wrong_flags_say_what_is_right() {
-        for (words, want) in [("h --image i --env A", "--env NAME=VALUE"), ("h --image i --port x", "h2c:8080")] {
-            let error = manifest(words).expect_err("it is wrong").to_string();
-            assert!(error.contains(want), "{error}");
+    fn a_file_and_flags_do_not_go_together() {
+        for words in ["-f x", "-f x --no-wait", "hello --image i"] {
+            Line::try_parse_from(["deploy"].into_iter().chain(words.split_whitespace())).expect(words);
         }
-    }
-
-    #[test]
-    fn files_hold_services() {
-        let two = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n---\n\
-                   apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: b}\n---\n";
-        assert_eq!(parse(two).map(|found| found.len()), Ok(2));
-        assert!(parse("kind: Pod\napiVersion: v1").expect_err("a pod").contains("kubectl apply"));
-        assert!(parse("").is_err() && parse("a: [").is_err());
+        for flags in ["hello", "--env A=B", "--min 1", "--limit cpu=1", "--timeout 3", "--replace", "-- x"] {
+            let words = ["deploy", "-f", "x"].into_iter().chain(flags.split_whitespace());
+            Line::try_parse_from(words).expect_err(flags);
+        }
     }
 }

@@ -32,6 +32,13 @@ pub enum Error {
     Registry { address: String, what: String },
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
+    #[error("the log broke off; `neap logs` again shows it from the beginning")]
+    Log(#[source] io::Error),
+    /// Told apart for whoever looks elsewhere then.
+    #[error("there is no log")]
+    NoLog,
+    #[error("service {name:?} was deleted while it was waited for")]
+    Deleted { name: String },
     #[error("{path} is not a service in YAML or JSON: {why}")]
     Manifest { path: PathBuf, why: String },
     #[error("cannot write the answer")]
@@ -39,6 +46,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the command line is at fault.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Usage(_))
+    }
+
     /// Whoever closed the pipe has seen enough.
     pub fn is_closed_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)

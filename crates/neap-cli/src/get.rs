@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use clap::ValueEnum as _;
 use http::Request;
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,20 +14,20 @@ use crate::{Env, Error, Target};
 pub struct Get {
     #[command(flatten)]
     target: Target,
-    /// What to list.
-    #[arg(value_enum, default_value_t = What::Services)]
-    what: What,
+    /// What to list: services, revisions, routes, configurations or pods; any other word is the name of a service.
+    #[arg(default_value = "services")]
+    what: String,
     /// Only this one.
     name: Option<String>,
     /// In all namespaces.
-    #[arg(short = 'A', long)]
+    #[arg(short = 'A', long, conflicts_with = "name")]
     all_namespaces: bool,
     /// As a table, or whole.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum What {
     #[value(aliases = ["service", "ksvc"])]
     Services,
@@ -74,8 +75,9 @@ const AS_TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application
 
 impl Get {
     pub(crate) async fn run(self, env: &Env, out: &mut (dyn Write + Send)) -> Result<(), Error> {
+        let (what, name) = self.wanted()?;
         let connection = connect(&self.target, env).await?;
-        let (root, plural) = match self.what {
+        let (root, plural) = match what {
             What::Services => ("/apis/serving.knative.dev/v1", "services"),
             What::Revisions => ("/apis/serving.knative.dev/v1", "revisions"),
             What::Routes => ("/apis/serving.knative.dev/v1", "routes"),
@@ -87,7 +89,7 @@ impl Get {
         } else {
             format!("{root}/namespaces/{}/{plural}", connection.namespace)
         };
-        if let Some(name) = &self.name {
+        if let Some(name) = &name {
             path = format!("{path}/{name}");
         }
         let accept = if self.output == Output::Table { AS_TABLE } else { "application/json" };
@@ -104,13 +106,28 @@ impl Get {
             Output::Table => {
                 let table: Table = serde_json::from_value(answer).map_err(std::io::Error::from)?;
                 if table.rows.is_empty() {
-                    eprintln!("no {plural} in namespace {}", connection.namespace);
+                    match self.all_namespaces {
+                        true => eprintln!("no {plural} in any namespace"),
+                        false => eprintln!("no {plural} in namespace {}", connection.namespace),
+                    }
                     return Ok(());
                 }
                 return Ok(out.write_all(render(&table, self.all_namespaces).as_bytes())?);
             }
         }
         Ok(writeln!(out)?)
+    }
+
+    /// What to show, and which: a word that is no kind names a service.
+    fn wanted(&self) -> Result<(What, Option<String>), Error> {
+        match (What::from_str(&self.what, true), &self.name) {
+            (Ok(what), name) => Ok((what, name.clone())),
+            (Err(_), None) if !self.all_namespaces => Ok((What::Services, Some(self.what.clone()))),
+            (Err(_), _) => Err(Error::Usage(format!(
+                "{:?} is nothing to list: write services, revisions, routes, configurations or pods",
+                self.what
+            ))),
+        }
     }
 }
 
@@ -159,6 +176,26 @@ pub(crate) fn columns(lines: &[Vec<String>]) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_word_that_is_no_kind_names_a_service() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            get: Get,
+        }
+        let check = |words: &str, want: Option<(What, Option<&str>)>| {
+            let words = ["get"].into_iter().chain(words.split_whitespace());
+            let got = <Line as clap::Parser>::try_parse_from(words).ok().and_then(|line| line.get.wanted().ok());
+            assert_eq!(got, want.map(|(what, name)| (what, name.map(str::to_owned))));
+        };
+        check("", Some((What::Services, None)));
+        check("hello", Some((What::Services, Some("hello"))));
+        check("rev hello-00001", Some((What::Revisions, Some("hello-00001"))));
+        check("hello there", None);
+        check("-A services hello", None);
+        check("-A hello", None);
+    }
 
     #[test]
     fn tables_are_aligned() {

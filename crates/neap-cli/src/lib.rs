@@ -1,16 +1,22 @@
 //! The verbs: a pure client of the API. Flags become requests, objects become text; nothing here knows how the platform
 //! works inside, so the same verbs work against one machine and against a Kubernetes cluster.
 
+mod authority;
 mod connect;
 mod delete;
 mod deploy;
+mod describe;
 mod error;
+mod explain;
+mod export;
 mod get;
 mod image;
 mod logs;
+mod manifest;
 mod progress;
 mod status;
 mod traffic;
+mod tree;
 mod wait;
 
 use std::collections::BTreeMap;
@@ -50,6 +56,12 @@ pub enum Command {
     Deploy(deploy::Deploy),
     /// List services, or revisions and routes.
     Get(get::Get),
+    /// Show a service on one page: addresses, traffic, revisions, events.
+    Describe(describe::Describe),
+    /// Say why a service is as it is: not ready, asleep, failing.
+    Explain(explain::Explain),
+    /// Print services as files that make them again elsewhere.
+    Export(export::Export),
     /// Show what a service writes, also what it wrote before it went to sleep.
     Logs(logs::Logs),
     /// Show or change how a service's requests are spread over its revisions.
@@ -61,6 +73,8 @@ pub enum Command {
     Image(image::Image),
     /// Whether the platform is well, in a few lines.
     Status(status::Status),
+    /// Print the authority that local certificates come from, for browsers and tools to trust.
+    Ca(authority::Authority),
     /// Print the completions of a shell.
     Completions(Completions),
 }
@@ -83,11 +97,15 @@ pub async fn run(
     match command {
         Command::Deploy(verb) => verb.run(env, out).await,
         Command::Get(verb) => verb.run(env, out).await,
+        Command::Describe(verb) => verb.run(env, out).await,
+        Command::Explain(verb) => verb.run(env, out).await,
+        Command::Export(verb) => verb.run(env, out).await,
         Command::Logs(verb) => verb.run(env, out).await,
         Command::Traffic(verb) => verb.run(env, out).await,
         Command::Delete(verb) => verb.run(env, out).await,
         Command::Image(verb) => verb.run(env, out).await,
         Command::Status(verb) => verb.run(env, out).await,
+        Command::Ca(verb) => verb.run(env, out).await,
         Command::Completions(Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut root, "neap", &mut script);

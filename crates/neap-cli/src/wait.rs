@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, ResourceExt};
 use neap_api::serving::{Revision, Service};
 use neap_api::{Condition, ConditionStatus, condition};
@@ -25,9 +26,9 @@ pub(crate) async fn ready(
     patience: Duration,
     progress: &mut Progress,
 ) -> Result<Service, Error> {
-    let api: Api<Service> = Api::namespaced(connection.client.clone(), &connection.namespace);
+    let api: Api<Service> = Api::namespaced(connection.patient.clone(), &connection.namespace);
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut services = std::pin::pin!(watcher(api, only).default_backoff().touched_objects());
+    let mut services = std::pin::pin!(watch(api, only).default_backoff());
     let deadline = tokio::time::Instant::now() + patience;
     let mut failed: Option<(tokio::time::Instant, String)> = None;
     let mut why = "nothing was heard of it".to_owned();
@@ -35,9 +36,14 @@ pub(crate) async fn ready(
         let until = failed.as_ref().map_or(deadline, |(since, _)| (*since + SURE).min(deadline));
         let next = tokio::time::timeout_at(until, services.next()).await;
         let service = match next {
-            Ok(Some(Ok(service))) => service,
-            // A broken watch is made again, with back-off.
-            Ok(Some(Err(_))) => continue,
+            Ok(Some(Ok(Event::Apply(service) | Event::InitApply(service)))) => service,
+            Ok(Some(Ok(Event::Delete(_)))) => return Err(Error::Deleted { name: name.into() }),
+            Ok(Some(Ok(Event::Init | Event::InitDone))) => continue,
+            // A broken watch is made again, with back-off; one that is not allowed never will be.
+            Ok(Some(Err(error))) => match refusal(error) {
+                Some(refused) => return Err(connection.explain(refused)),
+                None => continue,
+            },
             Ok(None) | Err(_) => {
                 let stands = failed.take().filter(|(since, _)| *since + SURE <= tokio::time::Instant::now());
                 if let Some((_, why)) = stands {
@@ -59,6 +65,14 @@ pub(crate) async fn ready(
             }
         }
     }
+}
+
+/// What no repetition will change.
+fn refusal(error: watcher::Error) -> Option<kube::Error> {
+    let (watcher::Error::InitialListFailed(cause) | watcher::Error::WatchStartFailed(cause)) = error else {
+        return None;
+    };
+    matches!(&cause, kube::Error::Api(status) if matches!(status.code, 401 | 403)).then_some(cause)
 }
 
 pub(crate) enum State {

@@ -38,7 +38,17 @@ impl<K: Cached> Store<K> {
     }
 }
 
-type Take = Box<dyn Fn(&Caches, Value) + Send + Sync>;
+/// What the API has said about one object outside a watch.
+enum Word {
+    /// The answer to a write.
+    Written(Value),
+    /// It was asked for, and this is what it is now.
+    Read(Value),
+    /// It was asked for, and is not there.
+    Gone(Key),
+}
+
+type Take = Box<dyn Fn(&Caches, Word) + Send + Sync>;
 
 /// The indexes of all kinds.
 #[derive(Default)]
@@ -57,10 +67,17 @@ impl Caches {
     ) -> Arc<Store<K>> {
         let store = Arc::new(Store { index: RwLock::new(Index::new(terms_of)), listener: Box::new(listener) });
         let taking = store.clone();
-        let take = move |caches: &Caches, value: Value| {
-            let Ok(mut object) = serde_json::from_value::<K>(value) else { return };
-            slim(&mut object);
-            let step = taking.write(|index| index.apply(object));
+        let take = move |caches: &Caches, word: Word| {
+            let parse = |value: Value| {
+                let mut object = serde_json::from_value::<K>(value).ok()?;
+                slim(&mut object);
+                Some(object)
+            };
+            let step = taking.write(|index| match word {
+                Word::Written(value) => index.apply(parse(value)?),
+                Word::Read(value) => index.apply_read(parse(value)?),
+                Word::Gone(key) => index.gone(&key),
+            });
             taking.tell(caches, step);
         };
         self.take.insert((K::group(&()).into_owned(), K::kind(&()).into_owned()), Box::new(take));
@@ -75,9 +92,24 @@ impl Caches {
 
     /// Takes in what the API answered to a write.
     pub(crate) fn written(&self, target: &ObjectRef, answer: Value) {
-        let key = (target.resource.group.clone(), target.resource.kind.clone());
-        if let Some(take) = self.take.get(&key) {
-            take(self, answer);
+        self.hear(target, Word::Written(answer));
+    }
+
+    /// Takes in what the API said an object is now, whether or not a watch shows it.
+    pub(crate) fn read_anew(&self, target: &ObjectRef, object: Value) {
+        self.hear(target, Word::Read(object));
+    }
+
+    /// The API said that there is no such object.
+    pub(crate) fn gone(&self, target: &ObjectRef) {
+        let key = Key::new(target.namespace.clone().unwrap_or_default(), target.name.clone());
+        self.hear(target, Word::Gone(key));
+    }
+
+    fn hear(&self, target: &ObjectRef, word: Word) {
+        let kind = (target.resource.group.clone(), target.resource.kind.clone());
+        if let Some(take) = self.take.get(&kind) {
+            take(self, word);
         }
     }
 

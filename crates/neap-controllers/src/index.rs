@@ -98,6 +98,23 @@ impl<K: Cached> Index<K> {
         self.objects.iter().filter(move |(key, _)| key.namespace == namespace).map(|(_, object)| object)
     }
 
+    /// Takes an object in that was asked for by its name. A watch by label tells of one that lost the label as of one that
+    /// is gone, at the version it has without it; one that was found at that version is there.
+    pub(crate) fn apply_read(&mut self, object: K) -> Option<Step<K>> {
+        let (key, fresh) = (Key::of(&object), version(&object));
+        if self.tombstones.get(&key) == Some(&fresh) {
+            self.tombstones.insert(key, fresh.saturating_sub(1));
+        }
+        self.apply(object)
+    }
+
+    /// An object that was asked for is not there; only one that no watch shows can be held for longer than it lives.
+    pub(crate) fn gone(&mut self, key: &Key) -> Option<Step<K>> {
+        let last = version(self.objects.get(key)?.as_ref());
+        self.bury(key.clone(), last);
+        self.remove(key)
+    }
+
     /// Takes an object in, unless it is old.
     pub(crate) fn apply(&mut self, object: K) -> Option<Step<K>> {
         let key = Key::of(&object);
@@ -225,6 +242,20 @@ mod tests {
         assert!(index.delete(&object("a", 6, "x")).is_some());
         assert!(index.apply(object("a", 6, "x")).is_none(), "an answer that was on its way");
         assert!(index.apply(object("a", 7, "x")).is_some(), "made again");
+    }
+
+    #[test]
+    fn what_was_asked_for_counts_more_than_a_watch_by_label() {
+        let mut index = index();
+        index.apply(object("a", 5, "x"));
+        // It lost the label by which it is watched.
+        index.delete(&object("a", 6, ""));
+        assert!(index.apply(object("a", 6, "")).is_none(), "an answer that was on its way");
+        assert!(index.apply_read(object("a", 6, "")).is_some());
+        assert_eq!(index.keys().count(), 1);
+        assert!(index.gone(&Key::new("ns", "a")).is_some());
+        assert!(index.apply(object("a", 6, "")).is_none(), "it is gone");
+        assert!(index.gone(&Key::new("ns", "a")).is_none());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Pod, Service as CoreService};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Pod, Secret, Service as CoreService};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::WatchStreamExt;
@@ -18,16 +18,17 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use neap_api::autoscaling::PodAutoscaler;
 use neap_api::caching::Image;
-use neap_api::keys::{self, serving};
+use neap_api::keys::{self, networking, serving};
 use neap_api::networking::{Certificate, ClusterDomainClaim, Ingress, ServerlessService};
 use neap_api::serving::{Configuration, DomainMapping, Revision, Route, Service};
 use neap_logic::plan::cache::{Cache, Cached};
 use neap_logic::plan::domainmapping;
-use neap_logic::plan::serverlessservice::SLICE_SERVICE;
+use neap_logic::plan::serverlessservice::{SLICE_SERVICE, StandIns};
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::caches::{Caches, Store, slim};
+use crate::certificates::certificate_of;
 use crate::index::{Key, Step, Terms};
 use crate::queue::Queue;
 
@@ -53,6 +54,7 @@ pub(crate) struct Queues {
     pub(crate) garbage: Arc<Queue>,
     pub(crate) ingress: Arc<Queue>,
     pub(crate) wildcard: Arc<Queue>,
+    pub(crate) certificate: Arc<Queue>,
 }
 
 impl Queues {
@@ -71,6 +73,7 @@ impl Queues {
         all(&[&self.domain_mapping], caches.keys::<DomainMapping>());
         all(&[&self.ingress], caches.keys::<Ingress>());
         all(&[&self.wildcard], caches.keys::<Namespace>());
+        all(&[&self.certificate], caches.keys::<Certificate>());
     }
 
     fn routes_to(&self, caches: &Caches, namespace: &str, kind: &str, name: &str) {
@@ -276,8 +279,19 @@ pub(crate) fn register(caches: &mut Caches, queues: &Arc<Queues>) -> Vec<Start> 
                     queues.revision.add(revision);
                 }
             }
+            queues.certificate.add(key);
         }
     );
+    // Certificates, and orders for them; no other Secret is watched.
+    kind!(Secret, all().labels(networking::CERTIFICATE_UID), no_terms, |_caches, queues, step, _key| {
+        for owner in owners(step, "Certificate", |o| &o.metadata) {
+            queues.certificate.add(owner);
+        }
+        let secret = step.after.as_ref().or(step.before.as_ref());
+        if let Some(certificate) = secret.and_then(|secret| certificate_of(&secret.metadata)) {
+            queues.certificate.add(certificate);
+        }
+    });
     kind!(Namespace, all(), no_terms, |_caches, queues, _step, key| queues.wildcard.add(key));
     kind!(ClusterDomainClaim, all(), no_terms, |caches, queues, _step, key| {
         // Mappings of that host, whatever namespace they are in.
@@ -372,13 +386,13 @@ async fn feed<K: Cached + Debug>(
     }
 }
 
-/// The gateway's or the activators' Service, whose slices are the addresses that stand in for pods.
-pub(crate) fn activators(caches: &Caches, local_gateway: &Key) -> Vec<String> {
+/// Who stands in for pods: the activators where there are any, else the gateway.
+pub(crate) fn stand_ins(caches: &Caches, local_gateway: &Key) -> StandIns {
     const ACTIVATOR: &str = "activator-service";
-    let of = |namespace: &str, service: &str| {
-        let slices = caches.labelled::<EndpointSlice>(namespace, SLICE_SERVICE, service);
-        neap_logic::plan::serverlessservice::ready_addresses(&slices)
-    };
-    let activators = of(keys::config::NAMESPACE, ACTIVATOR);
-    if activators.is_empty() { of(&local_gateway.namespace, &local_gateway.name) } else { activators }
+    let slices = |namespace: &str, service: &str| caches.labelled::<EndpointSlice>(namespace, SLICE_SERVICE, service);
+    let activators = StandIns::activators(&slices(keys::config::NAMESPACE, ACTIVATOR));
+    if activators.addresses.is_empty() {
+        return StandIns::gateway(&slices(&local_gateway.namespace, &local_gateway.name));
+    }
+    activators
 }

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
@@ -56,13 +56,14 @@ impl Election {
         F: Future<Output = ()>,
     {
         let name = format!("{}.neap.00-of-01", self.component);
+        let mut seen = Seen::default();
         let leases = Api::<Lease>::namespaced(self.client.clone(), config::NAMESPACE);
         loop {
             let election = self.settings.borrow().leader_election.clone();
             let period = election.retry_period;
             tokio::select! {
                 () = stop.cancelled() => return,
-                held = timeout(election.renew_deadline, self.try_hold(&leases, &name)) => match held {
+                held = timeout(election.renew_deadline, self.try_hold(&leases, &name, &mut seen)) => match held {
                     Ok(Ok(true)) => break,
                     Ok(Ok(false)) => {}
                     Ok(Err(error)) => warn!(lease = %name, %error, "the lead cannot be asked for; it is tried again"),
@@ -79,7 +80,7 @@ impl Election {
         let mut work = pin!(work(leading.clone()));
         tokio::select! {
             () = &mut work => {}
-            () = self.keep(&leases, &name) => {
+            () = self.keep(&leases, &name, &mut seen) => {
                 warn!(lease = %name, "the lead is lost");
                 leading.cancel();
                 // Whoever does not end in time is dropped: the next one may begin soon.
@@ -95,7 +96,7 @@ impl Election {
     }
 
     /// Renews until that fails for too long or somebody else holds the Lease.
-    async fn keep(&self, leases: &Api<Lease>, name: &str) {
+    async fn keep(&self, leases: &Api<Lease>, name: &str, seen: &mut Seen) {
         let mut renewed = Instant::now();
         loop {
             let election = self.settings.borrow().leader_election.clone();
@@ -103,7 +104,7 @@ impl Election {
             let asked = Instant::now();
             // A server that does not answer must not make a leader of somebody whose Lease has run out.
             let left = election.renew_deadline.saturating_sub(renewed.elapsed());
-            match timeout(left, self.try_hold(leases, name)).await {
+            match timeout(left, self.try_hold(leases, name, seen)).await {
                 Ok(Ok(true)) => renewed = asked,
                 Ok(Ok(false)) => return,
                 Ok(Err(error)) => warn!(lease = %name, %error, "the lead could not be renewed"),
@@ -115,10 +116,11 @@ impl Election {
         }
     }
 
-    async fn try_hold(&self, leases: &Api<Lease>, name: &str) -> Result<bool, kube::Error> {
+    async fn try_hold(&self, leases: &Api<Lease>, name: &str, seen: &mut Seen) -> Result<bool, kube::Error> {
         let election = self.settings.borrow().leader_election.clone();
         let held = leases.get_opt(name).await?;
-        let claim = claim(held.as_ref(), name, &self.identity, &election, self.clock.now());
+        let unchanged = seen.unchanged_for(held.as_ref(), Instant::now());
+        let claim = claim(held.as_ref(), name, &self.identity, &election, unchanged, self.clock.now());
         let Claim::Take(lease) = claim else { return Ok(false) };
         let written = match held {
             None => leases.create(&PostParams::default(), &lease).await,
@@ -146,16 +148,40 @@ impl Election {
     }
 }
 
-fn claim(held: Option<&Lease>, name: &str, identity: &str, election: &LeaderElection, now: Timestamp) -> Claim {
+/// What a candidate last saw of the Lease, and since when by its own clock. The time a holder writes is never compared
+/// with ours: the clocks of two machines need not agree.
+#[derive(Debug, Default)]
+struct Seen {
+    record: Option<(LeaseSpec, Instant)>,
+}
+
+impl Seen {
+    /// For how long the record has been as it is.
+    fn unchanged_for(&mut self, held: Option<&Lease>, now: Instant) -> Duration {
+        let record = held.and_then(|lease| lease.spec.clone()).unwrap_or_default();
+        match &self.record {
+            Some((before, since)) if *before == record => now.duration_since(*since),
+            _ => {
+                self.record = Some((record, now));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+fn claim(
+    held: Option<&Lease>,
+    name: &str,
+    identity: &str,
+    election: &LeaderElection,
+    unchanged: Duration,
+    now: Timestamp,
+) -> Claim {
     let before = held.and_then(|lease| lease.spec.clone()).unwrap_or_default();
     let holder = before.holder_identity.as_deref().unwrap_or_default();
     let ours = holder == identity;
     let lasts = before.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
-    let ends = before.renew_time.as_ref().and_then(|at| {
-        let lasts = SignedDuration::try_from(lasts.unwrap_or(election.lease_duration)).ok()?;
-        at.0.checked_add(lasts).ok()
-    });
-    if !ours && !holder.is_empty() && ends.is_some_and(|ends| ends > now) {
+    if !ours && !holder.is_empty() && unchanged < lasts.unwrap_or(election.lease_duration) {
         return Claim::Wait;
     }
     let metadata = held.map_or_else(
@@ -195,9 +221,10 @@ mod tests {
         }
     }
 
-    fn check(held: Option<Lease>, want: Option<i32>) {
+    fn check(held: Option<Lease>, unchanged: u64, want: Option<i32>) {
         let now = Timestamp::from_second(1000).expect("in range");
-        let got = match claim(held.as_ref(), "l", "me", &LeaderElection::default(), now) {
+        let unchanged = Duration::from_secs(unchanged);
+        let got = match claim(held.as_ref(), "l", "me", &LeaderElection::default(), unchanged, now) {
             Claim::Wait => None,
             Claim::Take(lease) => {
                 let spec = lease.spec.expect("a spec");
@@ -210,11 +237,27 @@ mod tests {
 
     #[test]
     fn a_lease_is_taken_when_it_is_free_ours_or_run_out() {
-        check(None, Some(0));
-        check(Some(lease("me", 990)), Some(3));
-        check(Some(lease("", 990)), Some(4));
-        check(Some(lease("other", 990)), None);
-        check(Some(lease("other", 939)), Some(4));
+        check(None, 0, Some(0));
+        check(Some(lease("me", 990)), 0, Some(3));
+        check(Some(lease("", 990)), 0, Some(4));
+        // Whatever the other's clock says.
+        for renewed in [0, 990, 5000] {
+            check(Some(lease("other", renewed)), 59, None);
+            check(Some(lease("other", renewed)), 60, Some(4));
+        }
+    }
+
+    #[test]
+    fn a_record_ages_from_when_it_was_first_seen() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        let mut check = |held: &Lease, after: u64, want: u64| {
+            let age = seen.unchanged_for(Some(held), start + Duration::from_secs(after));
+            assert_eq!(age, Duration::from_secs(want));
+        };
+        check(&lease("other", 990), 5, 0);
+        check(&lease("other", 990), 65, 60);
+        check(&lease("other", 991), 66, 0);
+        check(&lease("other", 991), 67, 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -232,7 +275,7 @@ mod tests {
         };
         let leases = Api::<Lease>::namespaced(election.client.clone(), config::NAMESPACE);
         let began = Instant::now();
-        timeout(Duration::from_secs(3600), election.keep(&leases, "l")).await.expect("it ends");
+        timeout(Duration::from_secs(3600), election.keep(&leases, "l", &mut Seen::default())).await.expect("it ends");
         let deadline = LeaderElection::default().renew_deadline;
         assert!((deadline..deadline + Duration::from_secs(1)).contains(&began.elapsed()), "{:?}", began.elapsed());
     }

@@ -3,6 +3,7 @@
 //! runs.
 
 mod caches;
+mod certificates;
 mod digests;
 mod events;
 mod index;
@@ -21,6 +22,7 @@ mod tests;
 pub mod autoscaler;
 
 pub use autoscaler::Clock;
+pub use certificates::{Authority, AuthorityError};
 pub use index::Key;
 pub use leader::Election;
 pub use metrics::Metrics;

@@ -13,16 +13,17 @@ use tracing::{debug, info};
 
 use crate::autoscaler::{Autoscaler, Clock};
 use crate::caches::Caches;
+use crate::certificates;
 use crate::digests;
 use crate::events;
 use crate::kinds::{self, Queues};
 use crate::metrics::Metrics;
 use crate::ports::{DigestResolver, GatewayStatus};
 use crate::reconcilers::{
-    Configurations, DomainMappings, Garbage, Ingresses, Labeler, Revisions, Routes, ServerlessServices, Services,
-    Wildcards,
+    Certificates, Configurations, DomainMappings, Garbage, Ingresses, Labeler, Revisions, Routes, ServerlessServices,
+    Services, Wildcards,
 };
-use crate::shell::{self, Shared};
+use crate::shell::{self, Shared, Told};
 
 /// How often everything is looked at again without being told to. Changes come by watch; this is for the one
 /// that was missed.
@@ -100,10 +101,15 @@ impl Controllers {
         background.spawn(writer.run());
         let (digests, asker) = digests::pair(digests, client.clone(), queues.revision.clone());
         background.spawn(asker.run(stop.clone()));
+        let certificates =
+            certificates::pair(client.clone(), caches.clone(), clock.clone(), queues.certificate.clone());
+        let (desk, clerk) = certificates;
+        background.spawn(clerk.run(stop.clone()));
         background.spawn(follow_gateway(gateway.clone(), queues.clone()));
         background.spawn(look_again(settings.clone(), queues.clone(), caches.clone()));
 
-        let shared = Arc::new(Shared { client, caches, settings, clock, events: recorder, metrics });
+        let shared =
+            Arc::new(Shared { client, caches, settings, clock, events: recorder, metrics, told: Told::default() });
         let mut loops = JoinSet::new();
         macro_rules! start {
             ($reconciler:expr, $queue:ident) => {
@@ -120,6 +126,7 @@ impl Controllers {
         start!(Garbage, garbage);
         start!(Ingresses { gateway }, ingress);
         start!(Wildcards, wildcard);
+        start!(Certificates { desk }, certificate);
         if let Some(autoscaler) = autoscaler {
             loops.spawn(autoscaler.run(stop.clone()));
         }

@@ -1,7 +1,8 @@
 //! The settings, live: the config-maps of the platform's namespace, read again whenever one changes.
 //!
-//! A mistake never takes effect: the last good settings stay in force, and the mistake is reported once in
-//! the log and as an Event on its config-map.
+//! A mistake never takes effect: the last good settings of its config-map stay in force, and the mistake is reported once
+//! in the log and as an Event. Where there are none yet, as after a restart, only what cannot be used takes its default. A
+//! config-map that is deleted stays in force too, for it is mostly about to be made anew.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -52,12 +53,12 @@ impl SettingsFollower {
             let mut listing = false;
             while let Some(change) = changes.next().await {
                 match change {
-                    Ok(Watched::Init) => {
-                        listing = true;
-                        maps.clear();
-                    }
+                    Ok(Watched::Init) => listing = true,
                     Ok(Watched::InitApply(map) | Watched::Apply(map)) => drop(maps.insert(name(&map), map)),
-                    Ok(Watched::Delete(map)) => drop(maps.remove(&name(&map))),
+                    Ok(Watched::Delete(map)) => {
+                        warn!(map = %name(&map), "a config-map was deleted; what it said stays in force until the next start");
+                        continue;
+                    }
                     Ok(Watched::InitDone) => listing = false,
                     Err(error) => {
                         warn!(%error, "the config-maps cannot be watched; it is tried again");
@@ -67,9 +68,9 @@ impl SettingsFollower {
                 if listing {
                     continue;
                 }
-                let mistakes = publish(&maps, &sender);
+                let mistakes = publish(&maps, read.is_cancelled(), &sender);
                 for mistake in mistakes.iter().filter(|m| !told.contains(m)) {
-                    warn!(%mistake, "a setting cannot be used; the last good settings stay in force");
+                    warn!(%mistake, "a setting cannot be used; what was in force before stays, or the default");
                     if let Some(map) = maps.get(&mistake.map) {
                         let event = Event {
                             severity: Severity::Warning,
@@ -95,25 +96,16 @@ fn name(map: &ConfigMap) -> String {
     map.metadata.name.clone().unwrap_or_default()
 }
 
-/// Publishes the settings when they are good and new; returns what is wrong with them.
-fn publish(maps: &BTreeMap<String, ConfigMap>, sender: &watch::Sender<Arc<Settings>>) -> Vec<Mistake> {
+/// Publishes what can be used, when it is new; returns what cannot. `again`: what was published before is a reading too.
+fn publish(maps: &BTreeMap<String, ConfigMap>, again: bool, sender: &watch::Sender<Arc<Settings>>) -> Vec<Mistake> {
     let data: Maps = maps.iter().map(|(name, map)| (name.clone(), map.data.clone().unwrap_or_default())).collect();
-    match Settings::parse(&data) {
-        Ok(settings) => {
-            let changed = sender.send_if_modified(|held| {
-                let changed = **held != settings;
-                if changed {
-                    *held = Arc::new(settings);
-                }
-                changed
-            });
-            if changed {
-                info!("settings read");
-            }
-            Vec::new()
-        }
-        Err(mistakes) => mistakes,
+    let held = sender.borrow().clone();
+    let (settings, mistakes) = Settings::read(&data, again.then_some(&*held));
+    if *held != settings {
+        sender.send_replace(Arc::new(settings));
+        info!("settings read");
     }
+    mistakes
 }
 
 #[cfg(test)]
@@ -132,11 +124,20 @@ mod tests {
         let (sender, receiver) = watch::channel(Arc::new(Settings::default()));
         let mut maps = BTreeMap::new();
         maps.insert("config-neap".to_owned(), map("config-neap", "external-http-port", "8080"));
-        assert!(publish(&maps, &sender).is_empty());
+        assert!(publish(&maps, false, &sender).is_empty());
         assert_eq!(receiver.borrow().neap.external_http_port, 8080);
+        // One map's mistake is no other's, also at the first reading.
+        for again in [true, false] {
+            maps.insert("config-gc".to_owned(), map("config-gc", "min-non-active-revisions", "x"));
+            assert_eq!(publish(&maps, again, &sender).len(), 1);
+            assert_eq!(receiver.borrow().neap.external_http_port, 8080);
+            assert_eq!(receiver.borrow().gc, Settings::default().gc);
+        }
+        maps.insert("config-gc".to_owned(), map("config-gc", "min-non-active-revisions", "7"));
+        assert!(publish(&maps, true, &sender).is_empty());
         maps.insert("config-gc".to_owned(), map("config-gc", "min-non-active-revisions", "x"));
-        assert_eq!(publish(&maps, &sender).len(), 1);
-        assert_eq!(receiver.borrow().neap.external_http_port, 8080);
-        assert_eq!(receiver.borrow().gc, Settings::default().gc);
+        maps.insert("config-neap".to_owned(), map("config-neap", "external-http-port", "8081"));
+        assert_eq!(publish(&maps, true, &sender).len(), 1);
+        assert_eq!((receiver.borrow().neap.external_http_port, receiver.borrow().gc.min_non_active), (8081, 7));
     }
 }

@@ -3,14 +3,15 @@
 //! It is given a key and nothing else, looks at the whole present state, and decides nothing itself. Never
 //! two runs of one key at a time.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kube::Client;
-use kube::api::{DeleteParams, DynamicObject, GetParams, PatchParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, GetParams, PatchParams, PostParams, Preconditions};
 use kube::core::{Request, Resource as _, request};
 use neap_logic::config::Settings;
-use neap_logic::plan::{Context, Object, ObjectRef, Patch, Plan, Refusal, Write};
+use neap_logic::plan::{Context, Object, ObjectRef, Patch, Plan, Refusal, Seen, Severity, Write};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) events: Recorder,
     pub(crate) metrics: Metrics,
+    pub(crate) told: Told,
 }
 
 impl Shared {
@@ -106,7 +108,7 @@ pub(crate) async fn work<R: Reconciler>(
             () = stop.cancelled() => break,
             key = queue.next(), if jobs.len() < CONCURRENCY => {
                 shared.metrics.depth(R::NAME, queue.depth());
-                let place = Place { queue: queue.clone(), key };
+                let place = Place { queue: queue.clone(), key, controller: R::NAME, metrics: shared.metrics.clone() };
                 jobs.spawn(one(reconciler.clone(), place, shared.clone()));
             }
             Some(done) = jobs.join_next() => {
@@ -123,11 +125,14 @@ pub(crate) async fn work<R: Reconciler>(
 struct Place {
     queue: Arc<Queue>,
     key: Key,
+    controller: &'static str,
+    metrics: Metrics,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.queue.done(&self.key);
+        self.metrics.depth(self.controller, self.queue.depth());
     }
 }
 
@@ -186,7 +191,10 @@ async fn look<R: Reconciler>(reconciler: &R, place: &Place, shared: &Shared) -> 
     }
     let about = subject.reference();
     let mut refusals = Vec::new();
-    for write in std::mem::take(&mut plan.writes) {
+    for (place, write) in std::mem::take(&mut plan.writes).into_iter().enumerate() {
+        if plan.barrier > 0 && place >= plan.barrier && !refusals.is_empty() {
+            break;
+        }
         let target = write.target();
         match apply(shared, write).await? {
             Written::Done(answer) => {
@@ -201,8 +209,9 @@ async fn look<R: Reconciler>(reconciler: &R, place: &Place, shared: &Shared) -> 
     let refused = !refusals.is_empty();
     if refused {
         // What was refused changes what is to be told; what was written stays written.
-        let Some(observed) = observe(refusals) else { return Ok(Next::Stale) };
+        let Some(observed) = observe(refusals.clone()) else { return Ok(Next::Stale) };
         plan = reconciler.plan(&observed);
+        tell_refusals(&shared.told, R::NAME, &refusals, &mut plan);
     }
     if let Some(status) = plan.status.take() {
         if let Some(fields) = subject.value.as_object_mut() {
@@ -212,6 +221,11 @@ async fn look<R: Reconciler>(reconciler: &R, place: &Place, shared: &Shared) -> 
             Written::Stale => return Ok(Next::Stale),
             Written::Refused(refusal) => {
                 warn!(object = %refusal.target, error = refusal.message, "the API refuses a status");
+                plan.warning(
+                    "UpdateFailed",
+                    format!("Failed to update status for {:?}: {}", about.name, refusal.message),
+                );
+                shared.events.record(R::NAME, &subject, plan.events, shared.clock.now());
                 return Ok(Next::Refused);
             }
             Written::Done(_) => {}
@@ -219,7 +233,49 @@ async fn look<R: Reconciler>(reconciler: &R, place: &Place, shared: &Shared) -> 
     }
     // Told last, so that a plan made again does not tell twice.
     shared.events.record(R::NAME, &subject, std::mem::take(&mut plan.events), shared.clock.now());
-    Ok(if refused { Next::Refused } else { Next::Settled { again: plan.again } })
+    if refused {
+        return Ok(Next::Refused);
+    }
+    for taken in &plan.taken {
+        if catch_up(shared, taken).await == Found::Gone {
+            return Ok(Next::Stale);
+        }
+    }
+    Ok(Next::Settled { again: plan.again })
+}
+
+/// Whatever is refused is told beside the object, also where its plan has no words for it (A1.8).
+fn tell_refusals(log: &Told, controller: &'static str, refusals: &[Refusal], plan: &mut Plan) {
+    for Refusal { target, message } in refusals {
+        let told = |event: &neap_logic::plan::Event| {
+            event.severity == Severity::Warning && event.message.contains(message.as_str())
+        };
+        if plan.events.iter().any(told) {
+            continue;
+        }
+        let text = format!("Failed to write {target}: {message}");
+        if log.is_new(&text) {
+            warn!(controller, %target, error = message.as_str(), "the API refuses a write; it is tried again");
+        }
+        plan.warning("InternalError", text);
+    }
+}
+
+/// What has been logged, so that a refusal which is met again each minute is one line.
+#[derive(Debug, Default)]
+pub(crate) struct Told(Mutex<HashSet<String>>);
+
+impl Told {
+    /// Sentences remembered; then all are forgotten at once, and told once more.
+    const MOST: usize = 1024;
+
+    fn is_new(&self, text: &str) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= Self::MOST {
+            told.clear();
+        }
+        told.insert(text.to_owned())
+    }
 }
 
 fn base(target: &ObjectRef) -> Request {
@@ -246,8 +302,15 @@ async fn apply(shared: &Shared, write: Write) -> Result<Written, CallError> {
             ("patch", request)
         }
         Write::Delete(_) => ("delete", base(&target).delete(&target.name, &DeleteParams::default())),
+        Write::DeleteSeen(seen) => ("delete", base(&target).delete(&target.name, &only_if_seen(&seen))),
     };
     call(shared, verb, &target, request).await
+}
+
+/// A deletion of an object only as long as it is what was decided on.
+pub(crate) fn only_if_seen(seen: &Seen) -> DeleteParams {
+    let (uid, resource_version) = (seen.uid.clone(), seen.resource_version.clone());
+    DeleteParams { preconditions: Some(Preconditions { uid, resource_version }), ..DeleteParams::default() }
 }
 
 async fn put_status(shared: &Shared, subject: &Object) -> Result<Written, CallError> {
@@ -289,12 +352,54 @@ async fn call(
     }
 }
 
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    There,
+    Gone,
+    /// The API did not say.
+    Unknown,
+}
+
 /// Reads one object anew, so that the next look need not wait for the watch, and sees also what no watch
 /// shows because it lacks our labels.
-async fn catch_up(shared: &Shared, target: &ObjectRef) {
-    let Ok(request) = base(target).get(&target.name, &GetParams::default()) else { return };
-    // Whatever goes wrong here goes wrong again in the next look, and is told there.
-    if let Ok(object) = shared.client.request::<Value>(request).await {
-        shared.caches.written(target, object);
+async fn catch_up(shared: &Shared, target: &ObjectRef) -> Found {
+    let Ok(request) = base(target).get(&target.name, &GetParams::default()) else { return Found::Unknown };
+    match shared.client.request::<Value>(request).await {
+        Ok(object) => {
+            shared.caches.read_anew(target, object);
+            Found::There
+        }
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            shared.caches.gone(target);
+            Found::Gone
+        }
+        // Whatever goes wrong here goes wrong again in the next look, and is told there.
+        Err(_) => Found::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Service;
+
+    #[test]
+    fn a1_8_no_refusal_is_silent() {
+        let mut service = Service::default();
+        service.metadata.name = Some("a".into());
+        let refusal = |message: &str| Refusal { target: ObjectRef::of(&service), message: message.into() };
+        let mut plan = Plan::default();
+        plan.warning("CreationFailed", "Failed to write it: quota exceeded");
+        let (log, refusals) = (Told::default(), [refusal("quota exceeded"), refusal("not allowed")]);
+        tell_refusals(&log, "c", &refusals, &mut plan);
+        let told: Vec<_> = plan.events.iter().map(|event| (event.reason.as_str(), event.message.as_str())).collect();
+        assert_eq!(
+            told,
+            [
+                ("CreationFailed", "Failed to write it: quota exceeded"),
+                ("InternalError", "Failed to write Service a: not allowed"),
+            ]
+        );
+        assert!(!log.is_new("Failed to write Service a: not allowed"), "it was logged");
     }
 }

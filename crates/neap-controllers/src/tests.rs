@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Service as CoreService};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Secret, Service as CoreService};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt as _};
 use neap_api::autoscaling::PodAutoscaler;
@@ -319,6 +319,21 @@ async fn a_name_taken_by_somebody_else_is_explained() {
             s.status.as_ref().is_some_and(|s| message(&s.conditions, READY).contains("There is an existing Deployment"))
         })
         .await;
+    let name = "hello-00001-deployment";
+    stage.of::<Deployment>().delete(name, &DeleteParams::default()).await.expect("deleted");
+    let ours = |d: &Deployment| d.metadata.owner_references.is_some();
+    stage.wait::<Deployment>(name, "the name is taken as soon as it is free", ours).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_label_that_was_taken_off_comes_back() {
+    let stage = Stage::set().await;
+    stage.deploy().await;
+    let name = "hello-00001-deployment";
+    let label = "serving.knative.dev/revisionUID";
+    let patch = json!({"metadata": {"labels": {label: null}}});
+    stage.of::<Deployment>().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.expect("patched");
+    stage.wait::<Deployment>(name, "it is ours again", |d| d.labels().contains_key(label)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -343,6 +358,56 @@ async fn a_namespace_has_a_wildcard_certificate_that_its_routes_use() {
     let all = kube::Api::<Certificate>::all(stage.api.client()).list(&Default::default()).await.expect("a list");
     let names: Vec<String> = all.items.iter().map(kube::ResourceExt::name_any).collect();
     assert_eq!(names, [name], "no route needs one of its own, and no other namespace has one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificates_of_our_class_are_made_here() {
+    let stage = Stage::set().await;
+    stage.deploy().await;
+    let maps: kube::Api<ConfigMap> = kube::Api::namespaced(stage.api.client(), "knative-serving");
+    let class = neap_api::keys::networking::NEAP_CERTIFICATE_CLASS;
+    let patch = json!({"data": {"external-domain-tls": "Enabled", "certificate-class": class}});
+    maps.patch("config-network", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("admitted");
+    let route = stage
+        .wait::<Route>("hello", "the route is called by https", |r| {
+            r.status.as_ref().and_then(|s| s.url.as_deref()) == Some("https://hello.default.example.com")
+        })
+        .await;
+    let name = format!("route-{}", route.uid().expect("a uid"));
+    let ready = |c: &Certificate| {
+        let conditions = c.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+        find(conditions, READY).is_some_and(|c| c.status == neap_api::ConditionStatus::True)
+    };
+    let certificate = stage.wait::<Certificate>(&name, "it is ready", ready).await;
+    let first = stage.wait::<Secret>(&name, "its Secret is filled", |_| true).await;
+    let held = crate::certificates::held(&first).expect("a certificate");
+    assert_eq!(held.names, ["hello.default.example.com"]);
+    assert_eq!(certificate.status.and_then(|s| s.not_after).map(|t| t.0), Some(held.life.to));
+    assert_eq!(first.metadata.owner_references.as_ref().map(|o| o[0].name.clone()), Some(name.clone()));
+    // Nothing more is written, however often it is looked at.
+    stage.rest().await;
+    stage.api.writes();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(stage.api.writes(), 0);
+    // What somebody broke is mended.
+    let broken = json!({"data": {"tls.key": "bm9uc2Vuc2U="}});
+    stage.of::<Secret>().patch(&name, &PatchParams::default(), &Patch::Merge(&broken)).await.expect("admitted");
+    stage.wait::<Secret>(&name, "it is made anew", |s| crate::certificates::held(s).is_some()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_goes_with_its_certificate() {
+    let stage = Stage::set().await;
+    let secrets: kube::Api<Secret> = kube::Api::namespaced(stage.api.client(), "knative-serving");
+    let order: Secret = serde_json::from_value(json!({"type": "neap.dev/acme-order", "metadata": {"name": "acme-gone",
+        "labels": {"networking.internal.knative.dev/certificate-uid": "gone"},
+        "annotations": {"neap.dev/certificate": "default/gone"}}}))
+    .expect("a Secret");
+    secrets.create(&PostParams::default(), &order).await.expect("admitted");
+    eventually("the order is removed", || async {
+        secrets.get_opt("acme-gone").await.expect("the API answers").is_none().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

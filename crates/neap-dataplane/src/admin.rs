@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use neap_logic::routing::RevisionKey;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -9,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use serde::Serialize;
 
-use crate::gate::{GateName, Observed};
+use crate::gate::{Gate, Observed};
 use crate::plane::DataPlane;
 use crate::stats::BUCKETS;
 
@@ -128,29 +129,35 @@ impl DataPlane {
     /// For the admin port and `explain`.
     pub fn overview(&self) -> Overview {
         let snapshot = self.snapshot();
-        let text =
-            |list: Vec<(std::net::SocketAddr, u32)>| list.into_iter().map(|(addr, n)| (addr.to_string(), n)).collect();
-        let mut gates: Vec<GateOverview> = snapshot
-            .gates()
-            .map(|gate| {
-                let observed = gate.observe();
-                GateOverview {
-                    name: gate.name.to_string(),
-                    concurrency: observed.present,
-                    waiting: observed.waiting,
-                    container_concurrency: gate.settings.container_concurrency,
-                    instances: text(observed.instances),
-                    leaving: text(observed.leaving),
-                }
-            })
-            .collect();
+        let mut gates: Vec<GateOverview> = snapshot.gates().map(|gate| GateOverview::of(gate)).collect();
         gates.sort_by(|a, b| a.name.cmp(&b.name));
         Overview { hosts: snapshot.routes.len(), gates }
     }
 
     /// What is live of one Revision; `None` if it is not known.
     pub fn revision(&self, namespace: &str, name: &str) -> Option<GateOverview> {
-        let wanted = GateName::Revision(neap_logic::routing::RevisionKey::new(namespace, name)).to_string();
-        self.overview().gates.into_iter().find(|gate| gate.name == wanted)
+        let gate = self.snapshot().revisions.get(&RevisionKey::new(namespace, name)).cloned()?;
+        Some(GateOverview::of(&gate))
+    }
+
+    /// Requests present at one Revision; none at one that is not known. Cheap: asked at each wake-up.
+    pub fn present(&self, revision: &RevisionKey) -> u32 {
+        self.snapshots().load().revisions.get(revision).map_or(0, |gate| gate.present())
+    }
+}
+
+impl GateOverview {
+    fn of(gate: &Gate) -> Self {
+        let observed = gate.observe();
+        let text =
+            |list: Vec<(std::net::SocketAddr, u32)>| list.into_iter().map(|(addr, n)| (addr.to_string(), n)).collect();
+        Self {
+            name: gate.name.to_string(),
+            concurrency: observed.present,
+            waiting: observed.waiting,
+            container_concurrency: gate.settings.container_concurrency,
+            instances: text(observed.instances),
+            leaving: text(observed.leaving),
+        }
     }
 }

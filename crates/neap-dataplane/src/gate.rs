@@ -5,7 +5,7 @@
 //! of who goes where are `neap_logic::throttle`; here they meet time and tasks.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use neap_logic::routing::{Port, RevisionKey};
@@ -23,6 +23,9 @@ use crate::stats::{Account, Stat, Totals};
 const SUSPEND_FIRST: Duration = Duration::from_millis(10);
 /// And for this long at most.
 const SUSPEND_MOST: Duration = Duration::from_secs(1);
+/// The most for one that was waited for in vain: as long as that took at first, since trying it costs a request all of it;
+/// but it may be the only one, and a network recovers.
+const SUSPEND_SILENT_MOST: Duration = Duration::from_secs(10);
 /// Refusals are forgotten after this time without another one.
 const SUSPEND_FORGET: Duration = Duration::from_secs(10);
 /// A Revision without instances is asked for again after this time, should the first call have been lost.
@@ -57,7 +60,7 @@ pub(crate) struct Settings {
     pub(crate) service: Option<Arc<str>>,
 }
 
-/// Where a woken request goes.
+/// Where a woken request goes. A gate that is retired lets go of those who wait without one.
 pub(crate) type Leave = Grant<SocketAddr>;
 type Waiter = oneshot::Sender<Leave>;
 
@@ -82,6 +85,17 @@ struct Live {
     asked: Option<Instant>,
     /// Some instance outside `wanted` still has requests.
     leaving: bool,
+    service: Service,
+    /// It is in the list of gates with suspended instances.
+    listed: bool,
+}
+
+/// Whether the gate is in service.
+#[derive(Debug)]
+enum Service {
+    Open,
+    /// Its requests go to this one, if there is one.
+    Retired(Option<Arc<Gate>>),
 }
 
 #[derive(Debug)]
@@ -92,11 +106,26 @@ struct Suspended {
     out: bool,
 }
 
+/// How a request comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Comes {
+    /// For the first time.
+    First,
+    /// For the first time, and somebody else counts it.
+    Apart,
+    /// It has been here before, and the instance did not take it.
+    Again,
+}
+
 /// The answer to a request that wants in.
 pub(crate) enum Entry {
     Enter(Leave),
     Wait(Waiting),
-    Full { depth: usize },
+    Full {
+        depth: usize,
+    },
+    /// The gate is out of service; the request may try the one that came after it, and is not counted here.
+    Gone(Option<Arc<Gate>>),
 }
 
 /// A place in the queue.
@@ -118,26 +147,35 @@ impl Gate {
             suspended: Vec::new(),
             asked: None,
             leaving: false,
+            service: Service::Open,
+            listed: false,
         };
         Self { name, settings, live: Mutex::new(live), left: Notify::new(), wakes }
     }
 
-    /// A request asks for a place, and may have a wish. `first` is false when it has been counted before.
-    pub(crate) fn enter(&self, now: Instant, first: bool, prefer: Option<&Prefer>) -> Entry {
+    /// A request asks for a place, and may have a wish.
+    pub(crate) fn enter(&self, now: Instant, comes: Comes, prefer: Option<&Prefer>) -> Entry {
         let mut live = self.lock();
-        if first {
+        if let Service::Retired(successor) = &live.service {
+            return Entry::Gone(successor.clone());
+        }
+        if comes == Comes::First {
             live.account.begin(now);
         }
         let woken = live.readmit(now, &self.settings);
         let mut leave = None;
+        let wait = || {
+            let (waiter, receiver) = oneshot::channel();
+            leave = Some(receiver);
+            waiter
+        };
+        let random = fastrand::u64(..);
+        // While anybody waits no instance has room, so that nobody is passed over by a wish.
         let wished = prefer.and_then(|prefer| live.throttle.acquire_best(|addr, _| prefer.score(addr)));
         let acquired = match wished {
             Some(grant) => Acquired::Granted(grant),
-            None => live.throttle.acquire(fastrand::u64(..), || {
-                let (waiter, receiver) = oneshot::channel();
-                leave = Some(receiver);
-                waiter
-            }),
+            None if comes == Comes::Again => live.throttle.acquire_again(random, wait),
+            None => live.throttle.acquire(random, wait),
         };
         let (entry, ask) = match acquired {
             Acquired::Granted(grant) => (Entry::Enter(grant), false),
@@ -147,17 +185,18 @@ impl Gate {
             }
             Acquired::Wait(ticket) => {
                 let leave = leave.expect("a request that waits has made its channel");
-                live.account.totals().waited += 1;
-                let empty = live.wanted.is_empty();
+                if comes != Comes::Again {
+                    live.account.totals().waited += 1;
+                }
+                let (retry, empty) = live.outlook();
                 let ask = empty && live.ask(now);
-                let retry = live.suspended.iter().filter(|s| s.out).map(|s| s.until).min();
                 (Entry::Wait(Waiting { ticket, leave, retry, empty }), ask)
             }
         };
         drop(live);
         self.hand_over(woken);
-        if ask && let GateName::Revision(key) = &self.name {
-            self.wakes.send(key);
+        if ask {
+            self.wake();
         }
         entry
     }
@@ -176,6 +215,25 @@ impl Gate {
     /// Whether an instance is one of those that are ready, busy or not.
     pub(crate) fn has(&self, addr: &SocketAddr) -> bool {
         self.lock().wanted.binary_search(addr).is_ok()
+    }
+
+    /// Lets suspended instances in again whose time has come, and tells one who waits what it may expect now.
+    pub(crate) fn try_again(&self, waiting: &mut Waiting, now: Instant) {
+        let mut live = self.lock();
+        let woken = live.readmit(now, &self.settings);
+        (waiting.retry, waiting.empty) = live.outlook();
+        let ask = waiting.empty && live.ask(now);
+        drop(live);
+        self.hand_over(woken);
+        if ask {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let GateName::Revision(key) = &self.name {
+            self.wakes.send(key);
+        }
     }
 
     /// A request stops waiting. If it was woken in the same moment its place is given back.
@@ -213,15 +271,31 @@ impl Gate {
         }
     }
 
-    /// An instance did not accept a connection: it is left alone for a moment.
-    pub(crate) fn refused(&self, grant: Leave, now: Instant) {
+    /// An instance did not accept a connection: it is left alone for a moment, or for longer when it said nothing at all
+    /// for `silent`.
+    pub(crate) fn refused(self: &Arc<Self>, grant: Leave, now: Instant, silent: Option<Duration>) {
         let addr = grant.instance;
         {
             let mut live = self.lock();
             live.throttle.withdraw(&addr);
-            live.suspend(addr, now);
+            live.suspend(addr, now, silent);
+            if !std::mem::replace(&mut live.listed, true) {
+                // Those who wait already have no timer, and whoever has one may go away.
+                self.wakes.suspended.add(self);
+            }
         }
         self.leave(grant);
+    }
+
+    /// Takes the gate out of service: it gets no more requests, and those that wait go on to `successor`.
+    pub(crate) fn retire(&self, successor: Option<Arc<Self>>, now: Instant) {
+        self.set_instances(Vec::new(), now);
+        let mut live = self.lock();
+        live.service = Service::Retired(successor);
+        // Being let go of is what tells them.
+        let waiting = live.throttle.dismiss();
+        drop(live);
+        drop(waiting);
     }
 
     /// These instances are ready now, and no others.
@@ -273,15 +347,21 @@ impl Gate {
     pub(crate) fn collect(&self, now: Instant) -> Option<Stat> {
         let GateName::Revision(revision) = &self.name else { return None };
         let mut live = self.lock();
-        let (average_concurrency, request_count) = live.account.collect(now);
+        let (average_concurrency, request_count, seconds) = live.account.collect(now);
         Some(Stat {
             revision: revision.clone(),
             average_concurrency,
             request_count,
+            seconds,
             concurrency: live.account.present(),
             waiting: u32::try_from(live.throttle.waiting()).unwrap_or(u32::MAX),
             instances: u32::try_from(live.wanted.len()).unwrap_or(u32::MAX),
         })
+    }
+
+    /// Requests present, those that wait included.
+    pub(crate) fn present(&self) -> u32 {
+        self.lock().account.present()
     }
 
     pub(crate) fn observe(&self) -> Observed {
@@ -294,6 +374,17 @@ impl Gate {
             ready: live.wanted.len(),
             totals: live.account.totals().clone(),
         }
+    }
+
+    /// Lets in again whose time has come; false when nobody is left out.
+    fn is_suspending(&self, now: Instant) -> bool {
+        let mut live = self.lock();
+        let woken = live.readmit(now, &self.settings);
+        live.listed = live.suspended.iter().any(|s| s.out);
+        let listed = live.listed;
+        drop(live);
+        self.hand_over(woken);
+        listed
     }
 
     /// Wakes who can go. One who has gone away in the meantime lets go of the place, which may wake the next.
@@ -309,6 +400,31 @@ impl Gate {
     fn lock(&self) -> MutexGuard<'_, Live> {
         // No code that runs under the lock leaves it half-done by panicking.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gates with suspended instances. Whoever begins to wait beside one has a timer for it; this is for all others, once in
+/// a sweep.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Suspensions(Arc<Mutex<Vec<Weak<Gate>>>>);
+
+impl Suspensions {
+    fn add(&self, gate: &Arc<Gate>) {
+        self.lock().push(Arc::downgrade(gate));
+    }
+
+    /// Lets instances in again whose time has come.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let listed = std::mem::take(&mut *self.lock());
+        let left: Vec<_> =
+            listed.into_iter().filter(|gate| gate.upgrade().is_some_and(|gate| gate.is_suspending(now))).collect();
+        if !left.is_empty() {
+            self.lock().extend(left);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Gate>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -334,21 +450,31 @@ impl Live {
         ask
     }
 
-    fn suspend(&mut self, addr: SocketAddr, now: Instant) {
+    fn suspend(&mut self, addr: SocketAddr, now: Instant, silent: Option<Duration>) {
+        let (first, most) = match silent {
+            None => (SUSPEND_FIRST, SUSPEND_MOST),
+            Some(silent) => (silent.min(SUSPEND_SILENT_MOST), SUSPEND_SILENT_MOST),
+        };
         match self.suspended.iter_mut().find(|s| s.addr == addr) {
             // Two requests refused at the same time are one refusal.
             Some(known) if known.out => {}
             Some(known) => {
-                let pause = SUSPEND_FIRST.saturating_mul(1 << known.refusals.min(16)).min(SUSPEND_MOST);
+                let pause = first.saturating_mul(1 << known.refusals.min(16)).min(most);
                 known.refusals += 1;
                 known.until = now + pause;
                 known.out = true;
             }
             None if self.wanted.contains(&addr) => {
-                self.suspended.push(Suspended { addr, until: now + SUSPEND_FIRST, refusals: 1, out: true });
+                self.suspended.push(Suspended { addr, until: now + first, refusals: 1, out: true });
             }
             None => {}
         }
+    }
+
+    /// When a suspended instance may be tried again, and whether there is no instance at all.
+    fn outlook(&self) -> (Option<Instant>, bool) {
+        let retry = self.suspended.iter().filter(|s| s.out).map(|s| s.until).min();
+        (retry, self.wanted.is_empty())
     }
 
     /// Lets suspended instances in again whose time has come.

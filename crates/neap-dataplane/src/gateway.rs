@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use neap_api::acme::CHALLENGE_PATH;
 use neap_logic::routing::{Door, HostRoutes, IngressKey, Lookup, PathRule, RevisionKey, Split, Table};
 use neap_proxy::{
     Body, Connection, Handler, Listener, Metrics, ProxyError, Request, Response, Running, Server, Upstream, Worker,
@@ -101,6 +102,7 @@ impl Gateway {
         let revision_suffix: Arc<str> = format!(".svc.{}", config.cluster_domain).into();
         let make = move |worker: &Worker| {
             let upstream = front::upstream(worker, config.upstream.clone(), &metrics);
+            front::readmit(worker, &plane);
             Front {
                 snapshots: plane.snapshots(),
                 plane: plane.clone(),
@@ -227,6 +229,9 @@ impl Front {
         let mut published = None;
         let (gate, extras) = loop {
             let snapshot = self.snapshots.load();
+            if let Some(answer) = challenge_answer(&snapshot, request) {
+                return Ok(answer);
+            }
             match self.route(&snapshot, request, connection, entrance, secure)? {
                 Route::Go(mut way) => {
                     if let Some(answer) = probe::answer(request, way.legs.hash(), &way.gate.name) {
@@ -247,10 +252,10 @@ impl Front {
                 }
                 Route::Unknown(what) => {
                     drop(snapshot);
-                    // What was published before this is seen in another look; what is published after it ends the wait.
-                    match published.take() {
+                    match &mut published {
+                        // What came between the look at the snapshot and this moment is not told; it is looked at again.
                         None => published = Some(self.plane.published()),
-                        Some(known) => published = Some(Box::pin(self.settle(known, arrived + SETTLE, what)).await?),
+                        Some(published) => Box::pin(self.settle(published, arrived + SETTLE, what)).await?,
                     }
                 }
             }
@@ -324,12 +329,12 @@ impl Front {
     /// Waits for the next snapshot.
     async fn settle(
         &self,
-        mut published: tokio::sync::watch::Receiver<u64>,
+        published: &mut tokio::sync::watch::Receiver<u64>,
         until: Instant,
         what: String,
-    ) -> Result<tokio::sync::watch::Receiver<u64>, ProxyError> {
+    ) -> Result<(), ProxyError> {
         match timeout_at(until, published.changed()).await {
-            Ok(Ok(())) => Ok(published),
+            Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(ProxyError::NoBackend { what }),
         }
     }
@@ -434,6 +439,15 @@ impl Front {
         }
         response
     }
+}
+
+/// What an authority that makes certificates wants to read, in the clear, whatever the routes of the host say.
+fn challenge_answer(snapshot: &Snapshot, request: &Request) -> Option<Response> {
+    let token = request.uri().path().strip_prefix(CHALLENGE_PATH)?;
+    let answer = snapshot.http01(headers::authority(request)?, token)?;
+    let mut response = http::Response::new(Body::full(answer.to_owned()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    Some(response)
 }
 
 fn serves(routes: &Table, host: &str) -> bool {

@@ -1,6 +1,7 @@
 //! The data plane's shared state: indexes go in, snapshots come out.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -13,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::activator::backends::Backends;
-use crate::gate::Gate;
+use crate::gate::{Gate, Suspensions};
 use crate::index::{Dirty, Indexes, key_of};
 use crate::snapshot::{ServiceKey, Snapshot};
 use crate::stats::Stat;
@@ -25,16 +26,20 @@ const WAKES: usize = 1024;
 
 /// Where a Revision without instances asks for one.
 #[derive(Debug, Clone)]
-pub struct Wakes(mpsc::Sender<RevisionKey>);
+pub struct Wakes {
+    sender: mpsc::Sender<RevisionKey>,
+    /// The other thing a gate has somebody else look after.
+    pub(crate) suspended: Suspensions,
+}
 
 impl Wakes {
     pub(crate) fn new() -> (Self, mpsc::Receiver<RevisionKey>) {
         let (sender, receiver) = mpsc::channel(WAKES);
-        (Self(sender), receiver)
+        (Self { sender, suspended: Suspensions::default() }, receiver)
     }
 
     pub(crate) fn send(&self, revision: &RevisionKey) {
-        if let Err(error) = self.0.try_send(revision.clone()) {
+        if let Err(error) = self.sender.try_send(revision.clone()) {
             tracing::debug!(%revision, error = &error as &dyn std::error::Error, "wake-up not delivered");
         }
     }
@@ -43,6 +48,7 @@ impl Wakes {
 /// Shared by watches, gateways, the autoscaler's port and the kubelet. One exists per process.
 pub struct DataPlane {
     indexes: Mutex<Indexes>,
+    suspended: Suspensions,
     snapshots: Arc<ArcSwap<Snapshot>>,
     /// Counts snapshots, for those who wait for one.
     published: watch::Sender<u64>,
@@ -73,18 +79,29 @@ impl DataPlane {
     /// An empty data plane for Ingresses of one class, and the wake-ups it sends.
     pub fn new(ingress_class: &str) -> (Arc<Self>, mpsc::Receiver<RevisionKey>) {
         let (wakes, woken) = Wakes::new();
-        (Self::of(Indexes::new(ingress_class, wakes)), woken)
+        let suspended = wakes.suspended.clone();
+        (Self::of(Indexes::new(ingress_class, wakes), suspended), woken)
+    }
+
+    /// The same for one of several gateways: those behind a Service of `namespace` that leads to the address `own` too.
+    /// Instances with a `containerConcurrency` are shared out among them.
+    pub fn among_others(ingress_class: &str, namespace: &str, own: IpAddr) -> (Arc<Self>, mpsc::Receiver<RevisionKey>) {
+        let (wakes, woken) = Wakes::new();
+        let suspended = wakes.suspended.clone();
+        (Self::of(Indexes::new(ingress_class, wakes).with_peers(namespace, own), suspended), woken)
     }
 
     /// One without routes, whose instances have to prove themselves first.
     pub(crate) fn with_backends(backends: Arc<Backends>) -> (Arc<Self>, mpsc::Receiver<RevisionKey>) {
         let (wakes, woken) = Wakes::new();
-        (Self::of(Indexes::new("", wakes).with_backends(backends)), woken)
+        let suspended = wakes.suspended.clone();
+        (Self::of(Indexes::new("", wakes).with_backends(backends), suspended), woken)
     }
 
-    fn of(indexes: Indexes) -> Arc<Self> {
+    fn of(indexes: Indexes, suspended: Suspensions) -> Arc<Self> {
         let plane = Self {
             indexes: Mutex::new(indexes),
+            suspended,
             snapshots: Arc::default(),
             published: watch::Sender::new(0),
             status: watch::Sender::default(),
@@ -95,6 +112,11 @@ impl DataPlane {
     /// Which version of each Ingress is live.
     pub fn ingress_status(&self) -> watch::Receiver<IngressStatus> {
         self.status.subscribe()
+    }
+
+    /// Whether an Ingress names this host.
+    pub fn serves(&self, host: &str) -> bool {
+        self.snapshots.load().routes.host(host).is_some()
     }
 
     /// What happened at each Revision since the last call; one caller only, for collecting resets.
@@ -112,6 +134,11 @@ impl DataPlane {
 
     pub(crate) fn published(&self) -> watch::Receiver<u64> {
         self.published.subscribe()
+    }
+
+    /// Tries instances again that refused connections; to be called by one worker's sweep.
+    pub(crate) fn readmit(&self, now: Instant) {
+        self.suspended.sweep(now);
     }
 
     pub(crate) fn gates(&self) -> Vec<Arc<Gate>> {

@@ -17,11 +17,14 @@ const PROBE: HeaderName = HeaderName::from_static(names::PROBE);
 const HASH: HeaderName = HeaderName::from_static(names::HASH);
 /// The hash of a probe that wants to be told the real one.
 pub(crate) const OVERRIDE: &str = "override";
-const PROXY_REQUEST: HeaderName = HeaderName::from_static(names::PROXY_REQUEST);
+pub(crate) const PROXY_REQUEST: HeaderName = HeaderName::from_static(names::PROXY_REQUEST);
+/// What it says of a request that was counted before it came to a sidecar.
+pub(crate) const BY_ACTIVATOR: HeaderValue = HeaderValue::from_static("activator");
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static(names::ORIGINAL_HOST);
-/// Names of headers that frame messages.
-const FRAMING: [&str; 7] =
-    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
+/// What frames a message is the engine's to say: a route that appended one of these would break the connection to the
+/// instance for all others.
+const FRAMING: [HeaderName; 5] =
+    [header::CONNECTION, header::CONTENT_LENGTH, header::TE, header::TRANSFER_ENCODING, header::UPGRADE];
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -34,6 +37,9 @@ pub(crate) fn says_https(headers: &HeaderMap) -> bool {
 /// whether the request is a networking probe that wants to know the hash of its route. A probe that brings a hash of
 /// its own keeps it (G8.4).
 pub(crate) fn take_platform(headers: &mut HeaderMap) -> bool {
+    if headers.keys().any(|name| name.as_str().contains('_')) {
+        drop_doubles(headers);
+    }
     // All names begin with a k; few requests have such a header at all.
     if !headers.keys().any(|name| name.as_str().starts_with("k-") || name.as_str().starts_with("kn")) {
         return false;
@@ -66,6 +72,19 @@ pub(crate) fn first_client(headers: &HeaderMap, connection: &Connection, trusted
     let list = headers.get_all(X_FORWARDED_FOR).iter().next_back().filter(|_| trusted);
     let last = list.and_then(|list| list.to_str().ok()).and_then(|list| list.rsplit(',').next());
     last.and_then(|address| address.trim().parse().ok()).unwrap_or(peer)
+}
+
+/// Applications behind CGI, WSGI or Rack read `x_forwarded_for` and `x-forwarded-for` as one variable; what the platform
+/// says must not have a second voice.
+fn drop_doubles(headers: &mut HeaderMap) {
+    let ours = |name: &&HeaderName| {
+        let dashed = name.as_str().replace('_', "-");
+        dashed != name.as_str() && ["x-forwarded-", "k-", "knative-"].iter().any(|prefix| dashed.starts_with(prefix))
+    };
+    let doubles: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
+    for name in doubles {
+        headers.remove(name);
+    }
 }
 
 /// Tells a probe which version of its route it went by (F2.1).
@@ -113,11 +132,9 @@ pub(crate) fn set_headers(headers: &mut HeaderMap, wanted: &[Header], to_revisio
         if to_revision && (**name == *names::REVISION || **name == *names::NAMESPACE) {
             continue;
         }
-        // How a message is framed is between two ends of a connection; a route that says so would break what comes after.
-        if FRAMING.contains(&&**name) {
-            continue;
-        }
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
+            && !FRAMING.contains(&name)
+        {
             headers.insert(name, value);
         }
     }
@@ -155,7 +172,7 @@ pub(crate) fn finish_for_sidecar(headers: &mut HeaderMap, peer: &HeaderValue) {
     {
         headers.insert(ORIGINAL_HOST, host);
     }
-    headers.insert(PROXY_REQUEST, HeaderValue::from_static("activator"));
+    headers.insert(PROXY_REQUEST, BY_ACTIVATOR);
     neap_proxy::headers::add_forwarded_for(headers, peer);
 }
 
@@ -180,13 +197,14 @@ fn forwarded(headers: &HeaderMap) -> Option<HeaderValue> {
         if at > 0 {
             out.push(b", ");
         }
-        // Section 6: what is no address and could end the pair is nobody's name. An IPv6 address is quoted, for it has colons.
-        if node.iter().any(|byte| !(byte.is_ascii_alphanumeric() || b".:_-".contains(byte))) {
-            out.push(b"for=unknown");
-        } else if node.contains(&b':') {
-            out.push_all(&[b"for=\"[", node, b"]\""]);
-        } else {
-            out.push_all(&[b"for=", node]);
+        // Section 6: an IPv6 address is quoted, for it has colons.
+        match node {
+            // What is no address would be read as further pairs; section 6.2 has a word for it.
+            _ if !node.iter().all(|byte| byte.is_ascii_alphanumeric() || b".:-_".contains(byte)) => {
+                out.push(b"for=unknown");
+            }
+            _ if node.contains(&b':') => out.push_all(&[b"for=\"[", node, b"]\""]),
+            _ => out.push_all(&[b"for=", node]),
         }
         if at == 0 {
             push_pairs(&mut out, host, proto);
@@ -204,8 +222,10 @@ fn push_pairs(out: &mut Text, host: &[u8], proto: &[u8]) {
             if !out.is_empty() {
                 out.push(b";");
             }
-            // Section 4: a value that is no token is quoted; a port makes a host one.
-            let quote: &[u8] = if value.contains(&b':') { b"\"" } else { b"" };
+            // Section 4: a value that is no token is quoted; a port makes a host one. What could end the quotes is no host.
+            let is_token = value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte));
+            let quote: &[u8] = if is_token { b"" } else { b"\"" };
+            let value = if value.iter().any(|byte| b"\"\\".contains(byte)) { &b"unknown"[..] } else { value };
             out.push_all(&[name, quote, value, quote]);
         }
     }
@@ -298,6 +318,16 @@ mod tests {
         };
         check(&[("accept", "x"), ("keep-alive", "x")], &[("accept", "x"), ("keep-alive", "x")], false);
         check(
+            &[
+                ("x_forwarded_for", "1.1.1.1"),
+                ("x-forwarded_proto", "https"),
+                ("k_original_host", "c"),
+                ("user_id", "7"),
+            ],
+            &[("user_id", "7")],
+            false,
+        );
+        check(
             &[("knative-serving-revision", "a"), ("knative-serving-namespace", "b"), ("k-original-host", "c")],
             &[],
             false,
@@ -316,9 +346,8 @@ mod tests {
     #[test]
     fn route_headers_replace() {
         let header = |name: &str, value: &str| Header { name: name.into(), value: value.into() };
-        let framing = [header("transfer-encoding", "chunked"), header("content-length", "5")];
-        let wanted = [header("foo", "new"), header("knative-serving-revision", "r")];
-        let wanted = [&wanted[..], &framing].concat();
+        let wanted =
+            [header("foo", "new"), header("knative-serving-revision", "r"), header("transfer-encoding", "chunked")];
         let check = |to_revision: bool, left: &[(&str, &str)]| {
             let mut headers = map(&[("foo", "old"), ("foo", "older")]);
             set_headers(&mut headers, &wanted, to_revision);
@@ -346,9 +375,10 @@ mod tests {
             Some("for=\"[2001:db8::17]\";host=\"h:8080\""),
         );
         check(
-            &[("x-forwarded-for", "1.1.1.1;host=evil;proto=https, \"x\", 2.2.2.2")],
-            Some("for=unknown, for=unknown, for=2.2.2.2"),
+            &[("x-forwarded-for", "1.1.1.1;host=evil;proto=https, 10.0.0.1"), ("x-forwarded-host", "h;proto=https")],
+            Some("for=unknown;host=\"h;proto=https\", for=10.0.0.1"),
         );
+        check(&[("x-forwarded-host", "h\";proto=https")], Some("host=\"unknown\""));
         let many = vec!["10.0.0.1"; 100].join(", ");
         let long = vec!["for=10.0.0.1"; 100].join(", ");
         check(&[("x-forwarded-for", &many)], Some(&long));

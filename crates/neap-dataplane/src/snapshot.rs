@@ -6,6 +6,7 @@ use neap_logic::routing::{Backend, IngressKey, Port, RevisionKey, SecretRef, Tab
 use neap_proxy::tls::CertifiedKey;
 use rpds::HashTrieMapSync;
 
+use crate::certificates::Challenge;
 use crate::extras::RouteState;
 use crate::extras::auth::SecretKeys;
 use crate::gate::Gate;
@@ -21,6 +22,8 @@ pub(crate) struct Snapshot {
     pub(crate) revisions: Shared<RevisionKey, Arc<Gate>>,
     pub(crate) services: Shared<ServiceKey, Arc<ServiceEntry>>,
     pub(crate) certificates: Shared<SecretRef, Arc<CertifiedKey>>,
+    /// Of orders for certificates that are open.
+    pub(crate) challenges: Shared<SecretRef, Arc<Challenge>>,
     /// Keys that callers may show.
     pub(crate) keys: Shared<SecretRef, Arc<SecretKeys>>,
     /// The Ingresses that ask for something beyond Knative.

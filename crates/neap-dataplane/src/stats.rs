@@ -19,12 +19,24 @@ pub struct Stat {
     pub average_concurrency: f64,
     /// Requests that came since the last collection.
     pub request_count: u64,
+    /// How long ago that was, seconds.
+    pub seconds: f64,
     /// Requests present now.
     pub concurrency: u32,
     /// Of these, how many wait for an instance.
     pub waiting: u32,
     /// Instances that may take requests now.
     pub instances: u32,
+}
+
+impl Stat {
+    /// Requests per second. After a pause of the collector they are spread over all of it; over less than a second nothing
+    /// is extrapolated.
+    pub fn rate(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "requests of some seconds are far below 2^52")]
+        let count = self.request_count as f64;
+        count / self.seconds.max(1.0)
+    }
 }
 
 /// Sums since the start, for metrics.
@@ -90,14 +102,14 @@ impl Account {
         self.present
     }
 
-    /// The average since the last call, and how many came.
-    pub(crate) fn collect(&mut self, now: Instant) -> (f64, u64) {
+    /// The average since the last call, how many came, and the seconds since then.
+    pub(crate) fn collect(&mut self, now: Instant) -> (f64, u64, f64) {
         self.advance(now);
         let elapsed = now.saturating_duration_since(self.collected).as_secs_f64();
         let average = if elapsed > 0.0 { self.area / elapsed } else { f64::from(self.present) };
         self.area = 0.0;
         self.collected = now;
-        (average, std::mem::take(&mut self.arrived))
+        (average, std::mem::take(&mut self.arrived), elapsed)
     }
 
     /// Workers read their clocks before they take the lock, so `now` may lie a little in the past: then nothing
@@ -130,7 +142,7 @@ mod tests {
                 }
             }
         }
-        let (got, arrived) = account.collect(time(at));
+        let (got, arrived, _) = account.collect(time(at));
         assert!((got - average).abs() < 1e-9, "{got} is not {average}: {steps:?}");
         assert_eq!(arrived, count);
         assert_eq!(account.collect(time(at + 1000)).1, 0, "collected once");
@@ -154,10 +166,31 @@ mod tests {
         let mut account = Account::new(start);
         account.begin(start);
         for second in 1..4 {
-            let (average, count) = account.collect(start + Duration::from_secs(second));
+            let (average, count, seconds) = account.collect(start + Duration::from_secs(second));
+            assert!((seconds - 1.0).abs() < 1e-9);
             assert!((average - 1.0).abs() < 1e-9);
             assert_eq!(count, u64::from(second == 1));
         }
+    }
+
+    #[test]
+    fn a_late_collection_does_not_make_a_burst() {
+        let check = |count: u64, seconds: f64, rate: f64| {
+            let stat = Stat {
+                revision: RevisionKey::new("ns", "r"),
+                average_concurrency: 0.0,
+                request_count: count,
+                seconds,
+                concurrency: 0,
+                waiting: 0,
+                instances: 0,
+            };
+            assert!((stat.rate() - rate).abs() < 1e-9, "{count} in {seconds}");
+        };
+        check(30, 1.0, 30.0);
+        check(30, 3.0, 10.0);
+        check(1, 0.001, 1.0);
+        check(0, 0.0, 0.0);
     }
 
     #[test]

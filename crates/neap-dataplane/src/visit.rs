@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use http::StatusCode;
 use neap_proxy::upstream::Deadline;
-use neap_proxy::{OnEnd, Outcome, Picked, Picker, Protocol, ProxyError, Response, Target};
+use neap_proxy::{OnEnd, Outcome, Picked, Picker, Protocol, ProxyError, Request, Response, Target};
 use tokio::time::{Instant, sleep_until};
 
+use crate::activator::PORTS as SIDECAR_PORTS;
 use crate::config::SETTLE;
 use crate::extras::affinity::Prefer;
 use crate::extras::hedge::Placed;
-use crate::gate::{Entry, Gate, GateName, Leave, Waiting};
+use crate::gate::{Comes, Entry, Gate, GateName, Leave, Waiting};
+use crate::request;
 
 /// One request at a gate, from its arrival to the end of its answer. Whatever becomes of it, dropping this gives
 /// back its place and counts it.
@@ -39,9 +41,21 @@ impl Visit {
     }
 
     /// The instance did not take the request.
-    pub(crate) fn refused(mut self) {
+    pub(crate) fn refused(&mut self, error: &ProxyError, now: Instant) {
         if let Some(leave) = self.leave.take() {
-            self.gate.refused(leave, Instant::now());
+            tracing::debug!(gate = %self.gate.name, instance = %leave.instance, "connection refused");
+            let silent = match error {
+                ProxyError::ConnectTimeout { after, .. } => Some(*after),
+                _ => None,
+            };
+            self.gate.refused(leave, now, silent);
+        }
+    }
+
+    /// A sidecar is told that this request is counted here, so that the autoscaler does not count it twice (E1.10).
+    pub(crate) fn tell_sidecar(&self, target: &Target, request: &mut Request) {
+        if SIDECAR_PORTS.contains(&target.addr.port()) && matches!(self.gate.name, GateName::Revision(_)) {
+            request.headers_mut().insert(request::PROXY_REQUEST, request::BY_ACTIVATOR);
         }
     }
 }
@@ -78,53 +92,70 @@ impl Drop for Tally {
 impl Visit {
     /// Takes a place, waiting for one if need be. The second value says for what it had to.
     async fn enter(&mut self, deadline: Option<Deadline>) -> Result<(SocketAddr, Option<WaitedFor>), ProxyError> {
-        match self.ask() {
-            Entry::Enter(leave) => Ok((self.take(leave), None)),
-            Entry::Full { depth } => Err(ProxyError::QueueFull { depth }),
-            Entry::Wait(waiting) => {
-                let waited = if waiting.empty { WaitedFor::Instance } else { WaitedFor::Turn };
-                // Boxed: most requests do not wait and should not pay for the room.
-                Ok((Box::pin(self.wait(waiting, deadline)).await?, Some(waited)))
+        let mut waited = None;
+        loop {
+            match self.ask() {
+                Entry::Enter(leave) => return Ok((self.take(leave), waited)),
+                Entry::Full { depth } => return Err(ProxyError::QueueFull { depth }),
+                Entry::Wait(waiting) => {
+                    waited = Some(if waiting.empty { WaitedFor::Instance } else { WaitedFor::Turn });
+                    // Boxed: most requests do not wait and should not pay for the room.
+                    if let Some(leave) = Box::pin(self.wait(waiting, deadline)).await? {
+                        return Ok((self.take(leave), waited));
+                    }
+                }
+                Entry::Gone(successor) => self.follow(successor)?,
             }
         }
     }
 
-    async fn wait(&mut self, mut waiting: Waiting, deadline: Option<Deadline>) -> Result<SocketAddr, ProxyError> {
+    /// `None`: the gate was taken out of service.
+    async fn wait(&self, waiting: Waiting, deadline: Option<Deadline>) -> Result<Option<Leave>, ProxyError> {
+        let mut queued = Queued { gate: &self.gate, waiting: Some(waiting) };
         loop {
+            let (retry, empty) = queued.outlook();
             // Nobody starts instances of a plain Service: what is missing after a moment stays missing.
-            let patience = match (&self.gate.name, waiting.empty) {
+            let patience = match (&self.gate.name, empty) {
                 (GateName::Service { .. }, true) => Some(self.arrived + SETTLE),
                 _ => None,
             };
-            let retry = waiting.retry;
-            let queued = Queued { gate: &self.gate, waiting: Some(waiting) };
-            let woken = tokio::select! {
+            tokio::select! {
                 biased;
-                leave = queued.leave() => leave,
+                leave = queued.leave() => return Ok(leave),
                 () = until(deadline.map(|deadline| deadline.at)) => {
                     return Err(deadline.expect("only a deadline passes").wait_error());
                 }
                 () = until(patience) => {
                     return Err(ProxyError::NoBackend { what: self.gate.name.to_string() });
                 }
-                () = until(retry) => None,
-            };
-            if let Some(leave) = woken {
-                return Ok(self.take(leave));
+                () = until(retry) => queued.try_again(),
             }
-            waiting = match self.ask() {
-                Entry::Enter(leave) => return Ok(self.take(leave)),
-                Entry::Full { depth } => return Err(ProxyError::QueueFull { depth }),
-                Entry::Wait(waiting) => waiting,
-            };
         }
     }
 
+    /// Goes on to the gate that took the place of this one.
+    fn follow(&mut self, successor: Option<Arc<Gate>>) -> Result<(), ProxyError> {
+        let Some(gate) = successor else {
+            return Err(ProxyError::NoBackend { what: self.gate.name.to_string() });
+        };
+        if std::mem::take(&mut self.counted) && !self.apart {
+            self.gate.end(None, Instant::now(), self.arrived, None);
+        }
+        self.gate = gate;
+        Ok(())
+    }
+
     fn ask(&mut self) -> Entry {
-        let first = !std::mem::replace(&mut self.counted, true);
         // Nothing has waited before the first time, so the clock need not be read again.
-        let now = if first { self.arrived } else { Instant::now() };
-        self.gate.enter(now, first, self.prefer.as_ref())
+        let now = if self.counted { Instant::now() } else { self.arrived };
+        let comes = match (self.counted, self.apart) {
+            (true, _) => Comes::Again,
+            (false, true) => Comes::Apart,
+            (false, false) => Comes::First,
+        };
+        let entry = self.gate.enter(now, comes, self.prefer.as_ref());
+        self.counted |= !matches!(entry, Entry::Gone(_));
+        entry
     }
 
     fn take(&mut self, leave: Leave) -> SocketAddr {
@@ -148,12 +179,22 @@ struct Queued<'a> {
 }
 
 impl Queued<'_> {
-    /// `None` cannot happen while the gate lives: it never drops a waiter without waking it.
-    async fn leave(mut self) -> Option<Leave> {
-        let waiting = self.waiting.as_mut().expect("taken only by drop");
+    /// `None`: the gate has let go of it.
+    async fn leave(&mut self) -> Option<Leave> {
+        let waiting = self.waiting.as_mut().expect("there until it has left");
         let leave = (&mut waiting.leave).await.ok();
         self.waiting = None;
         leave
+    }
+
+    fn outlook(&self) -> (Option<Instant>, bool) {
+        self.waiting.as_ref().map_or((None, false), |waiting| (waiting.retry, waiting.empty))
+    }
+
+    fn try_again(&mut self) {
+        if let Some(waiting) = &mut self.waiting {
+            self.gate.try_again(waiting, Instant::now());
+        }
     }
 }
 
@@ -225,7 +266,7 @@ impl Activator {
     pub(crate) fn with_wish(gate: Arc<Gate>, arrived: Instant, prefer: Option<Prefer>, apart: bool) -> Self {
         let mut this = Self::new(gate, arrived);
         if let Some(visit) = &mut this.visit {
-            (visit.prefer, visit.apart, visit.counted) = (prefer, apart, apart);
+            (visit.prefer, visit.apart) = (prefer, apart);
         }
         this
     }
@@ -270,6 +311,10 @@ impl Picker for Activator {
         }
     }
 
+    fn bound(&mut self, picked: &Picked<Visit>, request: &mut Request) {
+        picked.hold.tell_sidecar(&picked.target, request);
+    }
+
     fn connected(&mut self, took: Duration) {
         self.connect = Some(took);
     }
@@ -282,10 +327,7 @@ impl Picker for Activator {
     fn refused(&mut self, picked: Picked<Visit>, error: ProxyError) -> Result<(), ProxyError> {
         let mut visit = picked.hold;
         let now = Instant::now();
-        if let Some(leave) = visit.leave.take() {
-            tracing::debug!(gate = %visit.gate.name, instance = %leave.instance, "connection refused");
-            visit.gate.refused(leave, now);
-        }
+        visit.refused(&error, now);
         // A Service has no limits of its own that would end the attempts, and no platform that replaces what is broken.
         if matches!(visit.gate.name, GateName::Service { .. }) && now >= visit.arrived + SETTLE {
             visit.status = Some(error.answer().status);
@@ -297,5 +339,37 @@ impl Picker for Activator {
 
     fn failed(&mut self, mut picked: Picked<Visit>, error: &ProxyError) {
         picked.hold.status = Some(error.answer().status);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use neap_logic::routing::RevisionKey;
+    use neap_proxy::{Body, Limits};
+
+    use super::*;
+    use crate::gate::Settings;
+    use crate::plane::Wakes;
+
+    #[tokio::test]
+    async fn e1_10_only_sidecars_are_told_who_counts() {
+        let revision = GateName::Revision(RevisionKey::new("ns", "r"));
+        let port = neap_logic::routing::Port::Number(80);
+        let service = GateName::Service { namespace: "ns".into(), name: "s".into(), port };
+        for (name, port, told) in
+            [(&revision, 8012, true), (&revision, 8013, true), (&revision, 8080, false), (&service, 8012, false)]
+        {
+            let limits = Limits::default();
+            let settings =
+                Settings { limits, protocol: Protocol::Http1, container_concurrency: 0, depth: 1, service: None };
+            let gate = Gate::new(name.clone(), settings, Wakes::new().0, Instant::now());
+            let addr = ([198, 19, 0, 1], port).into();
+            gate.set_instances(vec![addr], Instant::now());
+            let mut activator = Activator::new(Arc::new(gate), Instant::now());
+            let picked = activator.pick(None).await.expect("there is an instance");
+            let mut request = http::Request::new(Body::empty());
+            activator.bound(&picked, &mut request);
+            assert_eq!(request.headers().get(request::PROXY_REQUEST).is_some(), told, "{name} {port}");
+        }
     }
 }

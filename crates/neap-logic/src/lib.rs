@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admit;
+pub mod certificates;
 pub mod check;
 pub mod conditions;
 pub mod config;

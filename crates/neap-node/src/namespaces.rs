@@ -10,6 +10,7 @@ use kube::discovery::{Discovery, Scope, verbs};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::{Change, changes};
@@ -21,23 +22,40 @@ const CA_CONFIG_MAP: &str = "kube-root-ca.crt";
 /// Between two looks at a namespace that still holds something: finalizers of others take their time.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LAST_LOOK: Duration = Duration::from_secs(5);
+/// Before what could not be made in a namespace is tried again; and how often at most what is missing is looked for.
+const FURNISH_AGAIN: Duration = Duration::from_secs(1);
+const RESYNC: Duration = Duration::from_secs(300);
 
 /// Runs until `shutdown`. `ca` is the authority's certificate, PEM.
 pub async fn run(client: Client, ca: String, shutdown: CancellationToken) {
     let mut namespaces = Box::pin(changes::<Namespace>(Api::all(client.clone()), watcher::Config::default()));
     let mut clearing: BTreeMap<String, tokio::task::AbortHandle> = BTreeMap::new();
     let mut tasks = JoinSet::new();
+    // Which are to be looked at again, when.
+    let mut again = BTreeMap::<String, Instant>::new();
     loop {
+        let due = again.values().min().copied();
         let change = tokio::select! {
             () = shutdown.cancelled() => return,
             Some(_) = tasks.join_next() => continue,
             change = namespaces.next() => change,
+            () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
+                let now = Instant::now();
+                for (name, at) in again.iter_mut().filter(|(_, at)| **at <= now) {
+                    *at = next_look(furnish(&client, name, &ca).await);
+                }
+                continue;
+            }
         };
         let found = match change {
             None => return,
             Some(Change::Apply(namespace)) => vec![namespace],
-            Some(Change::Reset(all)) => all,
+            Some(Change::Reset(all)) => {
+                again.retain(|name, _| all.iter().any(|n| n.metadata.name.as_ref() == Some(name)));
+                all
+            }
             Some(Change::Delete(namespace)) => {
+                again.remove(&namespace.name_any());
                 if let Some(task) = clearing.remove(&namespace.name_any()) {
                     // The next one of that name is not the one it was for.
                     task.abort();
@@ -48,8 +66,11 @@ pub async fn run(client: Client, ca: String, shutdown: CancellationToken) {
         for namespace in found {
             let name = namespace.name_any();
             if namespace.metadata.deletion_timestamp.is_none() {
-                furnish(&client, &name, &ca).await;
-            } else if clearing.get(&name).is_none_or(tokio::task::AbortHandle::is_finished) {
+                again.insert(name.clone(), next_look(furnish(&client, &name, &ca).await));
+                continue;
+            }
+            again.remove(&name);
+            if clearing.get(&name).is_none_or(tokio::task::AbortHandle::is_finished) {
                 let uid = namespace.uid().unwrap_or_default();
                 let handle = tasks.spawn(clear(client.clone(), name.clone(), uid));
                 clearing.insert(name, handle);
@@ -58,23 +79,32 @@ pub async fn run(client: Client, ca: String, shutdown: CancellationToken) {
     }
 }
 
-async fn furnish(client: &Client, namespace: &str, ca: &str) {
+/// What somebody takes away is made again by and by, what could not be made is tried again soon.
+fn next_look(furnished: bool) -> Instant {
+    Instant::now() + if furnished { RESYNC } else { FURNISH_AGAIN }
+}
+
+/// Returns whether everything is there.
+async fn furnish(client: &Client, namespace: &str, ca: &str) -> bool {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let mut account = ServiceAccount::default();
     account.metadata.name = Some(DEFAULT_ACCOUNT.into());
-    made(accounts.create(&PostParams::default(), &account).await.map(drop), namespace, DEFAULT_ACCOUNT);
+    let accounted = made(accounts.create(&PostParams::default(), &account).await.map(drop), namespace, DEFAULT_ACCOUNT);
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let mut map = ConfigMap { data: Some([("ca.crt".to_owned(), ca.to_owned())].into()), ..Default::default() };
     map.metadata.name = Some(CA_CONFIG_MAP.into());
-    made(maps.create(&PostParams::default(), &map).await.map(drop), namespace, CA_CONFIG_MAP);
+    made(maps.create(&PostParams::default(), &map).await.map(drop), namespace, CA_CONFIG_MAP) && accounted
 }
 
-fn made(result: kube::Result<()>, namespace: &str, name: &str) {
+fn made(result: kube::Result<()>, namespace: &str, name: &str) -> bool {
     match result {
-        Ok(()) => {}
+        Ok(()) => true,
         // There already, or the namespace is on its way out: both as it should be.
-        Err(kube::Error::Api(status)) if [403, 404, 409].contains(&status.code) => {}
-        Err(error) => tracing::warn!(%namespace, %name, %error, "a new namespace could not be furnished"),
+        Err(kube::Error::Api(status)) if [403, 404, 409].contains(&status.code) => true,
+        Err(error) => {
+            tracing::warn!(%namespace, %name, %error, "a namespace could not be furnished; trying again");
+            false
+        }
     }
 }
 
@@ -171,6 +201,22 @@ mod tests {
     use super::*;
     use neap_testkit::Api as TestApi;
     use serde_json::json;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_namespace_lost_is_made_again() {
+        let api = TestApi::start().await;
+        let client = api.client();
+        let shutdown = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(run(client.clone(), "ca".into(), shutdown.clone()));
+        let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
+        let there = || async { accounts.get_opt(DEFAULT_ACCOUNT).await.unwrap() };
+        neap_testkit::eventually("an account", there).await;
+        accounts.delete(DEFAULT_ACCOUNT, &DeleteParams::default()).await.unwrap();
+        tokio::time::sleep(RESYNC + Duration::from_secs(1)).await;
+        neap_testkit::eventually("the account again", there).await;
+        shutdown.cancel();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_namespace_made_anew_is_left_alone() {

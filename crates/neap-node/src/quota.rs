@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota, ResourceQuotaStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceQuota, ResourceQuotaStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::admission::{AdmissionRequest, Operation};
@@ -98,17 +98,54 @@ fn total<'a>(pods: impl Iterator<Item = &'a Pod>) -> Used {
 
 /// What one pod counts for. `cpu` and `requests.cpu` are the same thing.
 fn of_pod(pod: &Pod) -> Used {
-    let mut used = Used::from([("pods".to_owned(), Amount::whole(1))]);
-    for container in pod.spec.iter().flat_map(|s| &s.containers) {
-        let Some(resources) = &container.resources else { continue };
-        for (prefix, map) in [("requests.", &resources.requests), ("limits.", &resources.limits)] {
-            for (name, quantity) in map.iter().flatten() {
-                let Some(amount) = quantity::parse(&quantity.0) else { continue };
-                *used.entry(format!("{prefix}{name}")).or_default() += amount;
-                if prefix == "requests." {
-                    *used.entry(name.clone()).or_default() += amount;
-                }
-            }
+    let Some(spec) = &pod.spec else { return Used::from([("pods".to_owned(), Amount::whole(1))]) };
+    let mut used = Used::new();
+    spec.containers.iter().for_each(|c| add(&mut used, of_container(c)));
+    // Sidecars run beside all that comes after them; other init containers one by one, before the rest.
+    let (mut beside, mut most) = (Used::new(), Used::new());
+    for container in spec.init_containers.iter().flatten() {
+        let mut now = beside.clone();
+        add(&mut now, of_container(container));
+        for (name, amount) in &now {
+            let most = most.entry(name.clone()).or_insert(*amount);
+            *most = (*most).max(*amount);
+        }
+        if container.restart_policy.as_deref() == Some("Always") {
+            beside = now;
+        }
+    }
+    add(&mut used, beside);
+    for (name, amount) in most {
+        let all = used.entry(name).or_default();
+        *all = (*all).max(amount);
+    }
+    for (prefix, map) in [("requests.", &spec.overhead), ("limits.", &spec.overhead)] {
+        add(&mut used, amounts(prefix, map.as_ref()));
+    }
+    used.insert("pods".to_owned(), Amount::whole(1));
+    used
+}
+
+fn add(to: &mut Used, more: Used) {
+    for (name, amount) in more {
+        *to.entry(name).or_default() += amount;
+    }
+}
+
+fn of_container(container: &Container) -> Used {
+    let Some(resources) = &container.resources else { return Used::new() };
+    let mut used = amounts("requests.", resources.requests.as_ref());
+    used.extend(amounts("limits.", resources.limits.as_ref()));
+    used
+}
+
+fn amounts(prefix: &str, of: Option<&BTreeMap<String, Quantity>>) -> Used {
+    let mut used = Used::new();
+    for (name, quantity) in of.into_iter().flatten() {
+        let Some(amount) = quantity::parse(&quantity.0) else { continue };
+        used.insert(format!("{prefix}{name}"), amount);
+        if prefix == "requests." {
+            used.insert(name.clone(), amount);
         }
     }
     used
@@ -212,7 +249,16 @@ pub async fn keep_true(client: Client, quotas: Quotas, shutdown: CancellationTok
         };
         for ((namespace, name), status) in due {
             let api: Api<ResourceQuota> = Api::namespaced(client.clone(), &namespace);
-            let patch = serde_json::json!({ "status": status });
+            // A merge patch keeps what it does not name: what the quota does not bound any more is taken out by name.
+            let mut patch = serde_json::json!({ "status": status });
+            let before = quotas.known().quotas.get(&(namespace.clone(), name.clone())).and_then(|q| q.status.clone());
+            for (field, old) in before.iter().flat_map(|s| [("used", &s.used), ("hard", &s.hard)]) {
+                for key in old.iter().flatten().map(|(key, _)| key) {
+                    if patch["status"][field].get(key).is_none() {
+                        patch["status"][field][key] = serde_json::Value::Null;
+                    }
+                }
+            }
             match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
                 Ok(written) => {
                     // It may have been deleted meanwhile, which its event tells.
@@ -287,6 +333,33 @@ mod tests {
         );
         assert_eq!(admits(&pod(""), quotas.iter(), [].iter()), Err("failed quota: q: must specify cpu".into()));
         assert_eq!(admits(&pod(""), [].iter(), [].iter()), Ok(()));
+    }
+
+    #[test]
+    fn a_pod_counts_for_the_most_it_has_at_a_time() {
+        let check = |init: &[(&str, bool)], main: &str, want: &str| {
+            let container = |cpu: &str| json!({"name": "c", "resources": {"requests": {"cpu": cpu}}});
+            let init: Vec<_> = init
+                .iter()
+                .map(|(cpu, sidecar)| {
+                    let mut one = container(cpu);
+                    if *sidecar {
+                        one["restartPolicy"] = json!("Always");
+                    }
+                    one
+                })
+                .collect();
+            let spec = json!({"initContainers": init, "containers": [container(main)], "overhead": {"cpu": "1m"}});
+            let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("a pod");
+            let used = of_pod(&pod);
+            assert_eq!(quantity::print("requests.cpu", used["requests.cpu"]), want);
+            assert_eq!(used["requests.cpu"], used["cpu"]);
+        };
+        check(&[], "20m", "21m");
+        check(&[("50m", false), ("30m", false)], "20m", "51m");
+        check(&[("5m", true)], "20m", "26m");
+        check(&[("5m", true), ("50m", false)], "20m", "56m");
+        check(&[("50m", false), ("5m", true)], "60m", "66m");
     }
 
     #[tokio::test(start_paused = true)]

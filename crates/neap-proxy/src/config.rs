@@ -15,34 +15,33 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a client connection may wait for its next request. Longer than the 600 s after which the common
 /// cloud load balancers drop an idle connection, so that they, not we, close first and no request is lost in between.
 pub const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(620);
-/// How long a client may refuse to take a single byte of an answer. The `send_timeout` of nginx.
+/// How long a client may say nothing at all after it has connected: browsers connect ahead, but whoever opens sockets to
+/// say nothing must not keep them for as long as one that was served.
+pub const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may refuse to take a single byte of an answer, or over h2 a single piece (64 KiB at most). The
+/// `send_timeout` of nginx.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a TLS handshake may take.
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Open client connections per server. A connection at rest costs about 10 KiB.
+/// Open client connections per listener, sockets after an upgrade included. A connection at rest costs about 10 KiB.
 pub const MAX_CONNECTIONS: usize = 65_536;
 /// Requests in progress on one h2 connection; the figure of nginx is 128, of Go 250.
 pub const H2_MAX_STREAMS: u32 = 250;
-/// Flow-control window of one h2 stream of a client. 64 KiB, the protocol's default, stalls uploads over long paths; what is
-/// given here is memory that a client may fill while its request waits.
-pub const CLIENT_H2_STREAM_WINDOW: u32 = 256 * 1024;
-/// Flow-control window of one h2 connection of a client, all its streams together.
-pub const CLIENT_H2_CONNECTION_WINDOW: u32 = 512 * 1024;
-/// An h2 client may take nothing of an answer for so many times the write-stall limit. More than once, for a piece of an answer
-/// counts as taken only when all of it is.
-pub const H2_STALLS: u32 = 5;
-/// Flow-control window of one h2 stream of an upstream.
+/// What one stream of an h2 client may send ahead, bytes. 64 KiB, the protocol's default, stalls uploads over long paths;
+/// this is 10 MB/s over 50 ms.
+pub const H2_STREAM_WINDOW: u32 = 512 * 1024;
+/// What all streams of an h2 client's connection may send ahead together, bytes: as much of the bodies that nobody reads
+/// yet, as while their requests wait, is kept in memory for each connection. Go's server allows the same.
+pub const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What one stream of an h2 upstream may send ahead, bytes: instances are near. A connection to an upstream allows as
+/// much for each of its streams, so that clients that do not read hold up nobody but themselves.
 pub const UPSTREAM_H2_STREAM_WINDOW: u32 = 256 * 1024;
-/// Flow-control window of one h2 connection to an upstream: enough for all its streams, so that clients who do not read
-/// their answers cannot hold up the others.
-pub const UPSTREAM_H2_CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
 /// How often an h2 peer is asked whether it is still there.
 pub const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 /// How long it may take to answer.
 pub const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long requests in progress may go on once the server is told to stop: as long as a request may take at most
-/// (`max-revision-timeout-seconds`). Whoever cannot wait so long drops what is running.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long requests in progress may go on once the server is told to stop.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a worker looks for connections that overstayed, and for upstream connections to close.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -58,8 +57,6 @@ pub const UPSTREAM_MAX_IDLE: usize = 128;
 /// should allow (RFC 9113, section 6.5.2).
 pub const UPSTREAM_H2_STREAMS: usize = 100;
 
-const _: () = assert!(UPSTREAM_H2_STREAMS as u32 * UPSTREAM_H2_STREAM_WINDOW <= UPSTREAM_H2_CONNECTION_WINDOW);
-
 /// Limits of the side that faces clients.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
@@ -67,13 +64,15 @@ pub struct ServerConfig {
     pub max_head_bytes: usize,
     /// From first to last byte of a head. Default [`HEAD_TIMEOUT`].
     pub head_timeout: Duration,
+    /// From connecting to the first byte. Default [`FIRST_REQUEST_TIMEOUT`].
+    pub first_request_timeout: Duration,
     /// Between two requests. Default [`CLIENT_IDLE_TIMEOUT`].
     pub idle_timeout: Duration,
     /// Between two bytes taken by the client. Default [`WRITE_STALL_TIMEOUT`].
     pub write_stall_timeout: Duration,
     /// TLS handshake. Default [`TLS_HANDSHAKE_TIMEOUT`].
     pub tls_handshake_timeout: Duration,
-    /// Open connections, all workers together. Default [`MAX_CONNECTIONS`].
+    /// Open connections per listener, all workers together. Default [`MAX_CONNECTIONS`].
     pub max_connections: usize,
     /// Streams per h2 connection. Default [`H2_MAX_STREAMS`].
     pub h2_max_streams: u32,
@@ -86,6 +85,7 @@ impl Default for ServerConfig {
         Self {
             max_head_bytes: MAX_HEAD_BYTES,
             head_timeout: HEAD_TIMEOUT,
+            first_request_timeout: FIRST_REQUEST_TIMEOUT,
             idle_timeout: CLIENT_IDLE_TIMEOUT,
             write_stall_timeout: WRITE_STALL_TIMEOUT,
             tls_handshake_timeout: TLS_HANDSHAKE_TIMEOUT,

@@ -77,6 +77,15 @@ pub enum ProxyError {
         #[source]
         source: io::Error,
     },
+    /// This process, or its machine, has no descriptor, port or memory left for a connection; nothing was sent.
+    #[error("no connection to {target}: this machine has no room for another one")]
+    Exhausted {
+        /// The upstream.
+        target: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// No TCP connection in time; nothing was sent.
     #[error("no connection to {target} within {after:?}")]
     ConnectTimeout {
@@ -88,6 +97,15 @@ pub enum ProxyError {
     /// The HTTP handshake failed; nothing was sent.
     #[error("{target} does not speak the protocol its port is named for")]
     Handshake {
+        /// The upstream.
+        target: SocketAddr,
+        /// What the connection said.
+        #[source]
+        source: hyper::Error,
+    },
+    /// A new connection ended, or the other side spoke first, before the request was written; nothing was sent.
+    #[error("{target} closed a new connection, or spoke first on it, before it was asked")]
+    Unsent {
         /// The upstream.
         target: SocketAddr,
         /// What the connection said.
@@ -111,6 +129,12 @@ pub enum ProxyError {
         /// What the connection said.
         #[source]
         source: hyper::Error,
+    },
+    /// The answer is in a transfer coding that is not undone here.
+    #[error("{target} gave an answer in a transfer coding other than chunked")]
+    Coding {
+        /// The upstream.
+        target: SocketAddr,
     },
     /// The total or the response-start limit passed at the application.
     #[error("no answer began within {after:?}")]
@@ -202,13 +226,14 @@ impl ProxyError {
             Self::ConnectTimeout { .. } => {
                 (504, "the application does not accept connections in time", "connect-timeout", Platform, None)
             }
+            Self::Exhausted { .. } => (503, "the gateway is out of connections", "exhausted", Platform, Some(1)),
             Self::Handshake { .. } => {
                 (502, "the application does not speak the protocol its port is named for", "handshake", App, None)
             }
-            Self::UpstreamClosed { .. } => {
+            Self::Unsent { .. } | Self::UpstreamClosed { .. } => {
                 (502, "the application closed the connection without an answer", "closed", App, None)
             }
-            Self::UpstreamProtocol { .. } => {
+            Self::Coding { .. } | Self::UpstreamProtocol { .. } => {
                 (502, "the application gave an answer that is not valid HTTP", "protocol", App, None)
             }
             Self::Timeout { .. } => (504, "request timeout", "timeout", App, None),
@@ -238,7 +263,10 @@ impl ProxyError {
 
     /// Whether it is certain that no application saw the request, so that another one may get it.
     pub fn unstarted(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Handshake { .. })
+        matches!(
+            self,
+            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Handshake { .. } | Self::Unsent { .. }
+        )
     }
 
     /// The answer as a response. A gRPC caller (see [`speaks_grpc`]) gets its own kind of failure, a trailers-only
@@ -274,7 +302,11 @@ fn error_value(answer: &Answer) -> HeaderValue {
 
 /// Whether a request with these headers is a gRPC call.
 pub fn speaks_grpc(request: &HeaderMap) -> bool {
-    request.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    request
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        // `application/grpc-web` is for browsers, which read statuses as everybody does.
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// gRPC's own status for an HTTP one ("HTTP to gRPC status code mapping"), with 504 told apart.
@@ -361,6 +393,9 @@ mod tests {
     fn a_grpc_caller_gets_a_grpc_status() {
         let mut request = HeaderMap::new();
         request.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc+proto"));
+        let mut for_browsers = HeaderMap::new();
+        for_browsers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc-web+proto"));
+        assert!(!speaks_grpc(&for_browsers));
         let response = ProxyError::QueueFull { depth: 1 }.respond(speaks_grpc(&request));
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "14");

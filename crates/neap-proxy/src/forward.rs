@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use http::Version;
 use tokio::time::Instant;
 
 use crate::body::OnEnd;
@@ -20,6 +21,9 @@ pub trait Picker {
 
     /// Takes a place. The wait must end by `deadline`, with [`Deadline::wait_error`].
     fn pick(&mut self, deadline: Option<Deadline>) -> impl Future<Output = Result<Picked<Self::Hold>, ProxyError>>;
+
+    /// The target is known: what the request has to say there, and nowhere else, can be put in.
+    fn bound(&mut self, _picked: &Picked<Self::Hold>, _request: &mut Request) {}
 
     /// A connection had to be made for the request.
     fn connected(&mut self, _took: Duration) {}
@@ -59,11 +63,12 @@ pub async fn forward<P: Picker>(
     let deadline = limits.deadline(arrived);
     loop {
         let mut picked = picker.pick(deadline).await?;
+        picker.bound(&picked, request.as_mut().expect("a request to forward"));
         match upstream.exchange(picked.target, request, deadline, limits.idle).await {
             Ok(answered) => {
                 let mut response = answered.response;
-                // What an application speaks is between it and us.
-                *response.version_mut() = http::Version::HTTP_11;
+                // The version is that of our own message (RFC 9110, section 2.5), not of what came from further on.
+                *response.version_mut() = Version::HTTP_11;
                 if let Some(took) = answered.connect {
                     picker.connected(took);
                 }

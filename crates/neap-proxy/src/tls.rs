@@ -18,6 +18,9 @@ use tokio_rustls::client::TlsStream;
 pub use rustls::server::{ClientHello, ResolvesServerCert};
 pub use rustls::sign::CertifiedKey;
 
+/// The protocol in whose handshake an authority looks for an answer (RFC 8737); nothing is said after it.
+pub const ACME_TLS: &[u8] = b"acme-tls/1";
+
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -37,18 +40,34 @@ pub enum TlsError {
 
 /// A certificate chain and its key, from PEM.
 pub fn certified_key(chain: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, TlsError> {
-    let chain = CertificateDer::pem_slice_iter(chain)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|source| TlsError::Pem { what: "certificate", source })?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|source| TlsError::Pem { what: "private key", source })?;
+    let (chain, key) = pair(chain, key)?;
     let provider = rustls::crypto::ring::default_provider();
     Ok(Arc::new(CertifiedKey::from_der(chain, key, &provider)?))
 }
 
-/// TLS 1.2 and 1.3, h2 before HTTP/1.1, certificates by server name from `resolver`.
+/// A certificate that answers who speaks [`ACME_TLS`], and its key, from PEM. What makes it an answer is an extension that
+/// nobody else understands, so that whether the two fit is not looked at.
+pub fn challenge_key(chain: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, TlsError> {
+    let (chain, key) = pair(chain, key)?;
+    let key = rustls::crypto::ring::default_provider().key_provider.load_private_key(key)?;
+    Ok(Arc::new(CertifiedKey::new(chain, key)))
+}
+
+fn pair(chain: &[u8], key: &[u8]) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+    let chain = CertificateDer::pem_slice_iter(chain)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| TlsError::Pem { what: "certificate", source })?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|source| TlsError::Pem { what: "private key", source })?;
+    Ok((chain, key))
+}
+
+/// For the world: TLS 1.2 and 1.3, h2 before HTTP/1.1, certificates by server name from `resolver`, which may also answer
+/// who speaks [`ACME_TLS`].
 pub fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> Arc<ServerConfig> {
     let policy = TlsPolicy { versions: vec![&TLS13, &TLS12], ..TlsPolicy::default() };
-    policy.server_config(resolver)
+    let mut config = Arc::unwrap_or_clone(policy.server_config(resolver));
+    config.alpn_protocols.push(ACME_TLS.to_vec());
+    Arc::new(config)
 }
 
 /// Which TLS is spoken, where somebody decides about it: versions, suites and groups.
@@ -243,5 +262,11 @@ mod tests {
         assert_eq!(check(&one.cert.pem(), &one.signing_key.serialize_pem()).expect("fits").cert.len(), 1);
         assert!(matches!(check(&one.cert.pem(), &other.signing_key.serialize_pem()), Err(TlsError::Key(_))));
         assert!(matches!(check(&one.cert.pem(), "nonsense"), Err(TlsError::Pem { .. })));
+
+        let mut params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).expect("a name");
+        params.custom_extensions = vec![rcgen::CustomExtension::new_acme_identifier(&[7; 32])];
+        let (answer, key) = (params.self_signed(&one.signing_key).expect("signs"), one.signing_key.serialize_pem());
+        assert!(check(&answer.pem(), &key).is_err(), "nobody else may show it");
+        challenge_key(answer.pem().as_bytes(), key.as_bytes()).expect("an answer");
     }
 }

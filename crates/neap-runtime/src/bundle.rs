@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use crate::capabilities;
 use crate::cgroup::{CPU_PERIOD_US, MIN_CPU_SHARES};
 use crate::image::{Image, ImageConfig};
-use crate::launch::{Bind, Isolation, LAUNCH_VERSION, Launch, Limits, LogFiles, Process, Root, Streams};
-use crate::logs;
+use crate::launch::{
+    Bind, ImageMount, Isolation, LAUNCH_VERSION, Launch, Limits, LogFiles, Process, Root, Streams, Users,
+};
+use crate::logs::shelf::Turnover;
 use crate::pod::{ContainerSpec, POD_IP, PodSpec, Resources, Seccomp, Volume};
 use crate::seccomp;
 
@@ -31,10 +33,15 @@ pub(crate) struct Places<'a> {
     /// Volume name to the directory that is mounted for it.
     pub volumes: &'a BTreeMap<String, PathBuf>,
     pub log: PathBuf,
+    pub turnover: Turnover,
     /// Namespaces of the pod.
     pub join: Vec<PathBuf>,
     /// Of the pod.
     pub address: Ipv4Addr,
+    /// The pod's own users, if it has them.
+    pub users: Option<Users>,
+    /// Images that are volumes, by the volume's name: their layers, lowest first.
+    pub images: BTreeMap<String, Vec<PathBuf>>,
     /// Text of the seccomp profile, where the container names one of its own.
     pub profile: Option<String>,
     /// The image merged into one directory, where there is no overlay.
@@ -56,7 +63,18 @@ pub(crate) fn launch(
     let container = &with_address(container, places.address);
     let mut process = process(pod, container, &image.config, isolation, port)?;
     process.seccomp = system_calls(container, isolation, process.capabilities, places.profile.as_deref())?;
+    if isolation != Isolation::Full && pod.own_users {
+        return Err("users of its own (hostUsers: false) need `--runtime container`".to_owned());
+    }
     let dir = places.dir;
+    let images: BTreeMap<String, ImageMount> = places
+        .images
+        .into_iter()
+        .map(|(name, layers)| {
+            let target = dir.join("images").join(&name);
+            (name, ImageMount { layers, target })
+        })
+        .collect();
     let root = match (isolation, places.merged) {
         (Isolation::None, Some(merged)) => Root::None(merged),
         (Isolation::None, None) => return Err("the image is not unpacked for running without isolation".to_owned()),
@@ -75,17 +93,19 @@ pub(crate) fn launch(
         hostname: pod.hostname.clone(),
         join: places.join,
         host_ipc: pod.host_ipc,
+        users: places.users,
         root,
         read_only_root: container.read_only_root,
         privileged: container.privileged,
-        mounts: mounts(pod, container, places.pod_dir, dir, places.volumes)?,
+        mounts: mounts(pod, container, places.pod_dir, dir, places.volumes, &images)?,
+        images: images.into_values().collect(),
         group_views: Vec::new(),
         // Always before neap itself (0) and what stands over containers (-900).
         oom_score: container.oom_score.unwrap_or(OOM_SCORE).clamp(1, 1000),
         process,
         streams: streams(container),
         limits: limits(&container.resources),
-        log: LogFiles { path: places.log, max_bytes: logs::MAX_BYTES, keep: logs::MAX_FILES },
+        log: LogFiles { path: places.log, max_bytes: places.turnover.max_bytes, keep: places.turnover.max_files },
     })
 }
 
@@ -212,9 +232,16 @@ fn mounts(
     pod_dir: &Path,
     dir: &Path,
     volumes: &BTreeMap<String, PathBuf>,
+    images: &BTreeMap<String, ImageMount>,
 ) -> Result<Vec<Bind>, String> {
-    let own =
-        |source: PathBuf, target: PathBuf| Bind { source, sub_path: None, target, read_only: false, recursive: false };
+    let own = |source: PathBuf, target: PathBuf| Bind {
+        source,
+        sub_path: None,
+        target,
+        read_only: false,
+        recursive: false,
+        image: false,
+    };
     let mut all = Vec::new();
     for name in ETC_FILES {
         let target = Path::new("/etc").join(name);
@@ -226,7 +253,8 @@ fn mounts(
     let mut wanted: Vec<_> = container.mounts.iter().collect();
     wanted.sort_by_key(|mount| mount.path.components().count());
     for mount in wanted {
-        let source = volumes.get(&mount.volume).ok_or_else(|| {
+        let image = images.get(&mount.volume);
+        let source = image.map(|image| &image.target).or_else(|| volumes.get(&mount.volume)).ok_or_else(|| {
             format!("the volume {:?} of mount {} is not in the pod", mount.volume, mount.path.display())
         })?;
         if !mount.path.is_absolute() {
@@ -241,6 +269,7 @@ fn mounts(
             target: mount.path.clone(),
             read_only: mount.read_only || written_by_us,
             recursive: true,
+            image: image.is_some(),
         });
     }
     if container.termination_message_path.is_absolute() {

@@ -1,4 +1,4 @@
-//! Control groups by files: limits, freezing, killing, and what the kernel counted. v1, v2 and the mix of both.
+//! Control groups by files: limits, killing, and what the kernel counted. v1, v2 and the mix of both.
 //!
 //! Every path is derived from a [`Tree`], so tests point it at a directory. Nothing here knows a container; a
 //! [`Group`] is a name below the tree's base. Hierarchies that carry nothing we use are left alone.
@@ -227,21 +227,6 @@ impl Group {
         Some(Usage { cpu, memory_bytes: all.saturating_sub(untouched) })
     }
 
-    /// Asks that every process of the group stop (or run again); whether it is so already. Ask again until it is:
-    /// on v1 the kernel wants that for processes that forked meanwhile.
-    pub(crate) fn freeze(&self, frozen: bool) -> io::Result<bool> {
-        if let Some((dir, false)) = self.hierarchy("freezer") {
-            let want = if frozen { "FROZEN" } else { "THAWED" };
-            write(&dir.join("freezer.state"), want)?;
-            return Ok(read(&dir.join("freezer.state"))?.trim() == want);
-        }
-        let Some(dir) = self.v2_dir() else {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "this machine has no freezer cgroup"));
-        };
-        write(&dir.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
-        Ok(keyed(&read(&dir.join("cgroup.events"))?, "frozen") == Some(u64::from(frozen)))
-    }
-
     /// The processes in the group, as this process sees their numbers.
     pub(crate) fn pids(&self) -> Vec<i32> {
         self.dirs().next().map_or_else(Vec::new, |dir| pids_of(&dir))
@@ -317,10 +302,6 @@ impl Group {
 
     fn dirs(&self) -> impl Iterator<Item = PathBuf> + '_ {
         self.hierarchies.iter().map(|h| self.dir(h))
-    }
-
-    fn v2_dir(&self) -> Option<PathBuf> {
-        self.hierarchies.iter().find(|h| h.kind == Kind::V2).map(|h| self.dir(h))
     }
 
     /// The directory where a controller lives, and whether it speaks v2.

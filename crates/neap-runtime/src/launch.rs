@@ -29,6 +29,12 @@ pub(crate) struct Launch {
     pub join: Vec<PathBuf>,
     /// Messages and shared memory are the machine's.
     pub host_ipc: bool,
+    /// The container's users are nobody outside.
+    #[serde(default)]
+    pub users: Option<Users>,
+    /// Images whose content is mounted; made before `mounts`, which name their places.
+    #[serde(default)]
+    pub images: Vec<ImageMount>,
     pub root: Root,
     pub read_only_root: bool,
     /// Everything under /proc and /sys visible and writable, all devices.
@@ -65,6 +71,25 @@ pub(crate) struct Bind {
     pub read_only: bool,
     /// Submounts of the source come along.
     pub recursive: bool,
+    /// Part of an image: nothing is made in it, nothing in it can be run.
+    #[serde(default)]
+    pub image: bool,
+}
+
+/// A user namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Users {
+    pub namespace: PathBuf,
+    /// What root inside is outside.
+    pub first: u32,
+}
+
+/// An image, merged at `target`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageMount {
+    /// Lowest first.
+    pub layers: Vec<PathBuf>,
+    pub target: PathBuf,
 }
 
 /// A process inside a container: the first one, or one that joins later.

@@ -26,11 +26,13 @@ mod seccomp;
 pub mod spawner;
 mod sys;
 mod terminal;
-mod trees;
+pub mod trees;
 mod users;
 mod volumes;
 
-pub use net::NetworkError;
+pub use logs::Record as LogRecord;
+pub use logs::shelf;
+pub use net::{NetworkError, PortMap, Transport};
 pub use oci::Bundle;
 pub use runtime::{Config, Mode, OpenError, Runtime};
 pub use sys::raise_open_files;

@@ -28,9 +28,9 @@ use crate::machine::{CommandOutput, Handle, Machine, Sandbox};
 use crate::net::Network;
 use crate::pod::{BoxFuture, CommandOptions, CommandSession, Error, ProbeAction};
 use crate::probe::Prober;
-use crate::record::{self, Exit, ProcessId};
-use crate::spawner::sandbox::NAMESPACES;
-use crate::spawner::wire::{Cell, Exec, Order, Sandbox as SandboxOrder, StartError};
+use crate::record::{self, Exit, ProcessId, Run};
+use crate::spawner::sandbox::{NAMESPACES, USER_NAMESPACE};
+use crate::spawner::wire::{Cell, Exec, Order, Sandbox as SandboxOrder, StartError, Users};
 use crate::spawner::{Keeper, Spawner};
 use crate::sys;
 use crate::terminal::Master;
@@ -41,8 +41,11 @@ const POOL: usize = 4;
 const QUIET: Duration = Duration::from_millis(250);
 /// A machine that cannot make sandboxes now may be able to later.
 const POOL_RETRY: Duration = Duration::from_secs(5);
-/// A state of the freezer is reached within a few tries, a millisecond apart, or something is wrong.
-const FREEZE_TRIES: u32 = 1000;
+/// Where the numbers of pods' own users begin: between those that systemd gives to containers and those it keeps, room
+/// for 4094 pods, which is more than a block of addresses has.
+const FIRST_USER: u32 = 0x7000_0000;
+/// Of each pod that has its own (Kubernetes' number).
+const USERS: u32 = 65536;
 /// Where the spawner and the keepers live: not in the group of whoever started neap, or a service manager would end
 /// them with it.
 const SPAWNER_GROUP: &str = "keepers";
@@ -163,6 +166,7 @@ impl LinuxMachine {
         }
         self.sweep(sandboxes);
         if !empty {
+            self.shared.network.iter().for_each(Network::leave);
             return;
         }
         if let Some(network) = &self.shared.network
@@ -195,13 +199,13 @@ impl Shared {
 
     async fn make_sandbox(&self) -> io::Result<Sandbox> {
         let Some(network) = &self.network else {
-            return Ok(Sandbox { dir: None, address: Ipv4Addr::LOCALHOST, cable: None });
+            return Ok(Sandbox { dir: None, address: Ipv4Addr::LOCALHOST, cable: None, users: None });
         };
         let address = network.take()?;
         let cable = network.cable(address);
         let dir = self.run_dir.join("ns").join(format!("{:016x}", sys::random_u64()));
         let order = SandboxOrder { dir: dir.clone(), address, gateway: network.gateway(), interface: cable.clone() };
-        let sandbox = Sandbox { dir: Some(dir), address, cable: Some(cable) };
+        let sandbox = Sandbox { dir: Some(dir), address, cable: Some(cable), users: None };
         match self.spawner.sandbox(order).await {
             Ok(()) => {
                 if let Some(cable) = &sandbox.cable
@@ -216,6 +220,26 @@ impl Shared {
                     tracing::warn!(%error, "what was made of a pod's network cannot be taken away; the next start does");
                 }
                 Err(error)
+            }
+        }
+    }
+
+    /// Numbers for the users of a pod, by its address: as many pods of one neap as have one can have their own.
+    async fn add_users(&self, mut sandbox: Sandbox) -> io::Result<Sandbox> {
+        let (Some(network), Some(dir)) = (&self.network, &sandbox.dir) else { return Ok(sandbox) };
+        let first = FIRST_USER + network.block().offset(sandbox.address) * USERS;
+        let order = Users { file: dir.join(USER_NAMESPACE), first, count: USERS };
+        match self.spawner.users(order).await {
+            Ok(()) => {
+                sandbox.users = Some(first);
+                Ok(sandbox)
+            }
+            Err(error) => {
+                if let Err(error) = remove_sandbox(network, &sandbox) {
+                    tracing::warn!(%error, "what was made of a pod's network cannot be taken away; the next start does");
+                }
+                let why = format!("this machine cannot give the pod users of its own (hostUsers: false): {error}");
+                Err(io::Error::other(why))
             }
         }
     }
@@ -263,17 +287,23 @@ async fn refill(shared: Arc<Shared>, closing: CancellationToken) {
 }
 
 impl Machine for LinuxMachine {
-    fn open_sandbox(&self, host_network: bool) -> BoxFuture<'_, io::Result<Sandbox>> {
+    fn open_sandbox(&self, host_network: bool, own_users: bool) -> BoxFuture<'_, io::Result<Sandbox>> {
         Box::pin(async move {
+            if own_users && (host_network || self.shared.network.is_none()) {
+                return Err(io::Error::other(
+                    "users of its own (hostUsers: false) are only for pods that are walled off from the machine",
+                ));
+            }
             if host_network {
-                return Ok(Sandbox { dir: None, address: Ipv4Addr::LOCALHOST, cable: None });
+                return Ok(Sandbox { dir: None, address: Ipv4Addr::LOCALHOST, cable: None, users: None });
             }
             let ready = lock(&self.shared.sandboxes).pop_front();
             self.shared.taken.notify_one();
-            match ready {
-                Some(sandbox) => Ok(sandbox),
-                None => self.shared.make_sandbox().await,
-            }
+            let sandbox = match ready {
+                Some(sandbox) => sandbox,
+                None => self.shared.make_sandbox().await?,
+            };
+            if own_users { self.shared.add_users(sandbox).await } else { Ok(sandbox) }
         })
     }
 
@@ -294,7 +324,8 @@ impl Machine for LinuxMachine {
             (Some(dir), Some(network)) => {
                 let pinned = NAMESPACES.iter().all(|name| is_namespace(&dir.join(name)));
                 let wired = sandbox.cable.as_ref().is_some_and(|c| Path::new("/sys/class/net").join(c).exists());
-                let stands = pinned && wired && network.owns(sandbox.address);
+                let mapped = sandbox.users.is_none() || is_namespace(&dir.join(USER_NAMESPACE));
+                let stands = pinned && wired && mapped && network.owns(sandbox.address);
                 if !stands && let Err(error) = remove_sandbox(network, sandbox) {
                     tracing::warn!(%error, "what is left of a pod's network cannot be taken away");
                 }
@@ -310,6 +341,26 @@ impl Machine for LinuxMachine {
         }
     }
 
+    fn hold_pids<'a>(&'a self, dir: &'a Path, join: &'a [PathBuf]) -> BoxFuture<'a, io::Result<i32>> {
+        Box::pin(async move {
+            let known = record::read_if_whole::<Run>(&dir.join("run.json"));
+            if let Some(run) = known.filter(|run| run.boot == record::boot_id() && run.process.is_alive()) {
+                return Ok(run.process.pid);
+            }
+            fs::create_dir_all(dir)?;
+            let one = self.shared.make_keeper(None).await?;
+            let order = Order { dir: dir.to_owned(), hold: Some(join.to_vec()) };
+            match one.keeper.run(&order).await {
+                Ok(Ok(run)) => Ok(run.process.pid),
+                Ok(Err(error)) => Err(io::Error::other(error.message)),
+                Err(error) => {
+                    one.group.into_iter().for_each(remove_soon);
+                    Err(error)
+                }
+            }
+        })
+    }
+
     fn start<'a>(
         &'a self,
         dir: &'a Path,
@@ -317,7 +368,7 @@ impl Machine for LinuxMachine {
         share_pids_of: Option<i32>,
     ) -> BoxFuture<'a, io::Result<Result<Handle, StartError>>> {
         Box::pin(async move {
-            let order = Order { dir: dir.to_owned() };
+            let order = Order { dir: dir.to_owned(), hold: None };
             let mut ready = match share_pids_of {
                 None => lock(&self.shared.keepers).pop_front(),
                 Some(_) => None,
@@ -349,7 +400,7 @@ impl Machine for LinuxMachine {
         })
     }
 
-    fn abandon(&self, run: &record::Run) {
+    fn abandon(&self, run: &Run) {
         if let Err(error) = kill(run.process) {
             tracing::warn!(pid = run.process.pid, %error, "cannot end a container that nobody looks after");
         }
@@ -407,26 +458,6 @@ impl Machine for LinuxMachine {
             return self.signal(handle, libc::SIGKILL);
         }
         Ok(())
-    }
-
-    fn freeze<'a>(&'a self, handle: &'a Handle, frozen: bool) -> BoxFuture<'a, io::Result<()>> {
-        Box::pin(async move {
-            let Some(group) = &handle.run.group else {
-                let signal = if frozen { nix::sys::signal::SIGSTOP } else { nix::sys::signal::SIGCONT };
-                let session = Pid::from_raw(handle.run.process.pid);
-                return match handle.run.process.is_alive() {
-                    true => ignore_gone(nix::sys::signal::killpg(session, signal).map_err(io::Error::from)),
-                    false => Ok(()),
-                };
-            };
-            for _ in 0..FREEZE_TRIES {
-                if group.freeze(frozen)? {
-                    return Ok(());
-                }
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            Err(io::Error::new(io::ErrorKind::TimedOut, "the container did not stop within a second"))
-        })
     }
 
     fn exec<'a>(
@@ -597,7 +628,7 @@ async fn wait_for_end(id: ProcessId) {
 }
 
 /// Whether a first process would not even notice this signal, and nobody else is there to be told.
-fn is_immune(run: &record::Run, signal: i32) -> bool {
+fn is_immune(run: &Run, signal: i32) -> bool {
     let Ok(status) = fs::read_to_string(format!("/proc/{}/status", run.process.pid)) else { return false };
     let alone = match &run.group {
         Some(group) => group.pids().len() <= 1,
@@ -633,7 +664,7 @@ fn remove_sandbox(network: &Network, sandbox: &Sandbox) -> io::Result<()> {
 }
 
 fn unpin(dir: &Path) {
-    for name in NAMESPACES {
+    for name in NAMESPACES.into_iter().chain([USER_NAMESPACE]) {
         // Not mounted after a reboot, not there after a crash half-way.
         let _ = umount2(&dir.join(name), MntFlags::MNT_DETACH);
         let _ = fs::remove_file(dir.join(name));

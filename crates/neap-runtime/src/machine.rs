@@ -21,6 +21,9 @@ pub(crate) struct Sandbox {
     pub address: Ipv4Addr,
     /// Name of the machine's end of the cable.
     pub cable: Option<String>,
+    /// First of the user numbers that are its own, where its user namespace begins.
+    #[serde(default)]
+    pub users: Option<u32>,
 }
 
 /// What a command in a container said and how it ended.
@@ -40,12 +43,16 @@ pub(crate) struct Handle {
 
 /// The machine under the pods.
 pub(crate) trait Machine: Send + Sync + 'static {
-    /// Namespaces and an address for a new pod; on the machine's own network if it so wishes.
-    fn open_sandbox(&self, host_network: bool) -> BoxFuture<'_, io::Result<Sandbox>>;
+    /// Namespaces and an address for a new pod; on the machine's own network if it so wishes, with users of its own if
+    /// it so wishes.
+    fn open_sandbox(&self, host_network: bool, own_users: bool) -> BoxFuture<'_, io::Result<Sandbox>>;
     /// Takes a sandbox away; nothing runs in it any more. Succeeds when it is gone.
     fn close_sandbox<'a>(&'a self, sandbox: &'a Sandbox) -> BoxFuture<'a, io::Result<()>>;
     /// Whether a sandbox of an earlier run still stands. What is left of one that does not is taken away.
     fn adopt_sandbox(&self, sandbox: &Sandbox) -> bool;
+    /// The process in whose PID namespace all containers of a pod live, if they share one: made in `dir`, in the pod's
+    /// other namespaces, where there is none that lives. It has no program, and cleans up after those who live there.
+    fn hold_pids<'a>(&'a self, dir: &'a Path, join: &'a [PathBuf]) -> BoxFuture<'a, io::Result<i32>>;
     /// Starts a container. `launch` is completed with the control group and written into `dir`.
     fn start<'a>(
         &'a self,
@@ -61,7 +68,6 @@ pub(crate) trait Machine: Send + Sync + 'static {
     /// Ends a container that cannot hear `signal`: the kernel drops signals to a first process that has no
     /// handler for them. Only when nothing else runs in the container; otherwise nothing happens.
     fn end_if_deaf(&self, handle: &Handle, signal: i32) -> io::Result<()>;
-    fn freeze<'a>(&'a self, handle: &'a Handle, frozen: bool) -> BoxFuture<'a, io::Result<()>>;
     /// Runs a command inside a container, as who and with what its first process was started; bounded in time.
     fn exec<'a>(
         &'a self,

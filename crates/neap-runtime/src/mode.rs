@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cgroup::Tree;
 use crate::launch::Isolation;
+use crate::pod::{ContainerSpec, PodSpec, Seccomp};
 use crate::runtime::{Mode, OpenError};
 use crate::sys;
 
@@ -79,6 +80,11 @@ impl Choice {
         }
     }
 
+    /// What a pod asks for and does not get here, in one sentence.
+    pub(crate) fn unkept(&self, pod: &PodSpec, limits: bool) -> Option<String> {
+        unkept(self.isolation, limits, pod)
+    }
+
     /// One sentence.
     pub(crate) fn describe(&self, block: Option<String>, tree: Option<&Tree>) -> String {
         let limits = match tree {
@@ -96,13 +102,50 @@ impl Choice {
                 format!("container runtime: every pod in namespaces and a network of its own ({block}), {limits}")
             }
             Isolation::User => format!(
-                "rootless runtime: every container in a user namespace of its own, on the machine's network with a port of its own in $PORT, {limits}{because}"
+                "rootless runtime: every container in a user namespace of its own, on the machine's network with a port of its own in $PORT, {limits}; a pod has no users but root, no shared processes, and of each container one port{because}"
             ),
             Isolation::None => format!(
-                "process runtime: NO ISOLATION, images run as plain processes of this user with a port of their own in $PORT{because}"
+                "process runtime: NO ISOLATION, images run as plain processes of this user with a port of their own in $PORT; a pod has no volumes, users, read-only root, seccomp profile or shared processes, {limits}, and of each container one port{because}"
             ),
         }
     }
+}
+
+/// With `limits` the machine can hold containers to theirs.
+fn unkept(isolation: Isolation, limits: bool, pod: &PodSpec) -> Option<String> {
+    let (mode, none) = match isolation {
+        Isolation::Full => ("container", false),
+        Isolation::User => ("rootless", false),
+        Isolation::None => ("process", true),
+    };
+    let shared_network = isolation != Isolation::Full;
+    let any = |asks: fn(&ContainerSpec) -> bool| pod.init_containers.iter().chain(&pod.containers).any(asks);
+    let bounded = |c: &ContainerSpec| {
+        let of = &c.resources;
+        [of.cpu_limit_milli, of.memory_limit, of.pids_limit].iter().any(Option::is_some)
+    };
+    let strangers = |c: &ContainerSpec| c.user.is_some_and(|user| user != 0) || c.group.is_some_and(|group| group != 0);
+    let groups = pod.fs_group.is_some() || !pod.supplemental_groups.is_empty();
+    let table = [
+        (none && any(|c| !c.mounts.is_empty()), "volumes"),
+        (!limits && any(bounded), "limits of CPU, memory and processes"),
+        (shared_network && (any(strangers) || groups), "users and groups"),
+        (none && any(|c| c.run_as_non_root), "runAsNonRoot"),
+        (shared_network && pod.own_users, "hostUsers: false"),
+        (none && any(|c| c.read_only_root), "a read-only root"),
+        (none && any(|c| matches!(c.seccomp, Seccomp::Local(_))), "a seccomp profile"),
+        (
+            none && any(|c| c.privileged || !c.add_capabilities.is_empty() || !c.drop_capabilities.is_empty()),
+            "capabilities",
+        ),
+        (shared_network && pod.share_process_namespace, "shared processes"),
+        (none && !pod.host_aliases.is_empty(), "host aliases"),
+        (shared_network && any(|c| c.ports.len() > 1), "more than the first port of a container"),
+    ];
+    let missing: Vec<&str> = table.into_iter().filter_map(|(asked, what)| asked.then_some(what)).collect();
+    let list = missing.join(", ");
+    (!missing.is_empty())
+        .then(|| format!("the {mode} runtime of this machine cannot give the pod what it asks for: {list}"))
 }
 
 /// One name per data directory, so that several neaps on one machine keep apart.
@@ -135,6 +178,38 @@ mod tests {
         let facts = Facts { root: false, namespaces: Ok(()), user_namespaces: Err("EPERM".into()) };
         let said = decide(Mode::Auto, &facts).expect("a choice").describe(None, None);
         assert!(said.contains("NO ISOLATION") && said.contains("EPERM"), "{said}");
+    }
+
+    #[test]
+    fn what_a_pod_does_not_get_is_said_in_one_line() {
+        use crate::pod::{Mount, Port, Resources};
+        let plain = ContainerSpec { ports: vec![Port::default()], ..ContainerSpec::default() };
+        let rich = ContainerSpec {
+            user: Some(1000),
+            run_as_non_root: true,
+            read_only_root: true,
+            drop_capabilities: vec!["ALL".into()],
+            seccomp: Seccomp::Local("a".into()),
+            resources: Resources { memory_limit: Some(1), ..Resources::default() },
+            mounts: vec![Mount { volume: "v".into(), path: "/v".into(), sub_path: None, read_only: false }],
+            ports: vec![Port::default(), Port::default()],
+            ..ContainerSpec::default()
+        };
+        let check = |isolation, limits, container: &ContainerSpec, share, want: Option<&str>| {
+            let containers = vec![container.clone()];
+            let pod = PodSpec { containers, share_process_namespace: share, ..PodSpec::default() };
+            let got = unkept(isolation, limits, &pod);
+            let list = got.as_ref().and_then(|text| text.split_once("asks for: ")).map(|(_, list)| list);
+            assert_eq!(list, want, "{isolation:?}");
+        };
+        check(Isolation::None, false, &plain, false, None);
+        check(Isolation::Full, true, &rich, true, None);
+        check(Isolation::Full, false, &rich, true, Some("limits of CPU, memory and processes"));
+        let most = "users and groups, shared processes, more than the first port of a container";
+        check(Isolation::User, true, &rich, true, Some(most));
+        let all = "volumes, limits of CPU, memory and processes, users and groups, runAsNonRoot, a read-only root, a seccomp \
+                   profile, capabilities, shared processes, more than the first port of a container";
+        check(Isolation::None, false, &rich, true, Some(all));
     }
 
     #[test]

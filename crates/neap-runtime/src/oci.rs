@@ -41,6 +41,9 @@ pub(crate) fn write(dir: &Path, launch: &Launch) -> io::Result<Bundle> {
     let Root::Overlay { lower, .. } = &launch.root else {
         return Err(unsupported("a container without a root of its own is no bundle"));
     };
+    if launch.users.is_some() {
+        return Err(unsupported("a container with users of its own is not written as a bundle"));
+    }
     for part in ["rootfs", "upper", "work"] {
         fs::create_dir_all(dir.join(part))?;
     }
@@ -164,7 +167,10 @@ fn mounts(launch: &Launch) -> io::Result<Vec<Value>> {
         own("tmpfs", "/dev/shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
         own("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
     ];
-    for Bind { source, sub_path, target, read_only, recursive } in &launch.mounts {
+    for Bind { source, sub_path, target, read_only, recursive, image } in &launch.mounts {
+        if *image {
+            return Err(unsupported("a container with an image as a volume is not written as a bundle"));
+        }
         if sub_path.is_some() {
             // It would be looked up by its path, which a container could change.
             return Err(unsupported("a container with a subPath is not written as a bundle"));

@@ -57,6 +57,9 @@ pub struct PodSpec {
     /// Further lines of `/etc/hosts`: an address and its names.
     #[serde(default)]
     pub host_aliases: Vec<(IpAddr, Vec<String>)>,
+    /// Its users are nobody outside of it: a user namespace, with numbers that no other pod has.
+    #[serde(default)]
+    pub own_users: bool,
     /// Group that the pod's own volumes belong to, and every process of the pod to it.
     #[serde(default)]
     pub fs_group: Option<u32>,
@@ -196,6 +199,12 @@ pub enum Volume {
     /// Files with content and mode, relative paths; written anew when `ensure` brings other content.
     Files(BTreeMap<PathBuf, VolumeFile>),
     HostPath(PathBuf),
+    /// What an image holds, read-only and without programs that can be run.
+    Image {
+        reference: String,
+        pull: PullPolicy,
+        credentials: Vec<Credentials>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -261,7 +270,6 @@ pub struct PodStatus {
     pub ports: BTreeMap<String, u16>,
     pub init_containers: Vec<ContainerStatus>,
     pub containers: Vec<ContainerStatus>,
-    pub frozen: bool,
     /// Why the machine ended the pod, if it did.
     pub evicted: Option<String>,
     /// When the runtime took the pod, when its sandbox (network, cgroup) stood.
@@ -392,8 +400,6 @@ pub trait PodRuntime: Send + Sync + 'static {
     fn ensure(&self, pod: PodSpec) -> BoxFuture<'_, Result<(), Error>>;
     /// preStop, SIGTERM, grace, SIGKILL, then everything but the logs is taken away. Resolves when the pod is gone.
     fn remove(&self, id: &PodId, grace: Duration) -> BoxFuture<'_, Result<(), Error>>;
-    fn freeze(&self, id: &PodId) -> BoxFuture<'_, Result<(), Error>>;
-    fn thaw(&self, id: &PodId) -> BoxFuture<'_, Result<(), Error>>;
     /// Every pod that is here, those adopted after a restart among them.
     fn list(&self) -> Vec<PodStatus>;
     fn status(&self, id: &PodId) -> Option<PodStatus>;
@@ -417,6 +423,10 @@ pub trait PodRuntime: Send + Sync + 'static {
     fn usage(&self) -> BoxFuture<'_, Vec<PodUsage>>;
     /// Ends the pod's containers for good and keeps the reason in its status. Nothing happens to a pod that is gone.
     fn evict(&self, id: &PodId, why: &str);
+    /// What this pod asks for and does not get here, in one sentence.
+    fn unkept(&self, _pod: &PodSpec) -> Option<String> {
+        None
+    }
     /// One sentence: which runtime, which isolation.
     fn describe(&self) -> String;
 }

@@ -121,19 +121,26 @@ impl Ledger {
     }
 
     /// The newest whole version, with the ledger to go on writing.
-    pub(crate) fn open<T: DeserializeOwned>(dir: &Path, stem: &'static str) -> Option<(Self, T)> {
-        let mut generations: Vec<u64> = fs::read_dir(dir)
-            .ok()?
-            .flatten()
-            .filter_map(|e| {
-                e.file_name().to_str()?.strip_prefix(stem)?.strip_prefix('.')?.strip_suffix(".json")?.parse().ok()
-            })
-            .collect();
+    ///
+    /// # Errors
+    /// It cannot be read now, which is not to say that there is none.
+    pub(crate) fn open<T: DeserializeOwned>(dir: &Path, stem: &'static str) -> io::Result<Option<(Self, T)>> {
+        let number = |name: &std::ffi::OsStr| -> Option<u64> {
+            name.to_str()?.strip_prefix(stem)?.strip_prefix('.')?.strip_suffix(".json")?.parse().ok()
+        };
+        let mut generations = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            generations.extend(number(&entry?.file_name()));
+        }
         generations.sort_unstable();
-        let newest = *generations.last()?;
-        let ledger = Self { dir: dir.to_owned(), stem, generation: newest };
-        let value = generations.iter().rev().find_map(|g| read_if_whole(&ledger.file(*g)))?;
-        Some((ledger, value))
+        let Some(newest) = generations.last() else { return Ok(None) };
+        let ledger = Self { dir: dir.to_owned(), stem, generation: *newest };
+        for generation in generations.iter().rev() {
+            if let Some(value) = read_if_there(&ledger.file(*generation))? {
+                return Ok(Some((ledger, value)));
+            }
+        }
+        Ok(None)
     }
 
     pub(crate) fn write<T: Serialize>(&mut self, value: &T) -> io::Result<()> {
@@ -161,7 +168,17 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
-/// Like [`read`]; a missing, torn or foreign file is `None`.
+/// Like [`read`]; a missing, torn or foreign file is `None`, one that cannot be read now (too many open files, a disk in
+/// trouble) is not.
+pub(crate) fn read_if_there<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Like [`read`]; whatever cannot be read is `None`.
 pub(crate) fn read_if_whole<T: DeserializeOwned>(path: &Path) -> Option<T> {
     read(path).ok()
 }
@@ -173,7 +190,10 @@ mod tests {
     #[test]
     fn a_ledger_keeps_the_newest_whole_version() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let open = || Ledger::open::<u32>(dir.path(), "state").map(|(ledger, value)| (ledger.generation, value));
+        let open = || {
+            let opened = Ledger::open::<u32>(dir.path(), "state").expect("the directory is there");
+            opened.map(|(ledger, value)| (ledger.generation, value))
+        };
         assert_eq!(open(), None);
         let mut ledger = Ledger::new(dir.path(), "state");
         for value in [7, 8, 9] {
@@ -183,7 +203,7 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 1, "older versions are gone");
         fs::write(dir.path().join("state.4.json"), "").expect("torn");
         assert_eq!(open(), Some((4, 9)), "a torn version does not count");
-        let (mut ledger, _) = Ledger::open::<u32>(dir.path(), "state").expect("readable");
+        let (mut ledger, _) = Ledger::open::<u32>(dir.path(), "state").expect("readable").expect("there");
         ledger.write(&10).expect("written");
         assert_eq!(open(), Some((5, 10)));
     }

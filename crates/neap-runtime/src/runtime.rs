@@ -16,12 +16,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::image::{self, Images, Layout, StoreError};
 use crate::launch::{Isolation, Launch};
-use crate::lifecycle::state::{PodCell, log_name};
+use crate::lifecycle::state::{Loaded, PodCell};
 use crate::lifecycle::{World, pod, storage};
 use crate::linux::LinuxMachine;
 use crate::logs::read::LogReader;
+use crate::logs::shelf::Shelf;
 use crate::machine::{Handle, Machine};
-use crate::net::{Network, NetworkError};
+use crate::net::{Network, NetworkError, PortMap};
 use crate::oci::{self, Bundle};
 use crate::pod::{
     BoxFuture, CommandOptions, CommandSession, ContainerSpec, ContainerState, Error, LogOptions, LogStream, PodId,
@@ -85,6 +86,9 @@ pub struct Runtime {
     machine: Arc<LinuxMachine>,
     images: Images,
     description: String,
+    choice: mode::Choice,
+    /// Whether containers can be held to their limits.
+    limits: bool,
     pods_dir: PathBuf,
     pods: Arc<Mutex<Pods>>,
     changes: broadcast::Sender<PodId>,
@@ -109,6 +113,7 @@ impl Runtime {
         let images_dir = closed(&data_dir.join("images"))?;
         let tree = choice.tree(&data_dir);
         let description = choice.describe(network.as_ref().map(|n| n.block().to_string()), tree.as_ref());
+        let tree_is_there = tree.is_some();
         let layout = match choice.isolation {
             Isolation::Full => Layout::Overlay,
             Isolation::User => Layout::UserOverlay,
@@ -121,7 +126,7 @@ impl Runtime {
             machine: machine.clone(),
             images: Arc::new(images.clone()),
             isolation: choice.isolation,
-            logs: logs_dir,
+            logs: Arc::new(Shelf::new(logs_dir, pods_dir.clone())),
             profiles: data_dir.join("seccomp"),
         });
         let (changes, _) = broadcast::channel(CHANGES);
@@ -130,6 +135,8 @@ impl Runtime {
             machine,
             images,
             description,
+            limits: tree_is_there,
+            choice,
             pods_dir,
             pods: Arc::default(),
             changes,
@@ -153,6 +160,11 @@ impl Runtime {
         &self.images
     }
 
+    /// The logs of this machine.
+    pub fn shelf(&self) -> &Arc<Shelf> {
+        &self.world.logs
+    }
+
     /// The machine as pods see it, where they have a network of their own: services for pods listen here.
     pub fn gateway(&self) -> Option<Ipv4Addr> {
         self.machine.network().map(Network::gateway)
@@ -165,6 +177,15 @@ impl Runtime {
     /// The kernel does not take the packet filter.
     pub fn guard(&self, tcp: &[u16], udp: &[u16]) -> io::Result<()> {
         self.machine.network().map_or(Ok(()), |network| network.guard(tcp, udp))
+    }
+
+    /// Replaces the ports by which pods may reach each other beside those that they listen on. Where pods have no network
+    /// of their own there is nothing to map.
+    ///
+    /// # Errors
+    /// The kernel does not take it; the next call begins anew.
+    pub fn map_ports(&self, wanted: PortMap) -> io::Result<()> {
+        self.machine.network().map_or(Ok(()), |network| network.map_ports(wanted))
     }
 
     /// Writes a running container as an OCI bundle into an empty directory, for another runtime to run beside it: in the
@@ -195,10 +216,20 @@ impl Runtime {
         let fault = |source| OpenError::Disk { what: "read the pods of", path: self.pods_dir.clone(), source };
         let entries = fs::read_dir(&self.pods_dir).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(fault)?;
         let mut cells = Vec::new();
+        let mut groups = Vec::new();
         for dir in entries.iter().map(fs::DirEntry::path) {
-            match PodCell::load(&dir, &self.world.logs, self.changes.clone()) {
-                Some(cell) => cells.push(cell),
-                None => {
+            groups.extend(live_groups(&dir));
+            let fault = |source| OpenError::Disk { what: "read the record of the pod in", path: dir.clone(), source };
+            match PodCell::load(&dir, &self.world.logs, self.changes.clone()).map_err(fault)? {
+                Loaded::Pod(cell) => cells.push(cell),
+                Loaded::Foreign(format) => {
+                    tracing::error!(
+                        dir = %dir.display(),
+                        format,
+                        "leaving a pod alone that another version of neap wrote down; start that version to end it"
+                    );
+                }
+                Loaded::Nothing => {
                     tracing::warn!(dir = %dir.display(), "removing what is left of a pod without a readable record");
                     crate::volumes::release(&dir);
                     let _ = crate::trees::remove(&dir);
@@ -206,12 +237,18 @@ impl Runtime {
             }
         }
         let sandboxes: Vec<_> = cells.iter().filter_map(|c| c.read(|s| s.record.sandbox.clone())).collect();
-        let groups: Vec<String> = cells.iter().flat_map(|c| live_groups(c)).collect();
         self.machine.begin(&sandboxes, &groups);
         for cell in cells {
+            self.describe(&cell);
             self.start(cell);
         }
         Ok(())
+    }
+
+    fn describe(&self, cell: &PodCell) {
+        if let Err(error) = self.world.logs.describe(&cell.spec()) {
+            tracing::warn!(pod = %cell.id, %error, "cannot write down whose logs these are");
+        }
     }
 
     fn start(&self, cell: Arc<PodCell>) {
@@ -262,9 +299,11 @@ impl Runtime {
             }
             return Ok(());
         }
-        let log_dir = self.world.logs.join(log_name(&spec));
+        let log_dir = self.world.logs.dir_of(&spec);
         let cell = PodCell::create(dir.clone(), log_dir, spec, self.changes.clone()).map_err(disk)?;
-        self.start(cell);
+        self.start(cell.clone());
+        // After the start: nobody waits for it.
+        self.describe(&cell);
         Ok(())
     }
 
@@ -278,13 +317,7 @@ impl Runtime {
         let cell = self.pods().get(id).cloned();
         let dir = match &cell {
             Some(cell) => cell.log_dir.clone(),
-            // A pod that is gone is found by its UID, which ends the directory's name.
-            None => {
-                let suffix = format!("_{id}");
-                let entries = fs::read_dir(&self.world.logs).into_iter().flatten().flatten();
-                let found = entries.map(|e| e.path()).find(|p| p.to_string_lossy().ends_with(&suffix));
-                found.ok_or_else(|| Error::NoSuchPod(id.clone()))?
-            }
+            None => self.world.logs.find(id).ok_or_else(|| Error::NoSuchPod(id.clone()))?,
         };
         let known = cell.as_ref().is_some_and(|c| c.read(|s| s.containers.contains_key(container)));
         let dir = dir.join(container);
@@ -331,14 +364,6 @@ impl PodRuntime for Runtime {
                 () = self.shutdown.cancelled() => Err(Error::ShuttingDown),
             }
         })
-    }
-
-    fn freeze(&self, id: &PodId) -> BoxFuture<'_, Result<(), Error>> {
-        self.set_frozen(id.clone(), true)
-    }
-
-    fn thaw(&self, id: &PodId) -> BoxFuture<'_, Result<(), Error>> {
-        self.set_frozen(id.clone(), false)
     }
 
     fn list(&self) -> Vec<PodStatus> {
@@ -432,6 +457,10 @@ impl PodRuntime for Runtime {
         }
     }
 
+    fn unkept(&self, pod: &PodSpec) -> Option<String> {
+        self.choice.unkept(pod, self.limits)
+    }
+
     fn describe(&self) -> String {
         self.description.clone()
     }
@@ -444,14 +473,6 @@ impl Runtime {
             None => Err(Error::NoSuchContainer { pod, container }),
             Some(live) => live.handle.ok_or(Error::NotRunning { pod, container }),
         }
-    }
-
-    fn set_frozen(&self, id: PodId, frozen: bool) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
-            let cell = self.find(&id)?;
-            let what = if frozen { "freeze" } else { "thaw" };
-            pod::freeze(&self.world, &cell, frozen).await.map_err(|source| Error::Machine { what, pod: id, source })
-        })
     }
 }
 
@@ -533,9 +554,9 @@ fn choose(config: &Config, data_dir: &Path) -> Result<(mode::Choice, Option<Netw
     }
 }
 
-/// Groups in which containers of this pod live, by the keepers' own records.
-fn live_groups(cell: &PodCell) -> Vec<String> {
-    let runs = fs::read_dir(cell.dir.join("c")).into_iter().flatten().flatten();
+/// Groups in which containers of a pod live, by the keepers' own records in its directory.
+fn live_groups(dir: &Path) -> Vec<String> {
+    let runs = fs::read_dir(dir.join("c")).into_iter().flatten().flatten();
     let runs = runs.flat_map(|c| fs::read_dir(c.path()).into_iter().flatten().flatten());
     runs.filter_map(|run| record::read_if_whole::<Run>(&run.path().join("run.json")))
         .filter_map(|run| Some(run.group?.name().to_owned()))

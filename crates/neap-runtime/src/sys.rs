@@ -39,6 +39,16 @@ pub(crate) fn clone(flags: CloneFlags) -> io::Result<Fork> {
     }
 }
 
+/// Does the work of a forked child. A panic in it ends the child: unwinding would run on into what the parent's frames
+/// below hold, which is not the child's.
+pub(crate) fn contained(work: impl FnOnce() -> std::convert::Infallible) -> ! {
+    const PANICKED: i32 = 101;
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(never) => match never {},
+        Err(_) => exit_now(PANICKED),
+    }
+}
+
 /// Ends this process at once, running no destructors and no exit handlers (they belong to the parent).
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit never returns and touches no memory of ours.
@@ -103,7 +113,17 @@ pub(crate) fn move_mount_onto(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> 
 
 /// Sets mount attributes (`MOUNT_ATTR_*`) on a mount that hangs nowhere yet.
 pub(crate) fn mount_set(mount: BorrowedFd<'_>, attributes: u64, recursive: bool) -> io::Result<()> {
-    let attr = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set_attributes(mount, attributes, 0, recursive)
+}
+
+/// Shows the files of a mount that hangs nowhere yet with the owners they have inside a user namespace: root's are those
+/// of root in there.
+pub(crate) fn mount_for(mount: BorrowedFd<'_>, users: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+    set_attributes(mount, libc::MOUNT_ATTR_IDMAP, users.as_raw_fd() as u64, recursive)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, attributes: u64, users: u64, recursive: bool) -> io::Result<()> {
+    let attr = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: users };
     let mut flags = libc::AT_EMPTY_PATH;
     if recursive {
         flags |= libc::AT_RECURSIVE;
@@ -188,7 +208,8 @@ pub(crate) fn close_all_but(keep: &[RawFd]) {
     for fd in keep.iter().copied().chain([u32::MAX]) {
         if fd > first {
             let last = if fd == u32::MAX { fd } else { fd - 1 };
-            // SAFETY: the caller is a fresh child that owns none of these descriptors by Rust values it will still use.
+            // SAFETY: the caller is a fresh child that uses none of the values that own these descriptors, and drops none of
+            // them: it ends by `exit_now`, also when it panics (`contained`).
             unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
         }
         first = fd.saturating_add(1);
@@ -203,7 +224,7 @@ pub(crate) fn dup_onto(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
 
 /// The descriptor with this number, which was given to this process at exec.
 pub(crate) fn inherited(fd: RawFd) -> Option<OwnedFd> {
-    // SAFETY: F_GETFD only asks whether the number is open.
+    // SAFETY: on a number that is not open this fails; on one that is it only sets the flag, as all of ours have it.
     if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return None;
     }
@@ -256,9 +277,9 @@ pub(crate) fn set_capabilities(bits: u64) -> io::Result<()> {
 
 fn permitted_capabilities() -> io::Result<u64> {
     let mut data = [[0_u32; 3]; 2];
-    let header = [0x2008_0522_u32, 0];
-    // SAFETY: header and data are live and laid out as version 3 wants them.
-    check(unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) })?;
+    let mut header = [0x2008_0522_u32, 0];
+    // SAFETY: header and data are live and laid out as version 3 wants them; the kernel may write to both.
+    check(unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), data.as_mut_ptr()) })?;
     Ok(u64::from(data[0][1]) | u64::from(data[1][1]) << 32)
 }
 
@@ -361,12 +382,16 @@ pub(crate) fn reset_signals() {
     let _ = nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&none), None);
 }
 
-/// A number without meaning, from the kernel.
+/// A number without meaning, from the kernel. Where that gives none (a sandbox around neap may forbid the call) the map's
+/// own seed, which the standard library takes from elsewhere if it must.
 pub(crate) fn random_u64() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
     let mut bytes = [0_u8; 8];
     // SAFETY: the buffer is live and of the length passed; eight bytes are never cut short.
-    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    u64::from_ne_bytes(bytes)
+    match unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } {
+        8 => u64::from_ne_bytes(bytes),
+        _ => std::hash::RandomState::new().build_hasher().finish(),
+    }
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

@@ -2,7 +2,7 @@
 //! thousands deep, longer than any path may be. Neither takes a number of descriptors, or a depth of the stack, that
 //! depends on what is found.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{Mode, fchmod, fstatat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::sys;
@@ -141,7 +141,7 @@ fn opened(dir: &OwnedFd, work: impl Fn() -> nix::Result<()>) -> nix::Result<()> 
 }
 
 /// Some of the names in a directory, from its beginning.
-fn names(dir: &OwnedFd) -> nix::Result<Vec<(CString, Option<Type>)>> {
+pub(crate) fn names(dir: &OwnedFd) -> nix::Result<Vec<(CString, Option<Type>)>> {
     let mut listing = Dir::openat(dir, ".", DIRECTORY, Mode::empty())?;
     let mut found = Vec::new();
     for entry in listing.iter() {
@@ -159,8 +159,74 @@ fn names(dir: &OwnedFd) -> nix::Result<Vec<(CString, Option<Type>)>> {
 /// Bytes on the disk below a directory, looking at so many files at most. Follows no link out of it, and what
 /// containers move about meanwhile may be missed.
 pub(crate) fn weigh(dir: &Path, files: &mut u64) -> u64 {
-    let Ok(root) = nix::fcntl::open(dir, DIRECTORY, Mode::empty()) else { return 0 };
     let mut sum = 0;
+    walk(dir, |_, _, meta| {
+        let Some(fewer) = files.checked_sub(1) else { return false };
+        *files = fewer;
+        sum += u64::try_from(meta.st_blocks).unwrap_or(0) * 512;
+        true
+    });
+    sum
+}
+
+/// What a group must be able to do with the files of its volumes: read and write, and enter directories, in which what is
+/// made belongs to it, too (Kubernetes' modes).
+const OF_FILES: u32 = 0o660;
+const OF_DIRECTORIES: u32 = 0o2770;
+
+/// Gives a directory and all below it to a group. Links are given as themselves.
+///
+/// # Errors
+/// One of them could not be given; the others were.
+pub fn give_to_group(dir: &Path, group: u32) -> io::Result<()> {
+    let mut failed = Ok(());
+    walk(dir, |parent, name, meta| {
+        match give_one(parent, name, meta, group) {
+            // Somebody was faster.
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(error) => failed = Err(io::Error::from(error)),
+        }
+        true
+    });
+    let top: OwnedFd = nix::fcntl::open(dir, DIRECTORY, Mode::empty())?;
+    let meta = nix::sys::stat::fstat(&top)?;
+    nix::unistd::fchown(&top, None, Some(group.into()))?;
+    fchmod(&top, Mode::from_bits_truncate(meta.st_mode | OF_DIRECTORIES))?;
+    failed
+}
+
+/// Whether a directory itself is as [`give_to_group`] leaves it.
+pub fn is_of_group(dir: &Path, group: u32) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(dir)?;
+    Ok(meta.gid() == group && meta.mode() & OF_DIRECTORIES == OF_DIRECTORIES)
+}
+
+fn give_one(parent: &OwnedFd, name: &CStr, meta: &FileStat, group: u32) -> nix::Result<()> {
+    let kind = meta.st_mode & libc::S_IFMT;
+    nix::unistd::fchownat(parent, name, None, Some(group.into()), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    if kind == libc::S_IFLNK {
+        return Ok(());
+    }
+    let more = if kind == libc::S_IFDIR { OF_DIRECTORIES } else { OF_FILES };
+    if meta.st_mode & more == more {
+        return Ok(());
+    }
+    // By what was opened, not by its name, which may be a link's by now.
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let opened = openat(parent, name, flags, Mode::empty())?;
+    let now = nix::sys::stat::fstat(&opened)?;
+    if now.st_ino != meta.st_ino || now.st_dev != meta.st_dev {
+        return Ok(());
+    }
+    let by_number = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&opened));
+    let mode = Mode::from_bits_truncate(now.st_mode | more);
+    nix::sys::stat::fchmodat(AT_FDCWD, by_number.as_str(), mode, nix::sys::stat::FchmodatFlags::FollowSymlink)
+}
+
+/// Shows everything below a directory, each with the open directory that it is in. `visit` says whether to go on.
+fn walk(dir: &Path, mut visit: impl FnMut(&OwnedFd, &CStr, &FileStat) -> bool) {
+    let Ok(root) = nix::fcntl::open(dir, DIRECTORY, Mode::empty()) else { return };
     // Directories as paths below an open one, which is another from time to time.
     let mut left = vec![(Arc::new(root), PathBuf::from("."))];
     while let Some((base, path)) = left.pop() {
@@ -180,16 +246,15 @@ pub(crate) fn weigh(dir: &Path, files: &mut u64) -> u64 {
             if [&b"."[..], b".."].contains(&name.to_bytes()) {
                 continue;
             }
-            let Some(fewer) = files.checked_sub(1) else { return sum };
-            *files = fewer;
             let Ok(meta) = fstatat(&here, name, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
-            sum += u64::try_from(meta.st_blocks).unwrap_or(0) * 512;
+            if !visit(&here, name, &meta) {
+                return;
+            }
             if meta.st_mode & libc::S_IFMT == libc::S_IFDIR {
                 left.push((base.clone(), path.join(OsStr::from_bytes(name.to_bytes()))));
             }
         }
     }
-    sum
 }
 
 #[cfg(test)]
@@ -247,6 +312,35 @@ mod tests {
         assert!(found >= 100_000, "{found}");
         remove(&top).expect("removed");
         assert!(!top.exists());
+    }
+
+    #[test]
+    fn a_group_gets_all_that_is_below_and_nothing_that_links_lead_to() {
+        use std::os::unix::fs::MetadataExt;
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: only root gives files away");
+            return;
+        }
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (outside, top) = (dir.path().join("outside"), dir.path().join("top"));
+        fs::write(&outside, "x").expect("written");
+        fs::create_dir_all(top.join("a/b")).expect("made");
+        fs::write(top.join("a/b/file"), "x").expect("written");
+        fs::set_permissions(top.join("a/b/file"), fs::Permissions::from_mode(0o4700)).expect("set");
+        std::os::unix::fs::symlink(&outside, top.join("a/link")).expect("linked");
+        assert!(!is_of_group(&top, 4242).expect("there"));
+        give_to_group(&top, 4242).expect("given");
+        let look = |path: &str| {
+            let meta = fs::symlink_metadata(dir.path().join(path)).expect("there");
+            (meta.gid(), meta.mode() & 0o7777)
+        };
+        assert!(is_of_group(&top, 4242).expect("there"));
+        assert_eq!((look("top/a"), look("top/a/b")), ((4242, 0o2775), (4242, 0o2775)));
+        // The kernel takes the set-user bit when a file gets another group.
+        assert_eq!((look("top/a/b/file").0, look("top/a/b/file").1 & 0o770), (4242, 0o760));
+        assert_eq!((look("top/a/link").0, look("outside").0), (4242, 0));
+        fs::set_permissions(&top, fs::Permissions::from_mode(0o700)).expect("set");
+        assert!(!is_of_group(&top, 4242).expect("there"));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(crate) fn prepare(pod_dir: &Path, spec: &PodSpec, root: bool) -> io::Result<
                 }
                 dir
             }
+            // Each container has a view of its own of it.
+            Volume::Image { .. } => continue,
             Volume::Files(files) => {
                 write_files(&dir, files, &mounted_within(spec, name), group)?;
                 dir
@@ -316,7 +318,7 @@ mod tests {
         let alias = ("192.0.2.1".parse().expect("an address"), vec!["db".to_owned(), "db.test".to_owned()]);
         let spec = PodSpec { hostname: "p".into(), host_aliases: vec![alias], ..PodSpec::default() };
         let address = [198, 19, 0, 5].into();
-        let sandbox = Sandbox { dir: Some("/ns".into()), address, cable: None };
+        let sandbox = Sandbox { dir: Some("/ns".into()), address, cable: None, users: None };
         write_etc(dir.path(), &spec, &sandbox).expect("written");
         let text = fs::read_to_string(dir.path().join("etc/hosts")).expect("there");
         assert!(text.contains("198.19.0.5\tp\n") && text.ends_with("192.0.2.1\tdb\tdb.test\n"), "{text}");

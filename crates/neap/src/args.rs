@@ -49,9 +49,9 @@ pub struct Up {
     /// Port of the image registry; 0 picks a free one.
     #[arg(long, value_name = "PORT", default_value_t = 5000)]
     pub registry_port: u16,
-    /// Domain under which services get their names.
-    #[arg(long, default_value = "localhost")]
-    pub domain: String,
+    /// Domain under which services get their names [default: what the settings say, at first localhost].
+    #[arg(long)]
+    pub domain: Option<String>,
     /// How pods are kept apart.
     #[arg(long, value_enum, default_value_t = Runtime::Auto)]
     pub runtime: Runtime,
@@ -148,6 +148,9 @@ pub struct Gateway {
     /// Port for hosts of the cluster alone.
     #[arg(long, value_name = "PORT", default_value_t = 8081)]
     pub internal_port: u16,
+    /// Port for hosts of the cluster alone, HTTPS; needed where `cluster-local-domain-tls` is on.
+    #[arg(long, value_name = "PORT")]
+    pub internal_https_port: Option<u16>,
     /// Where metrics and health are served.
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
     pub metrics: SocketAddr,
@@ -213,7 +216,7 @@ mod tests {
         let args = Args::try_parse_from(["neap", "up"]).expect("no flag is needed");
         let Command::Up(up) = args.command else { panic!("up is up") };
         assert_eq!((up.api_port, up.http_port, up.https_port, up.registry_port), (7443, 8080, 8443, 5000));
-        assert_eq!((up.domain.as_str(), up.pod_cidr.as_str()), ("localhost", "198.19.0.0/16"));
+        assert_eq!((up.domain, up.pod_cidr.as_str()), (None, "198.19.0.0/16"));
         assert!(up.listen.is_loopback() && !up.demo && up.data_dir.is_none());
     }
 }

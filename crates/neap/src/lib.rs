@@ -4,7 +4,7 @@ mod accept;
 pub mod args;
 pub mod cluster;
 mod parts;
-mod process;
+pub mod process;
 mod reporting;
 pub mod roles;
 pub mod sample;

@@ -37,27 +37,79 @@ pub fn threads() -> Result<tokio::runtime::Runtime, String> {
         .map_err(|e| format!("the machine gives no threads: {e}"))
 }
 
-/// The two signals that end a role.
+/// The signals that end a role.
 pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// `None` where it was to be ignored from the start, as `nohup` has it.
+    hang_up: Option<Signal>,
+}
+
+/// What a signal says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
     /// Ctrl-C.
-    pub interrupt: Signal,
+    Interrupt,
     /// What a service manager sends.
-    pub terminate: Signal,
+    Terminate,
+    /// The terminal is gone.
+    HangUp,
 }
 
 impl Signals {
     /// # Errors
     /// The system refuses to deliver them.
     pub fn catch() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let hang_up = (!ignores_hang_up(&status)).then(|| signal(SignalKind::hangup())).transpose()?;
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hang_up })
     }
 
-    /// Resolves with either.
-    pub async fn any(&mut self) {
+    /// The next signal.
+    pub async fn next(&mut self) -> Told {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Told::Interrupt,
+            _ = self.terminate.recv() => Told::Terminate,
+            _ = hang_up => Told::HangUp,
         }
+    }
+
+    /// Resolves with any of them.
+    pub async fn any(&mut self) {
+        self.next().await;
+    }
+}
+
+/// Whether the signals that are ignored, of which signal 1 is the first bit, have that of a lost terminal.
+fn ignores_hang_up(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_some_and(|bits| bits & 1 == 1)
+}
+
+/// A line for the person or script that reads standard output. Nobody needs to.
+pub fn say(line: impl std::fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Why a process ends otherwise than it should; each is one line that says what to do.
+#[derive(Debug)]
+pub enum Failure {
+    /// It was called in a wrong way: another call may do.
+    Usage(String),
+    /// It could not be done.
+    Failed(String),
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self::Failed(message)
     }
 }
 
@@ -93,5 +145,23 @@ pub async fn follow_registries(mut settings: watch::Receiver<Arc<Settings>>, ima
         if settings.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_that_goes_may_be_ignored() {
+        let check = |bits: &str, want: bool| {
+            let status =
+                format!("Name:\tneap\nSigBlk:\t0000000000000001\nSigIgn:\t{bits}\nSigCgt:\t0000000000000001\n");
+            assert_eq!(ignores_hang_up(&status), want, "{bits}");
+        };
+        check("0000000000001001", true);
+        check("0000000000001000", false);
+        check("?", false);
+        assert!(!ignores_hang_up(""));
     }
 }

@@ -22,13 +22,18 @@ const SILENCE: Duration = Duration::from_secs(20);
 /// Keeps a connection and sends what comes, until nothing can come any more. `told` hears whether it stands.
 pub async fn send(host: &str, port: u16, mut messages: mpsc::Receiver<Vec<u8>>, told: impl Fn(bool)) {
     let mut again = AGAIN;
+    let mut latest = None;
     loop {
-        match timeout(CONNECT, open(host, port)).await {
+        let opened = tokio::select! {
+            opened = timeout(CONNECT, open(host, port)) => opened,
+            () = keep_latest(&mut messages, &mut latest) => return,
+        };
+        match opened {
             Ok(Ok(socket)) => {
                 tracing::info!(host, port, "connected to the autoscaler");
                 told(true);
                 again = AGAIN;
-                let why = converse(socket, &mut messages).await;
+                let why = converse(socket, latest.take(), &mut messages).await;
                 told(false);
                 match why {
                     None => return,
@@ -49,8 +54,19 @@ pub async fn send(host: &str, port: u16, mut messages: mpsc::Receiver<Vec<u8>>, 
                 tracing::warn!(host, port, "the autoscaler does not answer");
             }
         }
-        sleep(again).await;
+        tokio::select! {
+            () = sleep(again) => {}
+            () = keep_latest(&mut messages, &mut latest) => return,
+        }
         again = (again * 2).min(AGAIN_MOST);
+    }
+}
+
+/// Takes what comes while nobody listens. Each message says what one second brought, and the autoscaler takes it for the
+/// present one: only the last is worth telling. Ends when nothing more can come.
+async fn keep_latest(messages: &mut mpsc::Receiver<Vec<u8>>, latest: &mut Option<Vec<u8>>) {
+    while let Some(message) = messages.recv().await {
+        *latest = Some(message);
     }
 }
 
@@ -64,13 +80,17 @@ async fn open(host: &str, port: u16) -> Result<Socket, tokio_tungstenite::tungst
 }
 
 /// Says why it ended; `None` when nothing more is to be sent.
-async fn converse(mut socket: Socket, messages: &mut mpsc::Receiver<Vec<u8>>) -> Option<String> {
+async fn converse(
+    mut socket: Socket,
+    mut first: Option<Vec<u8>>,
+    messages: &mut mpsc::Receiver<Vec<u8>>,
+) -> Option<String> {
     let mut pings = interval(PING);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
     loop {
         let message = tokio::select! {
-            message = messages.recv() => match message {
+            message = next(&mut first, messages) => match message {
                 Some(message) => Message::Binary(message.into()),
                 None => {
                     drop(socket.close(None).await);
@@ -98,5 +118,49 @@ async fn converse(mut socket: Socket, messages: &mut mpsc::Receiver<Vec<u8>>) ->
             Ok(Err(error)) => return Some(error.to_string()),
             Err(_elapsed) => return Some("it does not take what is sent".into()),
         }
+    }
+}
+
+async fn next(first: &mut Option<Vec<u8>>, messages: &mut mpsc::Receiver<Vec<u8>>) -> Option<Vec<u8>> {
+    match first.take() {
+        Some(first) => Some(first),
+        None => messages.recv().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_counted_while_nobody_listened_is_not_told_all_at_once() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let (sender, messages) = mpsc::channel(8);
+        for second in 0..5 {
+            sender.send(vec![second]).await.expect("room");
+        }
+        let heard = async {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let mut socket = tokio_tungstenite::accept_async(stream).await.expect("a WebSocket");
+            let mut heard = Vec::new();
+            while heard.last() != Some(&9) {
+                match socket.next().await.expect("open").expect("whole") {
+                    Message::Binary(bytes) => heard.push(bytes[0]),
+                    _ => continue,
+                }
+                if heard.len() == 1 {
+                    sender.send(vec![9]).await.expect("room");
+                }
+            }
+            heard
+        };
+        let heard = async {
+            tokio::select! {
+                () = send("127.0.0.1", port, messages, |_| {}) => panic!("it goes on"),
+                heard = heard => heard,
+            }
+        };
+        assert_eq!(timeout(Duration::from_secs(10), heard).await.expect("in time"), [4, 9]);
     }
 }

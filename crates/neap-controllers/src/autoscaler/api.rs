@@ -89,7 +89,10 @@ pub(super) async fn scale(client: Client, pa: &PodAutoscaler, to: u32) -> Result
 /// Carries out a plan: its writes in order, then the statuses. One that fails does not hold up the others.
 pub(super) async fn carry_out(client: Client, plan: Plan, statuses: Vec<Object>) -> Outcome {
     let mut outcome = Outcome::default();
-    for write in plan.writes {
+    for (place, write) in plan.writes.into_iter().enumerate() {
+        if place >= plan.barrier && plan.barrier > 0 && !outcome.refusals.is_empty() {
+            break;
+        }
         let target = write.target();
         // What an update takes for there, and is told is not, is gone.
         let held = if let Write::Update(object) = &write { Some(object.value.clone()) } else { None };
@@ -134,6 +137,9 @@ fn request(write: Write) -> (&'static str, Result<http::Request<Vec<u8>>, kube::
             ("patch", request)
         }
         Write::Delete(target) => ("delete", base(&target).delete(&target.name, &DeleteParams::default())),
+        Write::DeleteSeen(seen) => {
+            ("delete", base(&seen.target).delete(&seen.target.name, &crate::shell::only_if_seen(&seen)))
+        }
     }
 }
 

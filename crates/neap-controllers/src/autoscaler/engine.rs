@@ -42,6 +42,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const BATCH: usize = 256;
 /// Wakes kept for Revisions that have not been seen yet.
 const EARLY_WAKES: usize = 1024;
+/// How long one is kept when there are so many.
+const EARLY: Duration = Duration::from_secs(30);
 /// Load of a request that waits: one in flight, or one per second.
 const ONE_REQUEST: f64 = 1.0;
 
@@ -79,7 +81,8 @@ pub(super) struct Engine {
     dirty: BTreeSet<RevisionKey>,
     timers: Timers,
     jobs: JoinSet<Done>,
-    early: BTreeMap<RevisionKey, f64>,
+    /// Wakes of Revisions that have not been seen, and since when.
+    early: BTreeMap<RevisionKey, (f64, Instant)>,
     collect: Collect,
 }
 
@@ -182,7 +185,7 @@ impl Engine {
         self.dirty.extend(touched);
         if !was_complete && self.world.is_complete() {
             self.dirty.extend(self.world.pas().cloned());
-            for (revision, waiting) in std::mem::take(&mut self.early) {
+            for (revision, (waiting, _)) in std::mem::take(&mut self.early) {
                 self.wake(Wake { revision, waiting });
             }
         }
@@ -214,7 +217,7 @@ impl Engine {
                 if !asleep || is_new {
                     self.unpark(key);
                 }
-                if let Some(waiting) = self.early.remove(key) {
+                if let Some((waiting, _)) = self.early.remove(key) {
                     self.unpark(key);
                     self.decide(key, waiting.max(ONE_REQUEST));
                 } else if is_new && asleep && is_inactive(&pa) {
@@ -262,6 +265,7 @@ impl Engine {
             metric: self.world.metric(key).map(|metric| &**metric),
             scaling: &scaler.scaling,
             decided: scaler.decided,
+            measured_since: scaler.measured_since(),
             replicas: self.world.replicas(pa),
             ready: self.world.pods(key).ready,
             in_path: scaler.in_path,
@@ -299,8 +303,9 @@ impl Engine {
     /// Takes over settings and annotations. Returns whether the Revision has not been seen before.
     fn configure(&mut self, key: &RevisionKey, pa: &Arc<PodAutoscaler>) -> bool {
         let settings = self.settings.borrow().clone();
+        let at = self.clock.steady(Instant::now());
         let (is_new, errors) = match self.scalers.get_mut(key) {
-            Some(scaler) => (false, scaler.configure(pa, &settings)),
+            Some(scaler) => (false, scaler.configure(pa, &settings, at)),
             None => {
                 let (scaler, errors) = Scaler::new(pa, &settings);
                 self.scalers.insert(key.clone(), scaler);
@@ -336,8 +341,13 @@ impl Engine {
         let Wake { revision: key, waiting } = wake;
         let pa = self.world.pa(&key).filter(|_| self.world.is_complete()).cloned();
         let Some(pa) = pa else {
+            let now = Instant::now();
+            if self.early.len() >= EARLY_WAKES {
+                // Of a Revision that is gone, or was never there, nothing will come.
+                self.early.retain(|_, (_, since)| now.duration_since(*since) < EARLY);
+            }
             if self.early.len() < EARLY_WAKES {
-                self.early.insert(key, waiting);
+                self.early.insert(key, (waiting, now));
             }
             return;
         };

@@ -53,13 +53,15 @@ enum Pace {
 #[derive(Debug)]
 struct Meter {
     series: Series,
+    /// When the series began.
+    since: Timestamp,
     state: State,
 }
 
 impl Meter {
     fn new(scaling: &Scaling, ready: u32, at: Timestamp) -> Box<Self> {
         let series = Series::new(scaling.stable_window, scaling.panic_window);
-        Box::new(Self { series, state: State::new(ready, at) })
+        Box::new(Self { series, since: at, state: State::new(ready, at) })
     }
 }
 
@@ -84,8 +86,14 @@ impl Scaler {
         (scaler, errors)
     }
 
-    /// Takes over what the PodAutoscaler and the settings say now. Windows of another length begin anew.
-    pub(super) fn configure(&mut self, pa: &Arc<PodAutoscaler>, settings: &Arc<Settings>) -> Vec<AnnotationError> {
+    /// Takes over what the PodAutoscaler and the settings say now. Windows of another length begin anew, and until they
+    /// are full the count does not fall.
+    pub(super) fn configure(
+        &mut self,
+        pa: &Arc<PodAutoscaler>,
+        settings: &Arc<Settings>,
+        at: Timestamp,
+    ) -> Vec<AnnotationError> {
         if Arc::ptr_eq(&self.pa, pa) && Arc::ptr_eq(&self.settings, settings) {
             return Vec::new();
         }
@@ -103,7 +111,8 @@ impl Scaler {
             && (!meter.series.has_windows(scaling.stable_window, scaling.panic_window)
                 || self.scaling.measure != scaling.measure)
         {
-            meter.series = Series::new(scaling.stable_window, scaling.panic_window);
+            let held = self.decided.map_or(0, |decided| decided.desired);
+            *meter = Meter::new(&scaling, held, at);
         }
         self.scaling = scaling;
         errors
@@ -117,6 +126,14 @@ impl Scaler {
     /// Whether it is measured and decided upon.
     pub(super) fn is_live(&self) -> bool {
         matches!(self.pace, Pace::Live(_))
+    }
+
+    /// Since when it has been measured without a gap.
+    pub(super) fn measured_since(&self) -> Option<Timestamp> {
+        match &self.pace {
+            Pace::Parked => None,
+            Pace::Live(meter) => Some(meter.since),
+        }
     }
 
     /// Begins to measure.

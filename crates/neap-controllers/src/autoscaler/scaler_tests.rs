@@ -56,15 +56,16 @@ fn it_measures_what_it_is_told_to() {
     assert_eq!(scaler.decide(1, at(0), 0.0).unwrap().0.stable, 2.0);
 
     // The same words in another object change nothing.
-    assert!(scaler.configure(&pa(json!({})), &settings).is_empty());
+    assert!(scaler.configure(&pa(json!({})), &settings, at(1)).is_empty());
     assert_eq!(scaler.decide(1, at(0), 0.0).unwrap().0.stable, 2.0);
 
-    assert!(scaler.configure(&pa(json!({"autoscaling.knative.dev/metric": "rps"})), &settings).is_empty());
+    assert!(scaler.configure(&pa(json!({"autoscaling.knative.dev/metric": "rps"})), &settings, at(1)).is_empty());
+    assert_eq!(scaler.measured_since(), Some(at(1)));
     assert!(scaler.decide(1, at(0), 0.0).is_none(), "requests in flight say nothing about requests per second");
     scaler.record(at(1), stat(2.0, 50.0));
     assert_eq!(scaler.decide(1, at(1), 0.0).unwrap().0.stable, 50.0);
 
-    let errors = scaler.configure(&pa(json!({"autoscaling.knative.dev/window": "never"})), &settings);
+    let errors = scaler.configure(&pa(json!({"autoscaling.knative.dev/window": "never"})), &settings, at(2));
     assert_eq!(errors.len(), 1);
 }
 

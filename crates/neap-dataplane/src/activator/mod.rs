@@ -173,7 +173,7 @@ impl Activator {
         }
         let secure_port = tls.as_ref().map(|_| SECURE_PORT);
         let suffix: Arc<str> = format!("svc.{}", settings.cluster_domain).into();
-        let (health, snapshots) = (connection.health.clone(), plane.snapshots());
+        let (health, snapshots, served) = (connection.health.clone(), plane.snapshots(), plane.clone());
         let upstream = UpstreamConfig {
             max_idle: settings.idle_per_instance,
             tls: tls.map(|tls| tls.sidecars),
@@ -181,6 +181,7 @@ impl Activator {
         };
         let running = server.start(listeners, workers, shutdown, move |worker| {
             let upstream = front::upstream(worker, upstream.clone(), &engine);
+            front::readmit(worker, &served);
             Front {
                 snapshots: snapshots.clone(),
                 upstream,

@@ -41,8 +41,7 @@ impl Reporter {
                 continue;
             }
             let already = f64::from(told.get(key).copied().unwrap_or_default());
-            #[expect(clippy::cast_precision_loss, reason = "requests of one second")]
-            let count = stat.request_count as f64;
+            let count = stat.rate();
             messages.push(self.message(key, (stat.average_concurrency - already).max(0.0), (count - already).max(0.0)));
             if busy {
                 active.insert(key.clone());
@@ -92,6 +91,7 @@ mod tests {
                 revision: key.clone(),
                 average_concurrency: average,
                 request_count: count,
+                seconds: 1.0,
                 concurrency: 0,
                 waiting: 0,
                 instances: 0,

@@ -239,9 +239,13 @@ impl Picker for Given<'_> {
         Ok(Picked { target, hold: Visit::placed(self.gate.clone(), leave) })
     }
 
+    fn bound(&mut self, picked: &Picked<Visit>, request: &mut Request) {
+        picked.hold.tell_sidecar(&picked.target, request);
+    }
+
     /// The first attempt is still under way; this one was only to be quicker.
-    fn refused(&mut self, picked: Picked<Visit>, error: ProxyError) -> Result<(), ProxyError> {
-        picked.hold.refused();
+    fn refused(&mut self, mut picked: Picked<Visit>, error: ProxyError) -> Result<(), ProxyError> {
+        picked.hold.refused(&error, Instant::now());
         Err(error)
     }
 }

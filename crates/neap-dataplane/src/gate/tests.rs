@@ -9,15 +9,16 @@ fn addr(n: u16) -> SocketAddr {
     ([198, 19, 0, 1], n).into()
 }
 
-fn gate(container_concurrency: u32, depth: usize) -> (Gate, mpsc::Receiver<RevisionKey>) {
+fn gate(container_concurrency: u32, depth: usize) -> (Arc<Gate>, mpsc::Receiver<RevisionKey>) {
     let (wakes, woken) = Wakes::new();
     let settings =
         Settings { limits: Limits::default(), protocol: Protocol::Http1, container_concurrency, depth, service: None };
-    (Gate::new(GateName::Revision(RevisionKey::new("ns", "rev")), settings, wakes, Instant::now()), woken)
+    let name = GateName::Revision(RevisionKey::new("ns", "rev"));
+    (Arc::new(Gate::new(name, settings, wakes, Instant::now())), woken)
 }
 
 fn enter(gate: &Gate) -> Entry {
-    gate.enter(Instant::now(), true, None)
+    gate.enter(Instant::now(), Comes::First, None)
 }
 
 fn entered(gate: &Gate) -> Leave {
@@ -25,6 +26,7 @@ fn entered(gate: &Gate) -> Leave {
         Entry::Enter(leave) => leave,
         Entry::Wait(_) => panic!("has to wait"),
         Entry::Full { .. } => panic!("is full"),
+        Entry::Gone(_) => panic!("is out of service"),
     }
 }
 
@@ -33,6 +35,7 @@ fn waits(gate: &Gate) -> Waiting {
         Entry::Wait(waiting) => waiting,
         Entry::Enter(leave) => panic!("goes to {}", leave.instance),
         Entry::Full { .. } => panic!("is full"),
+        Entry::Gone(_) => panic!("is out of service"),
     }
 }
 
@@ -107,10 +110,10 @@ async fn a_place_reaches_the_next_when_its_owner_has_gone() {
 async fn who_refuses_is_left_alone_for_a_while() {
     let (gate, _woken) = gate(1, 10);
     set(&gate, &[1, 2]);
-    let refuse = |gate: &Gate| {
+    let refuse = |gate: &Arc<Gate>| {
         let leave = entered(gate);
         assert_eq!(leave.instance, addr(1), "filled in order");
-        gate.refused(leave, Instant::now());
+        gate.refused(leave, Instant::now(), None);
     };
     refuse(&gate);
     let other = entered(&gate);
@@ -164,4 +167,54 @@ async fn those_who_wait_are_demand() {
     advance(Duration::from_secs(1)).await;
     let stat = gate.collect(Instant::now()).expect("a Revision");
     assert_eq!((stat.average_concurrency, stat.request_count, stat.waiting), (0.0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_is_left_alone_for_as_long_as_that_took() {
+    let (gate, _woken) = gate(1, 10);
+    set(&gate, &[1]);
+    let silence = Duration::from_secs(5);
+    for pause in [5, 10, 10] {
+        gate.refused(entered(&gate), Instant::now(), Some(silence));
+        let waiting = waits(&gate);
+        assert_eq!((waiting.retry.expect("some time") - Instant::now()).as_secs(), pause);
+        gate.cancel(waiting);
+        advance(Duration::from_secs(pause)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_are_woken_though_whoever_was_refused_has_gone() {
+    let (gate, _woken) = gate(1, 10);
+    set(&gate, &[1]);
+    let first = entered(&gate);
+    let mut second = waits(&gate);
+    gate.refused(first, Instant::now(), None);
+    // Back at once, before those that came later; and gone before its time.
+    let Entry::Wait(mut again) = gate.enter(Instant::now(), Comes::Again, None) else { panic!("has to wait") };
+    assert!(again.retry.is_some() && again.ticket < second.ticket);
+    gate.try_again(&mut again, Instant::now());
+    gate.cancel(again);
+    gate.end(None, Instant::now(), Instant::now(), None);
+    gate.wakes.suspended.sweep(Instant::now());
+    assert!(second.leave.try_recv().is_err(), "not yet");
+    advance(SUSPEND_FIRST).await;
+    gate.wakes.suspended.sweep(Instant::now());
+    end(&gate, second.leave.try_recv().expect("goes"));
+    assert!(gate.wakes.suspended.lock().is_empty(), "nobody is left out");
+    gate.refused(entered(&gate), Instant::now(), None);
+    assert_eq!(gate.wakes.suspended.lock().len(), 1, "and again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_at_a_retired_gate_is_sent_on() {
+    let (old, _woken) = gate(1, 10);
+    let (new, _woken) = gate(2, 10);
+    let mut waiting = waits(&old);
+    old.retire(Some(new.clone()), Instant::now());
+    assert!(matches!(waiting.leave.try_recv(), Err(oneshot::error::TryRecvError::Closed)), "let go of");
+    let Entry::Gone(Some(next)) = enter(&old) else { panic!("is still in service") };
+    assert!(Arc::ptr_eq(&next, &new));
+    new.retire(None, Instant::now());
+    assert!(matches!(enter(&new), Entry::Gone(None)));
 }

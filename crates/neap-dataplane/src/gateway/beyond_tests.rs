@@ -82,7 +82,9 @@ async fn a_full_instance_is_passed_over_and_stays_the_clients_own() {
         let own = if first == "a" { a } else { b };
         let gate = world.plane.gates().remove(0);
         let wish = affinity::Prefer::Instance(own);
-        let crate::gate::Entry::Enter(held) = gate.enter(Instant::now(), true, Some(&wish)) else { panic!("has room") };
+        let crate::gate::Entry::Enter(held) = gate.enter(Instant::now(), crate::gate::Comes::First, Some(&wish)) else {
+            panic!("has room")
+        };
         assert_eq!(held.instance, own);
         let (head, body) = world.send(EXTERNAL, with("app.example", &[("cookie", &cookie)])).await;
         assert!(body != first && cookie_of(&head).is_none(), "another one for now: {body}");
@@ -461,6 +463,31 @@ async fn a_body_of_an_answer_keeps_its_request_counted() {
         assert_eq!(gate.observe().present, 1);
         let body = response.into_body().collect().await.expect("whole").to_bytes();
         assert_eq!((&*body, gate.observe().present), (&b"a"[..], 0));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_may_be_hedged_waits_like_others_and_goes_on_to_the_next_gate() {
+    local(async {
+        let world = World::with_app(json!({ "timeoutSeconds": 300 }));
+        route(&world, "app", "app.example", "r", json!({ neap::HEDGE_AFTER: "50ms" }));
+        let addr = named("awake").await;
+        let before = world.plane.gates().remove(0);
+        let changes = async {
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!((before.observe().waiting, before.observe().totals.waited), (1, 1));
+            world.revision("r", json!({ "timeoutSeconds": 200 }));
+            sleep(Duration::from_secs(1)).await;
+            world.instances("r-private", "http", &[addr]);
+        };
+        let began = Instant::now();
+        let (answer, ()) = tokio::join!(world.get(EXTERNAL, "app.example", "/"), changes);
+        assert_eq!((answer, began.elapsed().as_secs()), ((200, "awake".into()), 2));
+        // Counted once, where it came in.
+        assert_eq!((before.observe().totals.requests, before.observe().present), (1, 0));
+        let after = world.plane.collect(Instant::now());
+        assert!(after.iter().all(|stat| stat.concurrency == 0), "{after:?}");
     })
     .await;
 }

@@ -687,3 +687,77 @@ async fn nobody_publishes_what_others_keep_inside() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn challenges_are_answered_in_the_clear() {
+    local(async {
+        let world = World::new();
+        let order = |namespace: &str, of: &str| {
+            let answers = json!({ "namespace": of, "http01": [
+                { "host": "shop.example", "token": "tok", "key_authorization": "tok.thumb" },
+            ]});
+            json!({ "apiVersion": "v1", "kind": "Secret", "type": "neap.dev/acme-order",
+                "metadata": { "namespace": namespace, "name": "acme-1" },
+                "data": { "answers": k8s_openapi::ByteString(answers.to_string().into_bytes()) } })
+        };
+        let path = "/.well-known/acme-challenge/tok";
+        let solver = json!({ "path": path, "splits": [
+            { "serviceName": "neap-acme", "serviceNamespace": "knative-serving", "servicePort": 80 }] });
+        world.ingress(
+            "shop",
+            json!({ "httpOption": "Redirected", "rules": [
+                { "hosts": ["shop.example"], "http": { "paths": [solver, path_to_revision("r")] } },
+            ]}),
+        );
+        // Nobody else's Secrets count, nor an order of another namespace.
+        world.feed::<k8s_openapi::api::core::v1::Secret>(order("other", "ns"));
+        world.feed::<k8s_openapi::api::core::v1::Secret>(order("knative-serving", "other"));
+        assert_eq!(world.get(EXTERNAL, "shop.example", "/").await.0, 301);
+        // The answer may come a moment after the path.
+        let late = async {
+            sleep(Duration::from_millis(20)).await;
+            world.feed::<k8s_openapi::api::core::v1::Secret>(order("knative-serving", "ns"));
+        };
+        let (answer, ()) = tokio::join!(world.get(EXTERNAL, "shop.example:80", path), late);
+        assert_eq!(answer, (200, "tok.thumb".to_owned()));
+        assert_eq!(world.get(EXTERNAL, "shop.example", "/.well-known/acme-challenge/other").await.0, 301);
+        // Whoever has a host of ours and no Ingress yet.
+        assert_eq!(world.get(LOCAL, "SHOP.example", path).await, (200, "tok.thumb".to_owned()));
+    })
+    .await;
+}
+
+/// A Revision is immutable, but what is made of it is not: its gate may be replaced while requests wait, or go.
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_go_where_the_revision_goes() {
+    local(async {
+        let world = World::with_app(json!({ "timeoutSeconds": 300 }));
+        let addr = instance(|_| async { "awake".into() }).await;
+        let changes = async {
+            sleep(Duration::from_secs(1)).await;
+            world.revision("r", json!({ "timeoutSeconds": 200 }));
+            sleep(Duration::from_secs(1)).await;
+            world.instances("r-private", "http", &[addr]);
+        };
+        let began = Instant::now();
+        let (answer, ()) = tokio::join!(world.get(EXTERNAL, "app.example", "/"), changes);
+        assert_eq!((answer, began.elapsed().as_secs()), ((200, "awake".into()), 2));
+        assert_eq!(world.plane.collect(Instant::now())[0].concurrency, 0);
+
+        world.instances("r-private", "http", &[]);
+        let key = RevisionKey::new("ns", "r");
+        let goes = async {
+            sleep(Duration::from_secs(1)).await;
+            let gone = serde_json::from_value::<neap_api::serving::Revision>(json!({
+                "apiVersion": "serving.knative.dev/v1", "kind": "Revision",
+                "metadata": { "namespace": "ns", "name": "r" }, "spec": { "containers": [{ "image": "x" }] },
+            }));
+            world.plane.feed(Feed::Delete(gone.expect("an object")), Instant::now());
+            assert!(world.plane.snapshot().revisions.get(&key).is_none());
+        };
+        let began = Instant::now();
+        let (answer, ()) = tokio::join!(world.get(EXTERNAL, "app.example", "/"), goes);
+        assert_eq!((answer.0, began.elapsed().as_secs()), (503, 1));
+    })
+    .await;
+}

@@ -110,6 +110,16 @@ impl Endpoints {
         slices.flat_map(|slice| slice.ready.iter().copied()).collect()
     }
 
+    /// The addresses behind the first Service of a namespace, by name, that leads to `own` too; sorted.
+    pub(super) fn beside(&self, namespace: &str, own: IpAddr) -> Vec<IpAddr> {
+        let ours = self.by_service.keys().filter(|service| *service.namespace == *namespace);
+        let with_own = ours.filter(|service| self.ready_addresses(service).contains(&own));
+        let mut addresses = with_own.min().map_or_else(Vec::new, |service| self.ready_addresses(service));
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+
     /// The endpoints of a Service's port. A Service with a single port need not name it.
     pub(super) fn of_port(&self, service: &ServiceKey, port: &str) -> Vec<SocketAddr> {
         self.select(service, |name| name == port)

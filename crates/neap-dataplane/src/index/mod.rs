@@ -9,6 +9,7 @@ mod object;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use k8s_openapi::api::core::v1::{Secret, Service};
@@ -17,11 +18,12 @@ use neap_api::networking::Ingress;
 use neap_api::serving::Revision;
 use neap_logic::names;
 use neap_logic::routing::{Change, IngressKey, RevisionKey, SecretRef};
-use neap_logic::throttle::ACTIVATOR_QUEUE_DEPTH;
+use neap_logic::throttle::{ACTIVATOR_QUEUE_DEPTH, subset};
 use tokio::time::Instant;
 
 use self::endpoints::Endpoints;
 pub(crate) use self::object::key_of;
+use crate::activator::PORTS as SIDECAR_PORTS;
 use crate::activator::backends::{Backends, Known};
 use crate::certificates;
 use crate::extras::RouteState;
@@ -48,6 +50,26 @@ pub(crate) struct Indexes {
     backends: Option<Arc<Backends>>,
     /// Issuers' keys, shared by the routes that trust them.
     key_sets: KeySets,
+    /// Gateways beside this one.
+    peers: Option<Peers>,
+}
+
+/// The gateways that stand before the same instances. Each has its own account of an instance's requests, so that an
+/// instance with a limit belongs to one of them (as to one activator, E1.7), while there are as many instances as gateways.
+struct Peers {
+    own: IpAddr,
+    /// Where their Service is.
+    namespace: Arc<str>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Peers {
+    fn share(&self, mut instances: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        instances.sort_unstable();
+        instances.dedup();
+        let own = self.addresses.iter().position(|ip| *ip == self.own);
+        subset(&instances, own, self.addresses.len())
+    }
 }
 
 /// What has to be published after a change.
@@ -80,7 +102,13 @@ impl Indexes {
             retired: Vec::new(),
             backends: None,
             key_sets: KeySets::default(),
+            peers: None,
         }
+    }
+
+    pub(crate) fn with_peers(mut self, namespace: &str, own: IpAddr) -> Self {
+        self.peers = Some(Peers { own, namespace: namespace.into(), addresses: Vec::new() });
+        self
     }
 
     pub(crate) fn with_backends(mut self, backends: Arc<Backends>) -> Self {
@@ -102,9 +130,9 @@ impl Indexes {
         self.snapshot.gates().cloned().chain(retired).collect()
     }
 
-    /// Takes a gate out of service: it gets no more requests.
-    fn retire(&mut self, gate: &Arc<Gate>, now: Instant) {
-        gate.set_instances(Vec::new(), now);
+    /// Takes a gate out of service: it gets no more requests, and those that wait there go on to `successor`.
+    fn retire(&mut self, gate: &Arc<Gate>, successor: Option<Arc<Gate>>, now: Instant) {
+        gate.retire(successor, now);
         self.retired.retain(|gate| gate.strong_count() > 0);
         self.retired.push(Arc::downgrade(gate));
     }
@@ -185,9 +213,9 @@ impl Indexes {
         self.tell_instances(&key, &gate, now);
         self.private.insert(private, key.clone());
         let older = self.snapshot.revisions.get(&key).cloned();
-        self.snapshot.revisions.insert_mut(key, gate);
+        self.snapshot.revisions.insert_mut(key, gate.clone());
         if let Some(older) = older {
-            self.retire(&older, now);
+            self.retire(&older, Some(gate), now);
         }
         Dirty::SNAPSHOT
     }
@@ -200,7 +228,7 @@ impl Indexes {
             backends.remove(key);
         }
         self.snapshot.revisions.remove_mut(key);
-        self.retire(&gate, now);
+        self.retire(&gate, None, now);
         Dirty::SNAPSHOT
     }
 
@@ -226,6 +254,7 @@ impl Indexes {
 
     /// Instances are live: gates are told at once, and no snapshot changes.
     fn endpoints_changed(&mut self, services: BTreeSet<ServiceKey>, now: Instant) -> Dirty {
+        self.peers_changed(&services, now);
         for service in services {
             let public = RevisionKey { namespace: service.namespace.clone(), name: service.name.clone() };
             let key = self.private.get(&service).or(self.backends.as_ref().map(|_| &public));
@@ -240,10 +269,36 @@ impl Indexes {
         Dirty::NOTHING
     }
 
+    /// Where a gateway has come or gone, all instances are shared out anew.
+    fn peers_changed(&mut self, services: &BTreeSet<ServiceKey>, now: Instant) {
+        let Some(peers) = &mut self.peers else { return };
+        if !services.iter().any(|service| service.namespace == peers.namespace) {
+            return;
+        }
+        let addresses = self.endpoints.beside(&peers.namespace, peers.own);
+        if addresses != peers.addresses {
+            peers.addresses = addresses;
+            for (key, gate) in &self.snapshot.revisions {
+                self.tell_instances(key, gate, now);
+            }
+        }
+    }
+
+    /// Of instances with a limit that nobody behind us keeps, this gateway's own.
+    fn share(&self, gate: &Gate, instances: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let is_sidecar = |addr: &SocketAddr| SIDECAR_PORTS.contains(&addr.port());
+        match &self.peers {
+            Some(peers) if gate.settings.container_concurrency > 0 && !instances.iter().any(is_sidecar) => {
+                peers.share(instances)
+            }
+            _ => instances,
+        }
+    }
+
     fn tell_instances(&self, key: &RevisionKey, gate: &Arc<Gate>, now: Instant) {
         let private = private_service(key);
         match &self.backends {
-            None => gate.set_instances(self.endpoints.of_revision(&private), now),
+            None => gate.set_instances(self.share(gate, self.endpoints.of_revision(&private)), now),
             Some(backends) => {
                 let public = ServiceKey { namespace: key.namespace.clone(), name: key.name.clone() };
                 let known = Known {
@@ -292,9 +347,9 @@ impl Indexes {
             .collect();
         let entry = Arc::new(ServiceEntry { external_name, ports });
         let older = self.snapshot.services.get(&key).cloned();
-        self.snapshot.services.insert_mut(key, entry);
+        self.snapshot.services.insert_mut(key, entry.clone());
         if let Some(older) = older {
-            self.retire_service(&older, now);
+            self.retire_service(&older, Some(&entry), now);
         }
         Dirty::SNAPSHOT
     }
@@ -302,13 +357,14 @@ impl Indexes {
     pub(crate) fn delete_service(&mut self, key: &ServiceKey, now: Instant) -> Dirty {
         let Some(older) = self.snapshot.services.get(key).cloned() else { return Dirty::NOTHING };
         self.snapshot.services.remove_mut(key);
-        self.retire_service(&older, now);
+        self.retire_service(&older, None, now);
         Dirty::SNAPSHOT
     }
 
-    fn retire_service(&mut self, service: &ServiceEntry, now: Instant) {
-        for port in &service.ports {
-            self.retire(&port.gate, now);
+    fn retire_service(&mut self, service: &ServiceEntry, successor: Option<&ServiceEntry>, now: Instant) {
+        for old in &service.ports {
+            let new = successor.and_then(|entry| entry.ports.iter().find(|port| port.number == old.number));
+            self.retire(&old.gate, new.map(|port| port.gate.clone()), now);
         }
     }
 
@@ -321,20 +377,32 @@ impl Indexes {
     pub(crate) fn apply_secret(&mut self, secret: &Secret) -> Dirty {
         let (namespace, name) = key_of(&secret.metadata);
         let key = SecretRef { namespace: namespace.into(), name: name.into() };
+        // It may have been of another kind.
+        let gone = self.delete_secret(&key);
         if let Some(keys) = SecretKeys::of(secret) {
-            self.snapshot.certificates.remove_mut(&key);
             self.snapshot.keys.insert_mut(key, Arc::new(keys));
             return Dirty::SNAPSHOT;
         }
+        match certificates::of_order(secret) {
+            Some(Ok(challenge)) => {
+                self.snapshot.challenges.insert_mut(key, Arc::new(challenge));
+                return Dirty::SNAPSHOT;
+            }
+            Some(Err(error)) => {
+                tracing::warn!(secret = %format_args!("{namespace}/{name}"), error = &error as &dyn std::error::Error,
+                    "an authority's challenge cannot be answered");
+                return gone;
+            }
+            None => {}
+        }
         match certificates::of_secret(secret) {
-            None => self.delete_secret(&key),
+            None => gone,
             Some(Err(error)) => {
                 tracing::warn!(secret = %format_args!("{namespace}/{name}"), error = &error as &dyn std::error::Error,
                     "the Secret's certificate cannot be used");
-                self.delete_secret(&key)
+                gone
             }
             Some(Ok(certificate)) => {
-                self.snapshot.keys.remove_mut(&key);
                 self.snapshot.certificates.insert_mut(key, certificate);
                 Dirty::SNAPSHOT
             }
@@ -342,13 +410,17 @@ impl Indexes {
     }
 
     pub(crate) fn delete_secret(&mut self, key: &SecretRef) -> Dirty {
-        let certificate = self.snapshot.certificates.remove_mut(key);
-        let keys = self.snapshot.keys.remove_mut(key);
-        if certificate || keys { Dirty::SNAPSHOT } else { Dirty::NOTHING }
+        let Snapshot { certificates, challenges, keys, .. } = &mut self.snapshot;
+        if certificates.remove_mut(key) | challenges.remove_mut(key) | keys.remove_mut(key) {
+            Dirty::SNAPSHOT
+        } else {
+            Dirty::NOTHING
+        }
     }
 
     pub(crate) fn secrets(&self) -> Vec<SecretRef> {
-        self.snapshot.certificates.keys().chain(self.snapshot.keys.keys()).cloned().collect()
+        let Snapshot { certificates, challenges, keys, .. } = &self.snapshot;
+        certificates.keys().chain(challenges.keys()).chain(keys.keys()).cloned().collect()
     }
 }
 

@@ -190,3 +190,43 @@ fn certificates_come_and_go_with_their_secrets() {
     plane.feed(Feed::Delete(secret("")), now);
     assert_eq!(count(), 0);
 }
+
+#[test]
+fn one_gate_is_asked_for_what_is_present_there() {
+    let (plane, _) = DataPlane::new("c");
+    let key = RevisionKey::new("ns", "r");
+    assert_eq!(plane.present(&key), 0);
+    plane.feed(Feed::Apply(revision("r", 0, "http1")), Instant::now());
+    plane.snapshot().revisions[&key].enter(Instant::now(), gate::Comes::First, None);
+    assert_eq!(plane.present(&key), 1);
+}
+
+/// Two gateways with an account each would let two requests into an instance that takes one.
+#[test]
+fn instances_with_a_limit_are_shared_out_among_gateways() {
+    let now = Instant::now();
+    let own = "198.19.9.2".parse().expect("an address");
+    let (plane, _) = DataPlane::among_others("c", "ns", own);
+    let all = [("198.19.0.1", true), ("198.19.0.2", true), ("198.19.0.3", true)];
+    for (name, concurrency) in [("one", 1), ("free", 0), ("sidecar", 1)] {
+        plane.feed(Feed::Apply(revision(name, concurrency, "http1")), now);
+        let port = if name == "sidecar" { 8012 } else { 8080 };
+        plane.feed(Feed::Apply(slice(&format!("{name}-private"), name, ("http", port), &all)), now);
+    }
+    let check = |gateways: &[(&str, bool)], own: &str| {
+        plane.feed(Feed::Apply(slice("gateway", "gateway-1", ("http2", 8080), gateways)), now);
+        let want = |name: &str, port: u16, instances: &str| {
+            let addresses: Vec<_> = instances.split(' ').map(|n| format!("198.19.0.{n}:{port}")).collect();
+            format!("revision ns/{name}: {}", addresses.join(" "))
+        };
+        let all = [want("free", 8080, "1 2 3"), want("one", 8080, own), want("sidecar", 8012, "1 2 3")];
+        assert_eq!(lines(&plane), all, "{gateways:?}");
+    };
+    check(&[], "1 2 3");
+    check(&[("198.19.9.2", true)], "1 2 3");
+    check(&[("198.19.9.2", true), ("198.19.9.3", true)], "1 3");
+    check(&[("198.19.9.1", true), ("198.19.9.2", true), ("198.19.9.3", true)], "2");
+    check(&[("198.19.9.1", true), ("198.19.9.2", true), ("198.19.9.3", false)], "2");
+    // One that is not ready itself has requests to end, and gets no new ones.
+    check(&[("198.19.9.1", true), ("198.19.9.2", false)], "1 2 3");
+}

@@ -109,8 +109,8 @@ impl Counted {
         }
         #[expect(clippy::cast_precision_loss, reason = "requests of one second")]
         let rate = |count: u64| count as f64 / seconds;
-        let (all, requests) = self.all.borrow_mut().collect(now);
-        let (proxied, through_proxy) = self.proxied.borrow_mut().collect(now);
+        let (all, requests, _) = self.all.borrow_mut().collect(now);
+        let (proxied, through_proxy, _) = self.proxied.borrow_mut().collect(now);
         let message = Statistics {
             pod_name: self.pod.clone(),
             average_concurrent_requests: all,

@@ -299,20 +299,22 @@ fn numbers(annotations: &Value) -> Errors {
         let Some((key, value)) = get(annotations, &spellings) else { continue };
         errors.add(match value.parse::<f64>() {
             Err(_) => Errors::invalid(value, key),
-            Ok(v) if v < f64::from(low) || v > f64::from(high) => Errors::out_of_bounds(value, low, high, key),
-            Ok(_) => Errors::none(),
+            Ok(v) if (f64::from(low)..=f64::from(high)).contains(&v) => Errors::none(),
+            // What is no number lies in no bounds.
+            Ok(_) => Errors::out_of_bounds(value, low, high, key),
         });
     }
     if let Some((key, value)) = get(annotations, &[keys::TARGET]) {
         let least = crate::config::autoscaler::TARGET_MIN;
         errors.add(match value.parse::<f64>() {
             Err(_) => Errors::invalid(value, key),
+            Ok(v) if !v.is_finite() => Errors::invalid(value, key),
             Ok(v) if v < least => Errors::of(format!("target {value} should be at least {least}"), &[key]),
             Ok(_) => Errors::none(),
         });
     }
     if let Some((key, value)) = get(annotations, &[keys::TARGET_BURST_CAPACITY, keys::TARGET_BURST_CAPACITY_ALT])
-        && !value.parse::<f64>().is_ok_and(|v| v >= 0.0 || v == -1.0)
+        && !value.parse::<f64>().is_ok_and(|v| v.is_finite() && (v >= 0.0 || v == -1.0))
     {
         errors.add(Errors::invalid(value, key));
     }

@@ -390,6 +390,14 @@ fn a7_9_a7_10_c1_9_annotations_must_fit() {
         "expected 0 <= -1 <= 2147483647: @autoscaling.knative.dev/min-scale",
     );
     check("autoscaling.knative.dev/minScale", "x", "invalid value: x: @autoscaling.knative.dev/minScale");
+    // Read as numbers, and no numbers to go by.
+    check("autoscaling.knative.dev/target", "NaN", "invalid value: NaN: @autoscaling.knative.dev/target");
+    check("autoscaling.knative.dev/target", "inf", "invalid value: inf: @autoscaling.knative.dev/target");
+    check(
+        "autoscaling.knative.dev/panic-threshold-percentage",
+        "NaN",
+        "expected 110 <= NaN <= 1000: @autoscaling.knative.dev/panic-threshold-percentage",
+    );
     check(
         "autoscaling.knative.dev/class",
         "x.knative.dev",

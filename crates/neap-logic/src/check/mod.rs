@@ -46,13 +46,16 @@ pub fn lint(plan: &Plan) -> Vec<String> {
             Write::Patch(patch) if patch.merge.as_object().is_none_or(serde_json::Map::is_empty) => {
                 faults.push(format!("{target} gets an empty patch"));
             }
-            Write::Patch(_) | Write::Delete(_) => {}
+            Write::Patch(_) | Write::Delete(_) | Write::DeleteSeen(_) => {}
         }
         seen.push(target);
     }
     if let Some(status) = &plan.status {
         conditions(status, &mut faults);
         traffic(&status["traffic"], "status.traffic", &mut faults);
+    }
+    if plan.barrier > plan.writes.len() {
+        faults.push(format!("{} writes, but a barrier at {}", plan.writes.len(), plan.barrier));
     }
     for event in &plan.events {
         if event.reason.is_empty() || event.message.is_empty() {

@@ -52,6 +52,10 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Domain {
     let mut r = Reader::new(MAP, data, mistakes);
     let mut domains = BTreeMap::new();
     for (domain, text) in r.entries() {
+        if !crate::names::is_dns1123_subdomain(domain) {
+            r.mistake(domain, "must be a domain name such as apps.example.com");
+            continue;
+        }
         match rule(text) {
             Some(mut rule) => {
                 if rule.selector.is_empty() && rule.kind.is_empty() {

@@ -170,7 +170,11 @@ const LEADER_ELECTION: &[Row] = &[
     ("lease-duration", "60s", "How long a lease holds without renewal."),
     ("renew-deadline", "40s", "A holder that could not renew for so long gives up."),
     ("retry-period", "10s", "Time between tries."),
-    ("buckets", "1", "Into how many parts the keys are divided, 1 to 10."),
+    (
+        "buckets",
+        "1",
+        "Into how many parts the keys are divided, 1 to 10. Neap has one leader for all of them: it has no effect here.",
+    ),
 ];
 
 const LOGGING: &[Row] = &[
@@ -243,4 +247,46 @@ const NEAP: &[Row] = &[
         "",
         "Mirrors asked first, a line for each registry: docker.io=mirror.example:5000/hub,http://10.0.0.1:5000",
     ),
+    (
+        "acme.directory",
+        "",
+        "Where public certificates come from: letsencrypt, letsencrypt-staging or the URL of a directory, whose terms you\n\
+         # accept by naming it. Empty leaves all certificates to the local authority.",
+    ),
+    ("acme.email", "", "Where that authority may write to."),
+    (
+        "acme.challenges",
+        "http-01,tls-alpn-01",
+        "How control over a name is shown: on port 80, on port 443. After a failure the next one is tried.",
+    ),
+    ("acme.profile", "", "Profile of the certificates, where the authority has several."),
+    (
+        "acme.eab-key-id",
+        "",
+        "External account: its key id, and the Secret in knative-serving with its key as hmac-key.",
+    ),
+    ("acme.eab-secret", "", ""),
+    ("acme.root-ca", "", "Authorities the directory itself may be certified by, beside those the system trusts; PEM."),
+    ("acme.max-orders", "10", "Orders open at once."),
+    ("logs.container-max-size", "10Mi", "A container's log file turns over at this size."),
+    ("logs.container-max-files", "5", "Log files of one run of a container."),
+    (
+        "logs.ship-to",
+        "",
+        "Where container logs are sent: file:///var/log/neap/{namespace}/{service}.jsonl, otlp+http://HOST:4318, \
+         loki+http://HOST:3100, the latter two also with https; empty for nowhere.",
+    ),
+    ("logs.headers", "", "Headers for that endpoint, a line for each: X-Scope-OrgID: team"),
+    ("logs.headers-secret", "", "A Secret of this namespace whose keys and values are headers, such as authorization."),
+    ("logs.ca", "", "Authorities to trust beside the machine's, PEM."),
+    ("logs.compression", "gzip", "gzip or none."),
+    ("logs.batch-size", "1Mi", "Bytes of lines sent at once at most."),
+    ("logs.batch-age", "1s", "How long a line may wait for others."),
+    ("logs.timeout", "10s", "How long the endpoint may take to answer."),
+    ("logs.json-severity", "true", "Whether a line that is a JSON object is asked for its severity."),
+    ("logs.otlp-encoding", "protobuf", "protobuf or json."),
+    ("logs.loki-structured-metadata", "true", "Off for a Loki before 3.0."),
+    ("logs.file-max-size", "100Mi", "A file that logs are sent to turns over at this size."),
+    ("logs.file-max-files", "5", "Files of each path."),
+    ("logs.file-max-age", "0", "Age at which such a file turns over; 0 for never."),
 ];

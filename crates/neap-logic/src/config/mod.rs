@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+pub mod acme;
 pub mod autoscaler;
 pub mod defaults;
 pub mod deployment;
@@ -15,12 +16,14 @@ pub mod gc;
 pub mod go;
 pub mod leader_election;
 pub mod logging;
+pub mod logs;
 pub mod neap;
 pub mod network;
 pub mod observability;
 pub mod quantity;
 mod reader;
 
+pub use acme::{Acme, ChallengeKind};
 pub use autoscaler::Autoscaler;
 pub use defaults::Defaults;
 pub use deployment::Deployment;
@@ -30,6 +33,7 @@ pub use features::{Features, Flag};
 pub use gc::Gc;
 pub use leader_election::LeaderElection;
 pub use logging::Logging;
+pub use logs::Logs;
 pub use neap::Neap;
 pub use network::Network;
 pub use observability::Observability;
@@ -74,23 +78,40 @@ impl Settings {
     /// Reads all settings, or says everything that is wrong with them. A missing map or key takes its
     /// default.
     pub fn parse(maps: &Maps) -> Result<Self, Vec<Mistake>> {
-        let mut mistakes = Vec::new();
-        let empty = Data::new();
-        let of = |name: &str| maps.get(name).unwrap_or(&empty);
-        let settings = Self {
-            autoscaler: autoscaler::parse(of(autoscaler::MAP), &mut mistakes),
-            defaults: defaults::parse(of(defaults::MAP), &mut mistakes),
-            features: features::parse(of(features::MAP), &mut mistakes),
-            deployment: deployment::parse(of(deployment::MAP), &mut mistakes),
-            domain: domain::parse(of(domain::MAP), &mut mistakes),
-            gc: gc::parse(of(gc::MAP), &mut mistakes),
-            network: network::parse(of(network::MAP), &mut mistakes),
-            observability: observability::parse(of(observability::MAP), &mut mistakes),
-            logging: logging::parse(of(logging::MAP), &mut mistakes),
-            leader_election: leader_election::parse(of(leader_election::MAP), &mut mistakes),
-            neap: neap::parse(of(neap::MAP), &mut mistakes),
-        };
+        let (settings, mistakes) = Self::read(maps, None);
         if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
+    }
+
+    /// Reads what can be used, and says everything that cannot. A map with a mistake stays what it was in `held`, whole:
+    /// half of a change may be worse than none. Where nothing was held, what cannot be used takes its default.
+    pub fn read(maps: &Maps, held: Option<&Self>) -> (Self, Vec<Mistake>) {
+        let mut all = Vec::new();
+        let settings = Self {
+            autoscaler: one_map(maps, autoscaler::MAP, autoscaler::parse, held.map(|held| &held.autoscaler), &mut all),
+            defaults: one_map(maps, defaults::MAP, defaults::parse, held.map(|held| &held.defaults), &mut all),
+            features: one_map(maps, features::MAP, features::parse, held.map(|held| &held.features), &mut all),
+            deployment: one_map(maps, deployment::MAP, deployment::parse, held.map(|held| &held.deployment), &mut all),
+            domain: one_map(maps, domain::MAP, domain::parse, held.map(|held| &held.domain), &mut all),
+            gc: one_map(maps, gc::MAP, gc::parse, held.map(|held| &held.gc), &mut all),
+            network: one_map(maps, network::MAP, network::parse, held.map(|held| &held.network), &mut all),
+            observability: one_map(
+                maps,
+                observability::MAP,
+                observability::parse,
+                held.map(|held| &held.observability),
+                &mut all,
+            ),
+            logging: one_map(maps, logging::MAP, logging::parse, held.map(|held| &held.logging), &mut all),
+            leader_election: one_map(
+                maps,
+                leader_election::MAP,
+                leader_election::parse,
+                held.map(|held| &held.leader_election),
+                &mut all,
+            ),
+            neap: one_map(maps, neap::MAP, neap::parse, held.map(|held| &held.neap), &mut all),
+        };
+        (settings, all)
     }
 
     /// The mistakes of one config-map; none for a map this platform does not read.
@@ -98,6 +119,21 @@ impl Settings {
         let maps = Maps::from([(name.to_owned(), data.clone())]);
         Self::parse(&maps).err().unwrap_or_default()
     }
+}
+
+fn one_map<T: Clone>(
+    maps: &Maps,
+    name: &str,
+    parse: fn(&Data, &mut Vec<Mistake>) -> T,
+    held: Option<&T>,
+    all: &mut Vec<Mistake>,
+) -> T {
+    let mut mistakes = Vec::new();
+    let missing = Data::new();
+    let read = parse(maps.get(name).unwrap_or(&missing), &mut mistakes);
+    let kept = held.filter(|_| !mistakes.is_empty()).cloned();
+    all.append(&mut mistakes);
+    kept.unwrap_or(read)
 }
 
 /// The checksum of an example block: CRC-32 (IEEE) of the text without surrounding white space and with

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::acme::{self, Acme};
+use super::logs::{self, Logs};
 use super::reader::{Data, Mistake, Reader};
 
 /// The config-map's name.
@@ -44,6 +46,10 @@ pub struct Neap {
     pub insecure_registries: Vec<String>,
     /// Registry → the mirrors to ask before it, `[http://]host[:port][/prefix]`, in this order.
     pub registry_mirrors: BTreeMap<String, Vec<String>>,
+    /// Where public certificates come from; `None` while the local authority issues all of them.
+    pub acme: Option<Acme>,
+    /// The logs of containers.
+    pub logs: Logs,
 }
 
 impl Default for Neap {
@@ -56,11 +62,14 @@ impl Default for Neap {
             local_gateway: service_name(LOCAL_GATEWAY).expect("the default is well formed"),
             insecure_registries: Vec::new(),
             registry_mirrors: BTreeMap::new(),
+            acme: None,
+            logs: Logs::default(),
         }
     }
 }
 
 pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Neap {
+    let logs = logs::parse(data, mistakes);
     let mut r = Reader::new(MAP, data, mistakes);
     let d = Neap::default();
     let port = |text: &str| text.parse().ok().filter(|port: &u16| *port > 0);
@@ -73,10 +82,10 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Neap {
         external_gateway: r.with(
             &["external-gateway"],
             d.external_gateway,
-            "namespace/name of a Service",
-            service_name,
+            "knative-serving/NAME of a Service",
+            gateway,
         ),
-        local_gateway: r.with(&["local-gateway"], d.local_gateway, "namespace/name of a Service", service_name),
+        local_gateway: r.with(&["local-gateway"], d.local_gateway, "knative-serving/NAME of a Service", gateway),
         insecure_registries: r.with(
             &["registries.insecure"],
             d.insecure_registries,
@@ -89,6 +98,8 @@ pub(super) fn parse(data: &Data, mistakes: &mut Vec<Mistake>) -> Neap {
             "lines such as docker.io=mirror.example:5000/hub,http://10.0.0.1:5000",
             mirrors,
         ),
+        acme: acme::parse(&mut r),
+        logs,
     }
 }
 
@@ -122,6 +133,11 @@ fn is_mirror(text: &str) -> bool {
     let (host, prefix) = place.split_once('/').unwrap_or((place, ""));
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '/' | '-' | '_' | '.');
     is_registry(host) && prefix.chars().all(plain)
+}
+
+/// Only there are a gateway's addresses looked for.
+fn gateway(text: &str) -> Option<ServiceName> {
+    service_name(text).filter(|service| service.namespace == neap_api::keys::config::NAMESPACE)
 }
 
 fn service_name(text: &str) -> Option<ServiceName> {

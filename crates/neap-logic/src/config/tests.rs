@@ -65,10 +65,21 @@ fn every_mistake_is_reported() {
     check("config-domain", &[("example.com", "selector: 1")], &["selector"]);
     check("config-logging", &[("loglevel.controller", "loud")], &["loud"]);
     check("config-leader-election", &[("buckets", "11")], &["[1, 10]"]);
+    check("config-domain", &[("Foo_Bar", "")], &["domain name"]);
+    check("config-neap", &[("local-gateway", "other/gateway")], &["knative-serving/NAME"]);
     check("config-neap", &[("external-http-port", "0")], &["port"]);
     check("config-neap", &[("registries.insecure", "a b")], &["separated by commas"]);
     for line in ["docker.io", "docker.io=https://x", "docker.io=", "a=x\na=y", "docker.io=x/ y"] {
         check("config-neap", &[("registries.mirrors", line)], &["docker.io=mirror.example"]);
+    }
+    for (key, value, want) in [
+        ("acme.directory", "http://plain.example", "https URL"),
+        ("acme.email", "a@x, b@x", "one e-mail"),
+        ("acme.challenges", "dns-01", "http-01"),
+        ("acme.max-orders", "0", "1 to 100"),
+        ("acme.eab-key-id", "kid", "go together"),
+    ] {
+        check("config-neap", &[(key, value)], &[want]);
     }
     check("config-observability", &[("tracing-protocol", "grpc")], &["tracing-endpoint"]);
 }
@@ -126,4 +137,24 @@ fn registries_and_their_mirrors() {
     assert_eq!(s.insecure_registries, ["10.0.0.1:5000", "local.example"]);
     assert_eq!(s.registry_mirrors["docker.io"], ["mirror.example:5000/hub", "http://10.0.0.1:5000"]);
     assert_eq!(s.registry_mirrors["quay.io"], ["cache.example"]);
+}
+
+#[test]
+fn an_authority_is_named_by_a_word_or_a_url() {
+    let acme = |pairs: &[(&str, &str)]| parse("config-neap", pairs).expect("fine").neap.acme;
+    assert_eq!(acme(&[("acme.email", "me@example.com")]), None);
+    let known = acme(&[("acme.directory", "letsencrypt")]).expect("one");
+    assert_eq!(known.directory, "https://acme-v02.api.letsencrypt.org/directory");
+    assert_eq!(known.challenges, [ChallengeKind::Http01, ChallengeKind::TlsAlpn01]);
+    let own = acme(&[
+        ("acme.directory", "https://ca.lan:14000/dir"),
+        ("acme.challenges", "tls-alpn-01"),
+        ("acme.eab-key-id", "kid"),
+        ("acme.eab-secret", "eab"),
+        ("acme.profile", "shortlived"),
+    ])
+    .expect("one");
+    assert_eq!(own.challenges, [ChallengeKind::TlsAlpn01]);
+    assert_eq!(own.external_account, Some(("kid".into(), "eab".into())));
+    assert_eq!(own.profile.as_deref(), Some("shortlived"));
 }

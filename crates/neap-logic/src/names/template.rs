@@ -101,7 +101,11 @@ impl FromStr for Template {
     type Err = TemplateError;
 
     fn from_str(source: &str) -> Result<Self, TemplateError> {
-        let mut pieces = split(source)?.into_iter();
+        let pieces = split(source)?;
+        if depth(&pieces) > DEPTH {
+            return Err(TemplateError::Unsupported { what: format!("more than {DEPTH} levels of nesting") });
+        }
+        let mut pieces = pieces.into_iter();
         let (nodes, end) = parse_block(&mut pieces)?;
         match end {
             BlockEnd::Source => Ok(Self { source: source.into(), nodes }),
@@ -109,6 +113,33 @@ impl FromStr for Template {
             BlockEnd::End => Err(TemplateError::Unmatched { word: "end".into() }),
         }
     }
+}
+
+/// Levels of blocks and groups within each other: names of hosts need two or three, and each is a call on the stack.
+const DEPTH: usize = 16;
+
+/// How deep blocks and groups lie within each other at most.
+fn depth(pieces: &[Piece]) -> usize {
+    let (mut blocks, mut deepest) = (0usize, 0);
+    for piece in pieces {
+        let Piece::Action(action) = piece else { continue };
+        match action.as_str() {
+            "end" => blocks = blocks.saturating_sub(1),
+            "else" => {}
+            action if action.starts_with("if ") => blocks += 1,
+            _ => {}
+        }
+        let mut groups = 0usize;
+        for c in action.chars() {
+            match c {
+                '(' => groups += 1,
+                ')' => groups = groups.saturating_sub(1),
+                _ => {}
+            }
+            deepest = deepest.max(blocks + groups);
+        }
+    }
+    deepest
 }
 
 enum Piece {
@@ -492,5 +523,9 @@ mod tests {
         check("{{if .Name}}", "if");
         check("{{end}}", "end");
         check("{{ toUpper .Name }}", "toUpper");
+        let groups = |n: usize| format!("{{{{print {}.Name{}}}}}", "(".repeat(n), ")".repeat(n));
+        assert_eq!(render_it(&groups(DEPTH)).expect("deep enough"), "hello");
+        check(&groups(100_000), "nesting");
+        check(&"{{if .Name}}".repeat(100_000), "nesting");
     }
 }

@@ -113,6 +113,7 @@ pub fn plan(o: &Observed) -> Plan {
                 "Revision creation failed with message: revisions.serving.knative.dev {name:?} already exists."
             );
             c.mark_false(READY, "RevisionFailed", &message);
+            plan.taken_by(revision.as_ref());
         }
         Some(revision) => {
             created(&mut status, &mut c, meta::name(&revision.metadata));

@@ -142,11 +142,12 @@ pub fn make(revision: &Revision, statuses: &Images<'_>, settings: &Settings) -> 
     deployment
 }
 
-/// What is written to make the observed Deployment the wanted one: nothing while its hash fits, whatever
-/// others wrote into it.
+/// What is written to make the observed Deployment the wanted one: nothing while its hash fits and it can be found,
+/// whatever others wrote into it.
 pub fn update(observed: &Deployment, wanted: &Deployment) -> Option<Write> {
-    let hash = |d: &Deployment| meta::label(&d.metadata, keys::DEPLOYMENT_HASH).map(str::to_owned);
-    if hash(observed) == hash(wanted) {
+    // By its other label it is found; without that no watch tells of it.
+    let same = |label| meta::label(&observed.metadata, label) == meta::label(&wanted.metadata, label);
+    if same(keys::DEPLOYMENT_HASH) && same(keys::REVISION_UID) {
         return None;
     }
     let mut next = observed.clone();

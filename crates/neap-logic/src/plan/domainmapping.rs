@@ -9,14 +9,16 @@ use neap_api::ConditionStatus;
 use neap_api::condition::{READY, find};
 use neap_api::keys::{neap, networking, serving as keys};
 use neap_api::networking::{
-    Certificate, CertificateSpec, ClusterDomainClaim, ClusterDomainClaimSpec, HttpPath, HttpRule, Ingress, IngressRule,
-    IngressSpec, IngressSplit, IngressTls,
+    Certificate, CertificateSpec, ClusterDomainClaim, ClusterDomainClaimSpec, Http01Challenge, HttpPath, HttpRule,
+    Ingress, IngressRule, IngressSpec, IngressSplit, IngressTls,
 };
 use neap_api::serving::{Address, DomainMapping, DomainMappingStatus, KReference, Route, Service};
 use serde_json::json;
 
 use super::cache::Cache;
+use super::certificate::RENEWING;
 use super::ensure::{Match, controller_ref, ensure, is_controlled_by};
+use super::route::ingress::challenge_paths;
 use super::{Context, Object, ObjectRef, Patch, Plan, Write, meta};
 use crate::conditions::{self, Conditions};
 use crate::config::Settings;
@@ -157,11 +159,11 @@ fn map(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut DomainMap
     if !claim(o, plan, c) {
         return;
     }
+    plan.only_then();
     let Some(tls) = certificate(o, plan, c) else { return };
     if tls.https {
         show(status, "https");
     }
-    let tls = tls.entries;
     let first = match resolve(&mapping.spec.reference, &o.referent, o) {
         Ok(target) => target,
         Err(message) => {
@@ -186,6 +188,7 @@ fn map(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut DomainMap
     let held = o.ingress.as_deref();
     if held.is_some_and(|held| !is_controlled_by(&held.metadata, mapping)) {
         c.mark_false(INGRESS_READY, "NotOwned", &format!("There is an existing Ingress {name:?} that we do not own."));
+        plan.taken_name::<Ingress>(meta::namespace(&mapping.metadata), name);
         return;
     }
     let write = ensure(held, &desired, Match::Exact);
@@ -208,6 +211,14 @@ struct Tls {
     entries: Vec<IngressTls>,
     /// Whether it is called with https; so it may be before there is a certificate.
     https: bool,
+    /// Challenges to answer before there is a certificate, or another one.
+    challenges: Vec<Http01Challenge>,
+}
+
+impl Tls {
+    fn new(entries: Vec<IngressTls>, https: bool) -> Self {
+        Self { entries, https, challenges: Vec::new() }
+    }
 }
 
 /// The certificate to serve with; `None` when it is somebody else's.
@@ -230,18 +241,19 @@ fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Tls>
         if is_wildcard(o) {
             own.hosts.push(format!("*.{host}"));
         }
-        return Some(Tls { entries: vec![own], https: true });
+        return Some(Tls::new(vec![own], true));
     }
     let spellings = [networking::DISABLE_TLS, networking::DISABLE_AUTO_TLS, networking::DISABLE_AUTO_TLS_ALT];
     let disabled = meta::annotation_of(&mapping.metadata, &spellings).is_some_and(|v| v.eq_ignore_ascii_case("true"));
     if !o.context.settings.network.external_domain_tls || disabled {
         c.mark_true_because(CERTIFICATE_PROVISIONED, "TLSNotEnabled", "external-domain-tls is not enabled");
-        return Some(Tls { entries: Vec::new(), https: false });
+        return Some(Tls::new(Vec::new(), false));
     }
     let wanted = make_certificate(o);
     let name = meta::name(&wanted.metadata).to_owned();
     let held = o.certificate.as_deref();
     if held.is_some_and(|held| !is_controlled_by(&held.metadata, mapping)) {
+        plan.taken_name::<Certificate>(namespace, &name);
         c.mark_false(
             CERTIFICATE_PROVISIONED,
             "CertificateNotOwned",
@@ -250,23 +262,34 @@ fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Tls>
         return None;
     }
     plan.write(ensure(held, &wanted, Match::Exact));
-    let ready = held
-        .filter(|held| held.spec == wanted.spec)
-        .and_then(|held| held.status.as_ref())
-        .and_then(|s| find(&s.conditions, READY));
+    let status = held.filter(|held| held.spec == wanted.spec).and_then(|held| held.status.as_ref());
+    let ready = status.and_then(|s| find(&s.conditions, READY));
+    let challenges = status.map(|s| s.http01_challenges.clone()).unwrap_or_default();
     if ready.is_some_and(|r| r.status == ConditionStatus::True) {
         c.mark_true(CERTIFICATE_PROVISIONED);
-        return Some(Tls { entries: vec![entry(&wanted.spec.secret_name)], https: true });
+        let renews = status.is_some_and(|s| conditions::status_of(&s.conditions, RENEWING) == ConditionStatus::True);
+        let challenges = if renews { challenges } else { Vec::new() };
+        return Some(Tls { entries: vec![entry(&wanted.spec.secret_name)], https: true, challenges });
     }
     let downgrade = o.context.settings.network.http_protocol == HttpProtocol::Enabled;
-    if downgrade {
-        let message = format!("Certificate {name} is not ready downgrade HTTP.");
-        c.mark_true_because(CERTIFICATE_PROVISIONED, "HTTPDowngrade", &message);
-    } else {
-        let message = format!("Certificate {name} is not ready.");
-        c.mark_unknown(CERTIFICATE_PROVISIONED, "CertificateNotReady", &message);
+    let failed = ready.filter(|r| r.status == ConditionStatus::False);
+    let why = failed.map(|r| if r.message.is_empty() { &r.reason } else { &r.message });
+    match (downgrade, why) {
+        (true, why) => {
+            let why = why.map_or_else(|| ".".to_owned(), |why| format!(": {why}"));
+            let message = format!("Certificate {name} is not ready downgrade HTTP{why}");
+            c.mark_true_because(CERTIFICATE_PROVISIONED, "HTTPDowngrade", &message);
+        }
+        (false, Some(why)) => {
+            let message = format!("Certificate {name} fails to be provisioned: {why}");
+            c.mark_false(CERTIFICATE_PROVISIONED, "CertificateProvisionFailed", &message);
+        }
+        (false, None) => {
+            let message = format!("Certificate {name} is not ready.");
+            c.mark_unknown(CERTIFICATE_PROVISIONED, "CertificateNotReady", &message);
+        }
     }
-    Some(Tls { entries: Vec::new(), https: !downgrade })
+    Some(Tls { entries: Vec::new(), https: !downgrade, challenges })
 }
 
 fn make_certificate(o: &Observed) -> Certificate {
@@ -313,6 +336,15 @@ fn claim(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> bool {
             false
         }
         None if o.context.settings.network.autocreate_cluster_domain_claims => {
+            if let Some(refusal) = o.context.refusal::<ClusterDomainClaim>(name) {
+                plan.warning(
+                    "InternalError",
+                    format!("Failed to create ClusterDomainClaim {name:?}: {}", refusal.message),
+                );
+                let message = format!("failed to create ClusterDomainClaim {name:?}: {}", refusal.message);
+                c.mark_false(DOMAIN_CLAIMED, "DomainClaimFailed", &message);
+                return false;
+            }
             let claim = ClusterDomainClaim {
                 metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
                 spec: ClusterDomainClaimSpec { namespace: namespace.to_owned() },
@@ -419,7 +451,7 @@ fn is_wildcard(o: &Observed) -> bool {
         && class(mapping, &o.context.settings) == networking::NEAP_INGRESS_CLASS
 }
 
-fn make_ingress(o: &Observed, first: &Target, rules: &[Routed], tls: Vec<IngressTls>) -> Ingress {
+fn make_ingress(o: &Observed, first: &Target, rules: &[Routed], tls: Tls) -> Ingress {
     let own = &o.mapping.metadata;
     let host = meta::name(own);
     let settings = &o.context.settings;
@@ -454,14 +486,15 @@ fn make_ingress(o: &Observed, first: &Target, rules: &[Routed], tls: Vec<Ingress
     let mut extras = Vec::new();
     let mut ingress_rules = Vec::with_capacity(sides.len());
     for (side, (name, original)) in sides.into_iter().enumerate() {
-        let mut paths = Vec::with_capacity(rules.len() + 1);
+        let hosts = vec![name];
+        let mut paths = challenge_paths(&tls.challenges, &hosts);
         for routed in rules {
             extras.push(PathExtra { rule: side, path: paths.len(), more: routed.rule.more.clone() });
             paths.push(path(&routed.target, &routed.rule.path, original));
         }
         paths.push(path(first, "", original));
         let http = Some(HttpRule { paths });
-        ingress_rules.push(IngressRule { hosts: vec![name], visibility: "ExternalIP".into(), http });
+        ingress_rules.push(IngressRule { hosts, visibility: "ExternalIP".into(), http });
     }
     if !extras.is_empty() {
         annotations.insert(neap::PATHS.into(), extras::write_paths(&extras));
@@ -476,8 +509,8 @@ fn make_ingress(o: &Observed, first: &Target, rules: &[Routed], tls: Vec<Ingress
             ..ObjectMeta::default()
         },
         spec: IngressSpec {
-            http_option: if redirected && !tls.is_empty() { "Redirected".into() } else { "Enabled".into() },
-            tls,
+            http_option: if redirected && !tls.entries.is_empty() { "Redirected".into() } else { "Enabled".into() },
+            tls: tls.entries,
             rules: ingress_rules,
         },
         status: None,

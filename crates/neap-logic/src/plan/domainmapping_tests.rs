@@ -86,6 +86,26 @@ fn a6_1_d9_4_a_mapping_says_what_is_missing() {
 }
 
 #[test]
+fn a6_1_nothing_is_made_for_a_name_that_could_not_be_claimed() {
+    let world = World::of(WORLD);
+    let mut settings = Settings::default();
+    settings.network.autocreate_cluster_domain_claims = true;
+    let mut context = Context { now: now(), settings: Arc::new(settings), refusals: Vec::new() };
+    let look = |context: &Context| plan(&observe(&world, "ns", "shop.example.org", context.clone()).expect("there"));
+    let kinds = |plan: &Plan| plan.writes.iter().map(|w| w.target().resource.kind).collect::<Vec<_>>();
+    let first = look(&context);
+    assert_eq!(kinds(&first), ["DomainMapping", "ClusterDomainClaim", "Ingress"]);
+    assert_eq!(first.barrier, 2);
+
+    context.refusals = vec![crate::plan::Refusal { target: first.writes[1].target(), message: "no".into() }];
+    let refused = look(&context);
+    assert_eq!(kinds(&refused), ["DomainMapping"]);
+    let conditions = &refused.status.expect("a status")["conditions"];
+    let claimed = conditions.as_array().expect("conditions").iter().find(|c| c["type"] == "DomainClaimed");
+    assert_eq!(claimed.expect("there")["reason"], "DomainClaimFailed");
+}
+
+#[test]
 fn d9_3_a_mapping_has_a_certificate_while_there_is_tls() {
     let mut world = World::of(WORLD);
     let mut settings = Settings::default();
@@ -102,6 +122,15 @@ fn d9_3_a_mapping_has_a_certificate_while_there_is_tls() {
     assert_eq!(condition(&world, "CertificateProvisioned"), "True HTTPDowngrade");
     let made = world.value("Certificate", "ns", "shop.example.org").expect("asked for");
     assert_eq!(made["spec"]["dnsNames"], json!(["shop.example.org"]));
+    let challenge = json!([{"url": "http://shop.example.org/.well-known/acme-challenge/tok", "serviceName": "neap-acme",
+        "serviceNamespace": "knative-serving", "servicePort": 80}]);
+    let open = json!({"status": {"http01Challenges": challenge}});
+    world.patch("Certificate", "ns", "shop.example.org", open);
+    look(&mut world);
+    let paths = &world.value("Ingress", "ns", "shop.example.org").expect("made")["spec"]["rules"][0]["http"]["paths"];
+    assert_eq!(paths[0]["path"], "/.well-known/acme-challenge/tok");
+    assert_eq!(paths[0]["splits"][0]["serviceName"], "neap-acme");
+    assert_eq!(paths[1]["rewriteHost"], "shop.ns.svc.cluster.local");
     let ready = json!({"status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}});
     world.patch("Certificate", "ns", "shop.example.org", ready);
     look(&mut world);

@@ -1,7 +1,7 @@
 //! From "it should look like this" to a write, or to none when it already does.
 //!
-//! Two ways of comparing: objects only we write must be *exactly* as wanted; objects whose server fills in
-//! fields of its own must *contain* what is wanted.
+//! Objects only we write must be *exactly* as wanted; of objects whose server fills in fields of its own, or that others
+//! mark for their own ends, what is wanted must be *there*. To take such a mark off would begin a quarrel without end.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube_core::Resource;
@@ -15,8 +15,8 @@ use super::{Object, Write};
 pub enum Match {
     /// Labels, annotations and everything outside metadata and status are equal.
     Exact,
-    /// Labels and annotations are equal; of the rest everything wanted is there.
-    Body,
+    /// Labels and annotations have what is wanted; everything outside metadata and status is equal.
+    Content,
     /// Everything wanted is there; what else is there stays.
     Contains,
 }
@@ -45,20 +45,20 @@ fn metadata(fields: &mut Map<String, Value>, wanted: &Value, how: Match) {
     let Some(held) = fields.get_mut("metadata").and_then(Value::as_object_mut) else { return };
     for part in ["labels", "annotations"] {
         match (wanted.get(part), how) {
-            (Some(value), Match::Contains) => put(held, part, value, how),
-            (Some(value), Match::Exact | Match::Body) => put(held, part, value, Match::Exact),
-            (None, Match::Exact | Match::Body) => {
+            (Some(value), Match::Contains | Match::Content) => put(held, part, value, Match::Contains),
+            (Some(value), Match::Exact) => put(held, part, value, Match::Exact),
+            (None, Match::Exact) => {
                 held.remove(part);
             }
-            (None, Match::Contains) => {}
+            (None, Match::Contains | Match::Content) => {}
         }
     }
 }
 
 fn put(fields: &mut Map<String, Value>, key: &str, wanted: &Value, how: Match) {
     match (fields.get_mut(key), how) {
-        (Some(held), Match::Contains | Match::Body) => overlay(held, wanted),
-        (Some(held), Match::Exact) if held == wanted => {}
+        (Some(held), Match::Contains) => overlay(held, wanted),
+        (Some(held), Match::Exact | Match::Content) if held == wanted => {}
         _ => {
             fields.insert(key.to_owned(), wanted.clone());
         }
@@ -132,7 +132,10 @@ mod tests {
         let mut exact = stored.clone();
         exact["metadata"]["labels"] = json!({"x": "1"});
         exact["spec"] = wanted["spec"].clone();
-        check(stored.clone(), wanted, Match::Exact, Some(exact));
+        check(stored.clone(), wanted.clone(), Match::Exact, Some(exact));
+        let mut content = stored.clone();
+        content["spec"] = wanted["spec"].clone();
+        check(stored.clone(), wanted, Match::Content, Some(content));
         let mut moved = stored.clone();
         moved["spec"]["ports"][0]["port"] = json!(81);
         check(

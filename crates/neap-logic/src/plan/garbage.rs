@@ -8,7 +8,7 @@ use neap_api::serving::{Configuration, Revision};
 
 use super::cache::Cache;
 use super::ensure::is_controlled_by;
-use super::{Context, ObjectRef, Plan, Write, meta};
+use super::{Context, Plan, Seen, Write, meta};
 use crate::gc::{Candidate, collect};
 
 /// A Configuration and its Revisions.
@@ -61,7 +61,7 @@ pub fn plan(o: &Observed) -> Plan {
     for name in collect(&candidates, &o.context.settings.gc, o.context.now) {
         let revision = o.revisions.iter().find(|r| meta::name(&r.metadata) == name).expect("collected from these");
         plan.because(format!("Revision {name} is old and unused"));
-        plan.write(Some(Write::Delete(ObjectRef::of(revision.as_ref()))));
+        plan.write(Some(Write::DeleteSeen(Seen::of(revision.as_ref()))));
     }
     plan
 }
@@ -110,5 +110,9 @@ spec: {{containers: []}}"#
         let plan = plan(&observe(&world, "ns", "c", context).expect("there"));
         let names: Vec<String> = plan.writes.iter().map(|w| w.target().name).collect();
         assert_eq!(names, ["old"]);
+        // One that is routed to in the meantime, or another of its name, must stay.
+        let Write::DeleteSeen(seen) = &plan.writes[0] else { panic!("{:?}", plan.writes[0]) };
+        assert_eq!(seen.uid.as_deref(), Some("uid-revision-old"));
+        assert!(seen.resource_version.is_some());
     }
 }

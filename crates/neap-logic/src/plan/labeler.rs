@@ -139,6 +139,15 @@ fn set_finalizers(route: &Route, finalizers: &[String]) -> Write {
     })
 }
 
+/// The version a change of the list was decided on, where another Route may be writing it too: two that took themselves
+/// off at the same moment would each put the other back, and nobody looks at the mark of a Route that is gone. The first
+/// mark of all needs none; were it lost, its Route would see that.
+fn guard<K: Resource<DynamicType = ()>>(object: &K, metadata: &mut Map<String, Value>) {
+    if !meta::list(object.meta(), keys::ROUTES).is_empty() {
+        metadata.insert("resourceVersion".into(), json!(object.meta().resource_version));
+    }
+}
+
 /// The wanted value of the annotation, when it has to change.
 fn routes_after<K: Resource<DynamicType = ()>>(object: &K, route: &str, led_to: bool) -> Option<BTreeSet<String>> {
     let before = meta::list(object.meta(), keys::ROUTES);
@@ -156,7 +165,9 @@ fn annotation(routes: &BTreeSet<String>) -> Value {
 
 fn mark_configuration(configuration: &Configuration, route: &str, led_to: bool) -> Option<Write> {
     let routes = routes_after(configuration, route, led_to)?;
-    let merge = json!({"metadata": {"annotations": {keys::ROUTES: annotation(&routes)}}});
+    let mut metadata = Map::from_iter([("annotations".to_owned(), json!({keys::ROUTES: annotation(&routes)}))]);
+    guard(configuration, &mut metadata);
+    let merge = json!({"metadata": metadata});
     Some(Write::Patch(Patch { target: ObjectRef::of(configuration), subresource: None, merge }))
 }
 
@@ -183,6 +194,7 @@ fn mark_revision(revision: &Revision, route: &str, led_to: bool, now: &str) -> O
         return None;
     }
     metadata.insert("annotations".into(), Value::Object(annotations));
+    guard(revision, &mut metadata);
     Some(Write::Patch(Patch {
         target: ObjectRef::of(revision),
         subresource: None,

@@ -70,6 +70,24 @@ fn d3_1_c1_7_c1_8_marks_follow_the_route() {
 }
 
 #[test]
+fn two_routes_cannot_put_each_other_back() {
+    let mut world = World::of(WORLD);
+    run(&mut world);
+    let guarded = |world: &World| {
+        let context = Context { now: now(), settings: Default::default(), refusals: Vec::new() };
+        let plan = plan(&observe(world, "ns", "r", context).expect("there"));
+        let patches = plan.writes.into_iter().filter_map(|write| match write {
+            Write::Patch(patch) if patch.target.resource.kind != "Route" => Some(patch.merge["metadata"].clone()),
+            _ => None,
+        });
+        patches.map(|metadata| metadata["resourceVersion"].is_string()).collect::<Vec<_>>()
+    };
+    world.patch("Route", "ns", "r", json!({"metadata": {"deletionTimestamp": "2026-01-02T03:04:05Z"}}));
+    assert_eq!(guarded(&world), [true, true, true], "taking a mark off");
+    assert_eq!(guarded(&World::of(WORLD)), [false, false, false], "the first mark");
+}
+
+#[test]
 fn d3_1_marks_go_with_the_route() {
     let mut world = World::of(WORLD);
     run(&mut world);

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::config::Settings;
 
 pub mod cache;
+pub mod certificate;
 pub mod configuration;
 pub mod deployment;
 pub mod domainmapping;
@@ -55,17 +56,24 @@ impl Context {
     }
 }
 
+/// How soon a name that somebody else has is looked at again: nothing tells when it becomes free.
+const TAKEN: Duration = Duration::from_secs(15);
+
 /// What one look at an object led to.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     /// Objects to write and remove, in this order.
     pub writes: Vec<Write>,
+    /// Where not all before it went through, a write from this place on is not made; 0 says that each stands alone.
+    pub barrier: usize,
     /// The object's whole status, when it has to change; written last.
     pub status: Option<Value>,
     /// What to tell the user about.
     pub events: Vec<Event>,
     /// When to look again without being told to.
     pub again: Option<Duration>,
+    /// Objects of somebody else that are in the way. Where they lack our labels no watch shows that they are gone.
+    pub taken: Vec<ObjectRef>,
     /// Why, in words, for logs and for `explain`.
     pub reasons: Vec<String>,
 }
@@ -79,6 +87,27 @@ impl Plan {
     /// Adds a write when there is one.
     pub fn write(&mut self, write: Option<Write>) {
         self.writes.extend(write);
+    }
+
+    /// What is added from here on is made only when everything before it was.
+    pub fn only_then(&mut self) {
+        self.barrier = self.writes.len();
+    }
+
+    /// Notes that an object of somebody else has a name that is needed here.
+    pub fn taken_by<K: Resource<DynamicType = ()>>(&mut self, object: &K) {
+        self.taken.push(ObjectRef::of(object));
+        self.again_in(TAKEN);
+    }
+
+    /// The same, where only the name is known.
+    pub fn taken_name<K: Resource<DynamicType = ()>>(&mut self, namespace: &str, name: &str) {
+        self.taken.push(ObjectRef {
+            resource: ApiResource::erase::<K>(&()),
+            namespace: Some(namespace.to_owned()),
+            name: name.to_owned(),
+        });
+        self.again_in(TAKEN);
     }
 
     /// Adds an event that tells of something as it should be.
@@ -122,6 +151,27 @@ pub enum Write {
     Patch(Patch),
     /// It shall go.
     Delete(ObjectRef),
+    /// It shall go if it still is what was decided on: its loss could not be made good.
+    DeleteSeen(Seen),
+}
+
+/// An object as it was when something was decided about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    /// Which.
+    pub target: ObjectRef,
+    /// Its identity.
+    pub uid: Option<String>,
+    /// Its version.
+    pub resource_version: Option<String>,
+}
+
+impl Seen {
+    /// An object at hand.
+    pub fn of<K: Resource<DynamicType = ()>>(object: &K) -> Self {
+        let (uid, resource_version) = (object.meta().uid.clone(), object.meta().resource_version.clone());
+        Self { target: ObjectRef::of(object), uid, resource_version }
+    }
 }
 
 impl Write {
@@ -131,6 +181,7 @@ impl Write {
             Write::Create(object) | Write::Update(object) => object.reference(),
             Write::Patch(patch) => patch.target.clone(),
             Write::Delete(target) => target.clone(),
+            Write::DeleteSeen(seen) => seen.target.clone(),
         }
     }
 }

@@ -60,10 +60,10 @@ pub fn plan(
         let address = ingress.and_then(address);
         let host = hosts::host(&name, tag, false, &context.settings)?;
         let (service, endpoints) = make(route, &service_name, &host, address, held_service);
-        plan.write(ensure(held_service, &service, Match::Body));
+        plan.write(ensure(held_service, &service, Match::Contains));
         let held_endpoints = held.endpoints.iter().find(|e| meta::name(&e.metadata) == service_name).map(AsRef::as_ref);
         match (endpoints, held_endpoints) {
-            (Some(endpoints), held) => plan.write(ensure(held, &endpoints, Match::Exact)),
+            (Some(endpoints), held) => plan.write(ensure(held, &endpoints, Match::Content)),
             (None, Some(stale)) => plan.write(Some(Write::Delete(ObjectRef::of(stale)))),
             (None, None) => {}
         }

@@ -15,7 +15,7 @@ use neap_api::{Condition, ConditionStatus};
 
 use super::ensure::{Match, controller_ref, ensure, is_controlled_by};
 use super::meta::name;
-use super::{Context, Plan};
+use super::{Context, Plan, TAKEN};
 use crate::conditions::{Conditions, POD_AUTOSCALER, is_ready, status_of};
 use crate::names::private_service;
 use crate::scale::{
@@ -65,6 +65,8 @@ pub struct Observed<'a> {
     pub scaling: &'a Scaling,
     /// The latest decision; `None` while nothing has been measured.
     pub decided: Option<Decided>,
+    /// Since when the load has been measured without a gap; `None` while it is not.
+    pub measured_since: Option<jiff::Timestamp>,
     /// Replicas the target asks for now; `None` when it does not exist (yet).
     pub replicas: Option<u32>,
     /// Instances ready.
@@ -191,6 +193,7 @@ fn situation(o: &Observed<'_>, conditions: &Conditions) -> Situation {
     Situation {
         desired: o.decided.map(|decided| decided.desired),
         activity,
+        measured_since: o.measured_since,
         initialized: conditions.status(SCALE_TARGET_INITIALIZED) == ConditionStatus::True,
         // Where nothing runs, nothing waits for the path to move.
         in_path: if o.replicas == Some(0) { InPath::Always } else { o.in_path },
@@ -286,15 +289,17 @@ fn serverless_service(
 }
 
 fn metric(o: &Observed<'_>, plan: &mut Plan) -> Result<(), Trouble> {
-    let always_proxied = o.scaling.target_burst_capacity < 0.0;
+    // Where every request passes an activator, its count is the whole truth (E3.6). So is the gateway's where pods have
+    // no sidecar; there nobody could be asked.
+    let sidecar = o.context.settings.deployment.queue_sidecar_image.is_some();
+    let asked = sidecar && o.scaling.target_burst_capacity >= 0.0;
     let nanos = |window: std::time::Duration| i64::try_from(window.as_nanos()).unwrap_or(i64::MAX);
     let wanted = Metric {
         metadata: child_of(o.pa),
         spec: MetricSpec {
             stable_window: nanos(o.scaling.stable_window),
             panic_window: nanos(o.scaling.panic_window),
-            // Where every request passes an activator, its count is the whole truth (E3.6).
-            scrape_target: if always_proxied { String::new() } else { private_service(name(&o.pa.metadata)) },
+            scrape_target: if asked { private_service(name(&o.pa.metadata)) } else { String::new() },
         },
         status: None,
     };
@@ -316,6 +321,7 @@ where
     let (kind, name) = (K::kind(&()), name(&pa.metadata));
     if observed.is_some_and(|child| !is_controlled_by(child.meta(), pa)) {
         let message = format!("There is an existing {kind} {name:?} that we do not own.");
+        plan.again_in(TAKEN);
         return Err(Trouble { reason: "NotOwned", message });
     }
     plan.write(ensure(observed, wanted, how));

@@ -216,6 +216,7 @@ fn deploy(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &RevisionSt
         return true;
     };
     if !is_controlled_by(&held.metadata, revision) {
+        plan.taken_by(held);
         c.mark_false(
             RESOURCES_AVAILABLE,
             "NotOwned",
@@ -356,6 +357,7 @@ fn autoscale(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut Rev
     let held = o.pod_autoscaler.as_deref();
     if held.is_some_and(|held| !is_controlled_by(&held.metadata, revision)) {
         let message = format!("There is an existing PodAutoscaler {name:?} that we do not own.");
+        plan.taken_name::<PodAutoscaler>(meta::namespace(&revision.metadata), name);
         c.mark_false(ACTIVE, "NotOwned", &message);
         c.mark_false(RESOURCES_AVAILABLE, "NotOwned", &message);
         return;

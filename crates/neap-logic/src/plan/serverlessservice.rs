@@ -24,6 +24,8 @@ use crate::traffic::Protocol;
 
 const ENDPOINTS_POPULATED: &str = "EndpointsPopulated";
 const ACTIVATOR_ENDPOINTS_POPULATED: &str = "ActivatorEndpointsPopulated";
+/// The port of a gateway's Service that takes plain HTTP.
+const PLAIN: &str = "http2";
 /// The label by which slices name their Service.
 pub const SLICE_SERVICE: &str = "kubernetes.io/service-name";
 
@@ -42,18 +44,41 @@ pub struct Observed {
     pub public_endpoints: Option<Arc<Endpoints>>,
     /// The slices of the private Service.
     pub private_slices: Vec<Arc<EndpointSlice>>,
-    /// Addresses that take requests while there are no pods.
-    pub activators: Vec<String>,
+    /// Who takes requests while there are no pods.
+    pub stand_ins: StandIns,
     /// Everything else.
     pub context: Context,
 }
 
-/// Gathers what [`plan`] needs; `activators` come from elsewhere since they are the same for all.
+/// Who takes requests for pods that are not there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StandIns {
+    /// Their addresses.
+    pub addresses: Vec<String>,
+    /// Where they listen, whatever the protocol; `None` for activators, which have a port for each (D6.2).
+    pub port: Option<i32>,
+}
+
+impl StandIns {
+    /// Activators, as the slices of their Service name them.
+    pub fn activators(slices: &[Arc<EndpointSlice>]) -> Self {
+        Self { addresses: ready_addresses(slices), port: None }
+    }
+
+    /// A gateway, which activates by itself; it speaks HTTP/1.1 and HTTP/2 on one port.
+    pub fn gateway(slices: &[Arc<EndpointSlice>]) -> Self {
+        let ports = slices.iter().flat_map(|slice| slice.ports.iter().flatten());
+        let plain = ports.filter(|port| port.name.as_deref() == Some(PLAIN)).find_map(|port| port.port);
+        Self { addresses: ready_addresses(slices), port: plain }
+    }
+}
+
+/// Gathers what [`plan`] needs; `stand_ins` come from elsewhere since they are the same for all.
 pub fn observe<C: Cache>(
     cache: &C,
     namespace: &str,
     name: &str,
-    activators: Vec<String>,
+    stand_ins: StandIns,
     context: Context,
 ) -> Option<Observed> {
     let serverless_service = cache.get::<ServerlessService>(namespace, name)?;
@@ -65,7 +90,7 @@ pub fn observe<C: Cache>(
         public_service: cache.get(namespace, name),
         public_endpoints: cache.get(namespace, name),
         private_slices: cache.labelled(namespace, SLICE_SERVICE, &private),
-        activators,
+        stand_ins,
         serverless_service,
         context,
     })
@@ -96,6 +121,7 @@ pub fn plan(o: &Observed) -> Plan {
     let owned = |service: &Option<Arc<Service>>| service.as_ref().is_none_or(|s| is_controlled_by(&s.metadata, sks));
     if !owned(&o.private_service) || !owned(&o.public_service) {
         let taken = if owned(&o.private_service) { &name } else { &private };
+        plan.taken_name::<Service>(meta::namespace(&sks.metadata), taken);
         c.mark_false(
             ENDPOINTS_POPULATED,
             "NotOwned",
@@ -123,12 +149,12 @@ fn services(o: &Observed, private: &str, plan: &mut Plan) {
         o.deployment.as_ref().and_then(|d| d.spec.as_ref()).and_then(|s| s.selector.match_labels.clone())
     {
         let wanted = service(sks, private, "Private", private_ports(o, protocol), Some(selector));
-        plan.write(ensure(o.private_service.as_deref(), &wanted, Match::Body));
+        plan.write(ensure(o.private_service.as_deref(), &wanted, Match::Contains));
     } else {
         plan.because("the Deployment to select pods of does not exist yet");
     }
     let wanted = service(sks, meta::name(&sks.metadata), "Public", public_ports(o, protocol), None);
-    plan.write(ensure(o.public_service.as_deref(), &wanted, Match::Body));
+    plan.write(ensure(o.public_service.as_deref(), &wanted, Match::Contains));
 }
 
 fn has_sidecar(o: &Observed) -> bool {
@@ -206,13 +232,14 @@ fn endpoints(o: &Observed, plan: &mut Plan, c: &mut Conditions) {
     let sks = o.serverless_service.as_ref();
     let pods = ready_addresses(&o.private_slices);
     let proxied = sks.spec.mode == "Proxy";
-    let activators = subset(meta::name(&sks.metadata), &o.activators, sks.spec.num_activators);
+    let activators = subset(meta::name(&sks.metadata), &o.stand_ins.addresses, sks.spec.num_activators);
     let through_activators = (proxied || pods.is_empty()) && !activators.is_empty();
     let addresses = if through_activators { &activators } else { &pods };
     let protocol = Protocol::parse(&sks.spec.protocol_type);
     let subsets = (!addresses.is_empty()).then(|| {
         let mut ports = vec![endpoint_port(o, protocol, through_activators)];
-        if has_sidecar(o) {
+        // A gateway has no port for encrypted requests between Knative's own parts.
+        if has_sidecar(o) && !(through_activators && o.stand_ins.port.is_some()) {
             ports.push(EndpointPort {
                 name: Some("https".into()),
                 port: sidecar::HTTPS_PORT,
@@ -229,7 +256,7 @@ fn endpoints(o: &Observed, plan: &mut Plan, c: &mut Conditions) {
     });
     let wanted = Endpoints { metadata: metadata(sks, meta::name(&sks.metadata), "Public"), subsets };
     if o.public_endpoints.as_ref().is_none_or(|held| is_controlled_by(&held.metadata, sks)) {
-        let mut write = ensure(o.public_endpoints.as_deref(), &wanted, Match::Exact);
+        let mut write = ensure(o.public_endpoints.as_deref(), &wanted, Match::Content);
         // `subsets` is absent when empty, and an absent field is not compared.
         if wanted.subsets.is_none()
             && let Some(held) = o.public_endpoints.as_deref().filter(|held| held.subsets.is_some())
@@ -258,10 +285,11 @@ fn endpoint_port(o: &Observed, protocol: Protocol, through_activators: bool) -> 
         .iter()
         .flat_map(|s| s.ports.iter().flatten())
         .find(|p| p.name.as_deref() == Some(protocol.port_name()));
-    let direct = sliced.and_then(|p| p.port).filter(|_| !has_sidecar(o) && !through_activators);
+    let real =
+        if through_activators { o.stand_ins.port } else { sliced.and_then(|p| p.port).filter(|_| !has_sidecar(o)) };
     EndpointPort {
         name: Some(protocol.port_name().into()),
-        port: direct.unwrap_or_else(|| sidecar::serving_port(protocol)),
+        port: real.unwrap_or_else(|| sidecar::serving_port(protocol)),
         protocol: Some("TCP".into()),
         ..EndpointPort::default()
     }

@@ -19,11 +19,14 @@ spec: {selector: {matchLabels: {serving.knative.dev/revisionUID: u}}, template: 
 "#;
 
 fn run(world: &mut World, activators: &[&str]) -> Plan {
+    run_with(world, StandIns { addresses: activators.iter().map(|a| (*a).to_owned()).collect(), port: None })
+}
+
+fn run_with(world: &mut World, stand_ins: StandIns) -> Plan {
     let context = Context { now: now(), settings: Default::default(), refusals: Vec::new() };
     let sks: ServerlessService =
         serde_json::from_value(world.value("ServerlessService", "ns", "r").expect("there").clone()).expect("an SKS");
-    let activators: Vec<String> = activators.iter().map(|a| (*a).to_owned()).collect();
-    world.settle(&ObjectRef::of(&sks), |w| observe(w, "ns", "r", activators.clone(), context.clone()), plan)
+    world.settle(&ObjectRef::of(&sks), |w| observe(w, "ns", "r", stand_ins.clone(), context.clone()), plan)
 }
 
 fn pods(world: &mut World, addresses: &[&str]) {
@@ -85,11 +88,44 @@ fn d6_1_d6_2_d6_3_a6_4_pods_stand_behind_it_while_there_are_any() {
 }
 
 #[test]
+fn a_gateway_stands_in_at_its_own_port() {
+    let slice: EndpointSlice = serde_json::from_value(json!({
+        "metadata": {"name": "g"}, "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.0.0.9"], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": 8443}, {"name": "http2", "port": 8081}],
+    }))
+    .expect("a slice");
+    let gateway = StandIns::gateway(&[Arc::new(slice)]);
+    let mut world = World::of(WORLD);
+    run_with(&mut world, gateway.clone());
+    assert_eq!(backends(&world), "10.0.0.9:8081");
+    // One that speaks h2c too, and pods again as soon as there are any.
+    world.patch("ServerlessService", "ns", "r", json!({"spec": {"protocolType": "h2c"}}));
+    run_with(&mut world, gateway.clone());
+    assert_eq!(backends(&world), "10.0.0.9:8081");
+    world.patch("ServerlessService", "ns", "r", json!({"spec": {"protocolType": "http1"}}));
+    pods(&mut world, &["10.1.0.1"]);
+    run_with(&mut world, gateway);
+    assert_eq!(backends(&world), "10.1.0.1:8080");
+}
+
+#[test]
 fn a6_4_a_foreign_service_is_left_alone() {
     let mut world = World::of(WORLD);
     world.put_yaml("{apiVersion: v1, kind: Service, metadata: {name: r, namespace: ns}, spec: {}}");
     assert!(run(&mut world, &[]).writes.is_empty());
     assert_eq!(ready(&world), "EndpointsPopulated=False Ready=False");
+}
+
+#[test]
+fn d6_marks_of_others_stay() {
+    let mut world = World::of(WORLD);
+    run(&mut world, &["10.0.0.1"]);
+    for (kind, name) in [("Service", "r"), ("Service", "r-private"), ("Endpoints", "r")] {
+        let theirs = json!({"metadata": {"labels": {"team": "a"}, "annotations": {"cloud.google.com/neg": "{}"}}});
+        world.patch(kind, "ns", name, theirs);
+    }
+    assert!(run(&mut world, &["10.0.0.1"]).writes.is_empty());
 }
 
 #[test]

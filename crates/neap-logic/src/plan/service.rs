@@ -62,6 +62,7 @@ pub fn plan(o: &Observed) -> Plan {
     if convert::is_manual_service(service) {
         by_hand(&mut plan, &mut c, &mut status);
     } else if configuration(o, &mut plan, &mut c, &mut status) {
+        plan.only_then();
         route(o, &mut plan, &mut c, &mut status);
     }
     // A Route fails because of a failed Configuration, never the other way round: the cause is what to show.
@@ -90,6 +91,7 @@ fn configuration(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut
     let held = o.configuration.as_deref();
     if held.is_some_and(|held| !is_controlled_by(&held.metadata, service)) {
         c.mark_false(CONFIGURATIONS_READY, "NotOwned", &not_owned("Configuration", name));
+        plan.taken_name::<Configuration>(meta::namespace(&service.metadata), name);
         return false;
     }
     let wanted = make_configuration(service, held);
@@ -140,6 +142,7 @@ fn configuration(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut
         let message =
             format!("The revision name {named:?} is taken by a conflicting Revision, so traffic will not be migrated");
         c.mark_false(ROUTES_READY, "RevisionNameTaken", &message);
+        plan.taken_name::<Revision>(meta::namespace(&service.metadata), named);
         return false;
     }
     true
@@ -151,6 +154,7 @@ fn route(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut Service
     let held = o.route.as_deref();
     if held.is_some_and(|held| !is_controlled_by(&held.metadata, service)) {
         c.mark_false(ROUTES_READY, "NotOwned", &not_owned("Route", name));
+        plan.taken_name::<Route>(meta::namespace(&service.metadata), name);
         return;
     }
     let wanted = make_route(service);

@@ -44,8 +44,10 @@ const TOKEN_VOLUME: &str = "knative-token-volume";
 const TOKEN_PATH: &str = "/var/run/secrets/tokens";
 /// How long a mounted token is good for, in seconds; the kubelet replaces it in time.
 const TOKEN_SECONDS: i64 = 3600;
-const VAR_LOG_VOLUME: &str = "knative-var-log";
-const VAR_LOG_PATH: &str = "/var/log";
+/// Volume that the logs of containers are collected from (facts B7.1).
+pub const VAR_LOG_VOLUME: &str = "knative-var-log";
+/// Where containers see it.
+pub const VAR_LOG_PATH: &str = "/var/log";
 
 /// The sidecar's port for a protocol.
 pub fn serving_port(protocol: Protocol) -> i32 {

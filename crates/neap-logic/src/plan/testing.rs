@@ -100,7 +100,7 @@ impl World {
                         self.store(key, value, false);
                     }
                 }
-                Write::Delete(_) => drop(self.objects.remove(&key)),
+                Write::Delete(_) | Write::DeleteSeen(_) => drop(self.objects.remove(&key)),
             }
         }
         if let Some(status) = &plan.status {

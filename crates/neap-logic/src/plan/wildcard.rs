@@ -63,6 +63,7 @@ pub fn plan(o: &Observed) -> Plan {
         }
         if held.is_some_and(|held| !is_controlled_by(&held.metadata, namespace)) {
             plan.because(format!("there is a Certificate {name} that belongs to somebody else"));
+            plan.taken_name::<Certificate>(meta::name(&namespace.metadata), name);
             continue;
         }
         let write = ensure(held, certificate, Match::Exact);

@@ -115,9 +115,6 @@ pub struct PathRule {
     pub splits: Box<[Split]>,
 }
 
-/// Begin of the paths by which a certificate authority asks whether a domain is ours.
-const ACME_CHALLENGES: &str = "/.well-known/acme-challenge/";
-
 impl PathRule {
     /// How soon it is tried: longest prefix first; of equal prefixes a whole path before a beginning, then what asks for more.
     pub(super) fn rank(&self) -> (usize, bool, usize) {
@@ -133,7 +130,7 @@ impl PathRule {
 
     /// Whether it is there to answer a certificate authority, which comes without TLS and shows no key (F1.11).
     pub fn is_challenge(&self) -> bool {
-        self.prefix.starts_with(ACME_CHALLENGES)
+        self.prefix.starts_with(neap_api::acme::CHALLENGE_PATH)
     }
 
     /// The split a number falls on. Equally spread numbers give the splits their percents; what counts are the upper

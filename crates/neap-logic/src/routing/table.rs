@@ -66,6 +66,7 @@ impl Table {
         let paths = match door {
             Door::External => match &host.external {
                 Some(paths) if host.redirect && !secure => {
+                    // An authority that makes certificates asks in the clear (F1.11), and may find none where it would be sent.
                     let found = paths.iter().find(|rule| rule.is_challenge() && matches(rule, path, query, &header));
                     return found.map_or(Lookup::Redirect(host), |path| Lookup::Found(Found { host, path }));
                 }

@@ -139,21 +139,21 @@ impl Scaling {
             Measure::Concurrency if limit > 0.0 => (limit, config.target_utilization),
             Measure::Concurrency => (config.concurrency_target, config.target_utilization),
         };
-        if let Some(target) = read.number::<f64>(&[keys::TARGET]) {
+        if let Some(target) = read.finite(&[keys::TARGET]) {
             // Aiming at more than an instance takes would never add one.
             total = match measure {
                 Measure::Concurrency if limit > 0.0 => target.min(limit),
                 _ => target,
             };
         }
-        let utilization = read.number::<f64>(&[keys::TARGET_UTILIZATION, keys::TARGET_UTILIZATION_ALT]);
+        let utilization = read.finite(&[keys::TARGET_UTILIZATION, keys::TARGET_UTILIZATION_ALT]);
         let fraction = utilization.map_or(fraction, |percent| percent / 100.0);
 
         let stable_window = read.duration(&[keys::WINDOW]).unwrap_or(config.stable_window);
         let panic_percent =
-            read.number::<f64>(&[keys::PANIC_WINDOW, keys::PANIC_WINDOW_ALT]).unwrap_or(config.panic_window_percentage);
+            read.finite(&[keys::PANIC_WINDOW, keys::PANIC_WINDOW_ALT]).unwrap_or(config.panic_window_percentage);
         let panic_threshold = read
-            .number::<f64>(&[keys::PANIC_THRESHOLD, keys::PANIC_THRESHOLD_ALT])
+            .finite(&[keys::PANIC_THRESHOLD, keys::PANIC_THRESHOLD_ALT])
             .unwrap_or(config.panic_threshold_percentage);
         let initial_scale = read
             .number(&[keys::INITIAL_SCALE, keys::INITIAL_SCALE_ALT])
@@ -167,7 +167,7 @@ impl Scaling {
             target: (total * fraction).max(TARGET_MIN),
             total,
             target_burst_capacity: read
-                .number(&[keys::TARGET_BURST_CAPACITY, keys::TARGET_BURST_CAPACITY_ALT])
+                .finite(&[keys::TARGET_BURST_CAPACITY, keys::TARGET_BURST_CAPACITY_ALT])
                 .unwrap_or(config.target_burst_capacity),
             activator_capacity: config.activator_capacity,
             stable_window,
@@ -242,6 +242,11 @@ impl<'a> Annotations<'a> {
 
     fn number<N: FromStr>(&mut self, keys: &[&str]) -> Option<N> {
         self.parsed(keys, "a number in range", |text| text.parse().ok())
+    }
+
+    /// A number that a count can be made of: `NaN` and `inf` are read as numbers too.
+    fn finite(&mut self, keys: &[&str]) -> Option<f64> {
+        self.parsed(keys, "a number in range", |text| text.parse().ok().filter(|n: &f64| n.is_finite()))
     }
 
     fn duration(&mut self, keys: &[&str]) -> Option<Duration> {

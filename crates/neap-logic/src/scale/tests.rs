@@ -54,6 +54,10 @@ fn e4_1_targets() {
     check(0, "metric=rps", 200.0, 140.0);
     check(10, "metric=rps target=50", 50.0, 35.0);
     check(0, "target=0.01", 0.01, 0.01);
+    // What admission never saw.
+    let (s, errors) =
+        Scaling::resolve(&pa(0, "target=NaN target-burst-capacity=inf"), &Autoscaler::default(), DEADLINE);
+    assert_eq!((s.target, s.target_burst_capacity, errors.len()), (70.0, 211.0, 2));
 }
 
 #[test]
@@ -317,6 +321,7 @@ fn e4_11_to_zero() {
     let base = Situation {
         desired: Some(0),
         activity: Inactive(at(0.0)),
+        measured_since: None,
         initialized: true,
         in_path: InPath::Seen,
         proxied_for: Duration::ZERO,
@@ -342,6 +347,10 @@ fn e4_11_to_zero() {
     // Active: for a stable window first; then everybody is told before anything stops.
     check(&s, now(59.0, Active(at(0.0))), scale(1, left(1), Some(Why::ActiveTooShortly(secs(1)))));
     check(&s, now(60.0, Active(at(0.0))), retire(None, Why::Idle));
+    // Nobody knows what was before the history began.
+    let afresh = |second| Situation { measured_since: Some(at(100.0)), ..now(second, Active(at(0.0))) };
+    check(&s, afresh(101.0), scale(1, left(59), Some(Why::ActiveTooShortly(secs(59)))));
+    check(&s, afresh(160.0), retire(None, Why::Idle));
 
     // Inactive: the path, then the grace period unless the activator has been in it all along.
     let proxied = |second, proxied| Situation { proxied_for: secs(proxied), ..now(second, Inactive(at(0.0))) };
@@ -450,6 +459,7 @@ fn what_always_holds() {
             let situation = Situation {
                 desired: Some(decision.desired),
                 activity: Activity::Active(at(-1000.0)),
+                measured_since: None,
                 initialized: true,
                 in_path: InPath::Always,
                 proxied_for: Duration::ZERO,

@@ -43,6 +43,8 @@ pub struct Situation {
     pub desired: Option<u32>,
     /// The `Active` condition as it stands.
     pub activity: Activity,
+    /// Since when the load has been measured without a gap; `None` while it is not.
+    pub measured_since: Option<Timestamp>,
     /// Whether the initial scale has ever been reached.
     pub initialized: bool,
     /// What is known of the path.
@@ -169,6 +171,8 @@ pub fn step(scaling: &Scaling, s: &Situation) -> Step {
             }
         }
         Activity::Active(since) => {
+            // A history that has just begun, as after a restart, says nothing about the time before it.
+            let since = s.measured_since.map_or(since, |measured| since.max(measured));
             match scaling.stable_window.checked_sub(elapsed(s.now, since)).filter(|left| !left.is_zero()) {
                 None => Step::Retire { again: None, why: Why::Idle },
                 Some(left) => Step::Scale { to: 1, again: Some(left), why: Some(Why::ActiveTooShortly(left)) },

@@ -55,9 +55,15 @@ pub struct Throttle<K, W> {
     open: usize,
     last: usize,
     in_flight: usize,
+    /// Sorted by ticket, oldest first.
     waiters: VecDeque<(Ticket, W)>,
-    next_ticket: u64,
+    /// The last ticket given at the queue's end, and the last given at its front; they grow apart.
+    last_ticket: u64,
+    first_ticket: u64,
 }
+
+/// Where tickets begin: half of them lie before it.
+const TICKETS: u64 = 1 << 63;
 
 #[derive(Debug)]
 struct Slot<K> {
@@ -93,7 +99,8 @@ impl<K: Clone + Ord, W> Throttle<K, W> {
             last: usize::MAX - 1,
             in_flight: 0,
             waiters: VecDeque::new(),
-            next_ticket: 0,
+            last_ticket: TICKETS,
+            first_ticket: TICKETS,
         }
     }
 
@@ -105,8 +112,8 @@ impl<K: Clone + Ord, W> Throttle<K, W> {
         if self.waiters.len() >= self.depth {
             return Acquired::Full;
         }
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
         self.waiters.push_back((ticket, waiter()));
         Acquired::Wait(ticket)
     }
@@ -121,6 +128,24 @@ impl<K: Clone + Ord, W> Throttle<K, W> {
         });
         let (_, at) = scored.max_by_key(|(score, _)| *score)?;
         Some(self.take(at))
+    }
+
+    /// The same for a request that had leave to go to an instance which did not take it: it waits before all others,
+    /// for its turn had come, and is not refused for want of room.
+    pub fn acquire_again(&mut self, random: u64, waiter: impl FnOnce() -> W) -> Acquired<K> {
+        if let Some(grant) = self.grant(random) {
+            return Acquired::Granted(grant);
+        }
+        self.first_ticket -= 1;
+        let ticket = Ticket(self.first_ticket);
+        self.waiters.push_front((ticket, waiter()));
+        Acquired::Wait(ticket)
+    }
+
+    /// Ends all waits, as when there will never be an instance again.
+    #[must_use = "those who wait are to be told"]
+    pub fn dismiss(&mut self) -> Vec<W> {
+        self.waiters.drain(..).map(|(_, waiter)| waiter).collect()
     }
 
     /// Gives a grant back. Returns the waiter whose turn it is, if any.

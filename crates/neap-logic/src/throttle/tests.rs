@@ -56,6 +56,20 @@ fn a_cancelled_wait_is_skipped() {
 }
 
 #[test]
+fn who_was_refused_elsewhere_goes_before_those_who_wait() {
+    let mut t = throttle(1, 1, &["a"]);
+    let a = granted(t.acquire(0, || 0));
+    let Acquired::Wait(_) = t.acquire(0, || 1) else { panic!() };
+    let Acquired::Wait(again) = t.acquire_again(0, || 2) else { panic!("the queue is full, but not for it") };
+    let Acquired::Wait(_) = t.acquire_again(0, || 3) else { panic!() };
+    let woken = t.release(a, 0).unwrap();
+    assert_eq!(woken.waiter, 3);
+    assert_eq!(t.cancel(again), Some(2));
+    assert_eq!(t.dismiss(), [1]);
+    assert!(t.release(woken.grant, 0).is_none());
+}
+
+#[test]
 fn from_zero_the_first_instance_wakes_as_many_as_fit() {
     for (concurrency, woken) in [(0, 5), (2, 2), (10, 5)] {
         let mut t = Small::new(concurrency, 100);

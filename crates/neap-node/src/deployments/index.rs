@@ -155,6 +155,10 @@ impl Index {
         if self.pods.get(&key).is_some_and(|known| !newer(known.meta(), pod.meta())) {
             return;
         }
+        // It may have another owner now, or none: whoever is to look at a broken pod takes it out of its set.
+        if self.pods.get(&key).and_then(owner) != owner(&pod) {
+            self.drop_pod(&key);
+        }
         if let Some(owner) = owner(&pod) {
             self.owned.entry(owner.clone()).or_default().insert(key.clone());
             self.mark(&owner);

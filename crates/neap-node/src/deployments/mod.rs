@@ -167,7 +167,12 @@ fn observed<'a>(
 }
 
 async fn write_status(client: &Client, index: &mut Index, deployment: &Deployment, status: DeploymentStatus) -> bool {
-    if deployment.status.as_ref() == Some(&status) {
+    let without_zeros = |status: &DeploymentStatus| {
+        let mut status = status.clone();
+        counts(&mut status).into_iter().for_each(|count| *count = count.filter(|n| *n > 0));
+        status
+    };
+    if deployment.status.as_ref().map(without_zeros) == Some(without_zeros(&status)) {
         return true;
     }
     let api: Api<Deployment> = Api::namespaced(client.clone(), &deployment.namespace().unwrap_or_default());
@@ -189,14 +194,22 @@ async fn write_status(client: &Client, index: &mut Index, deployment: &Deploymen
     }
 }
 
+/// Every count of a status.
+fn counts(status: &mut DeploymentStatus) -> [&mut Option<i32>; 6] {
+    [
+        &mut status.replicas,
+        &mut status.updated_replicas,
+        &mut status.ready_replicas,
+        &mut status.available_replicas,
+        &mut status.unavailable_replicas,
+        &mut status.terminating_replicas,
+    ]
+}
+
 fn status_patch(deployment: &Deployment) -> serde_json::Value {
-    let mut status = serde_json::json!(deployment.status);
+    let mut status = deployment.status.clone().unwrap_or_default();
     // A merge patch keeps what it does not name, so counts that are gone are named as zero.
-    if let Some(status) = status.as_object_mut() {
-        for count in ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"] {
-            status.entry(count).or_insert_with(|| 0.into());
-        }
-    }
+    counts(&mut status).into_iter().for_each(|count| *count = Some(count.unwrap_or(0)));
     serde_json::json!({
         "metadata": { "resourceVersion": deployment.metadata.resource_version },
         "status": status,

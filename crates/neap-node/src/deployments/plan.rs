@@ -15,6 +15,8 @@ use sha2::{Digest, Sha256};
 const HASH_LABEL: &str = "pod-template-hash";
 /// Annotation by which a user says which pod to spare: the lower goes first.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+/// Pods made in one go at most (Kubernetes' bound): the rest are made when these were seen, and nobody else waits long.
+const BATCH: usize = 500;
 /// Knative's and Kubernetes' default, seconds.
 const PROGRESS_DEADLINE: i32 = 600;
 
@@ -44,15 +46,19 @@ pub(super) fn plan(observed: &Observed<'_>) -> Decision {
     let (new, old): (Vec<&Pod>, Vec<&Pod>) =
         live.iter().copied().partition(|pod| pod.labels().get(HASH_LABEL) == Some(&hash));
     let wanted = replicas(deployment);
-    let going = deployment.metadata.deletion_timestamp.is_some()
-        || deployment.spec.as_ref().is_some_and(|s| s.paused == Some(true));
+    let going = deployment.metadata.deletion_timestamp.is_some();
+    let paused = deployment.spec.as_ref().is_some_and(|s| s.paused == Some(true));
 
     let mut create = 0;
     let mut victims: Vec<&Pod> = Vec::new();
     if !going {
         // A pod that has ended is replaced, since a deployment's pods run for ever.
         victims.extend(observed.pods.iter().filter(|pod| is_finished(pod) && !is_terminating(pod)));
-        if old.is_empty() {
+        if paused {
+            // A pause holds the change of versions: how many there are is still kept.
+            create = wanted.saturating_sub(live.len());
+            victims.extend(least_missed(&live, observed).into_iter().take(live.len().saturating_sub(wanted)));
+        } else if old.is_empty() {
             // Old ones on their way out have their grace, and hold what two must not share.
             let waits = is_recreate(deployment) && observed.pods.iter().any(|pod| is_leaving(pod, &hash));
             create = if waits { 0 } else { wanted.saturating_sub(new.len()) };
@@ -63,11 +69,14 @@ pub(super) fn plan(observed: &Observed<'_>) -> Decision {
             victims.extend(gone);
         }
     }
+    // While paused a lost pod is replaced by its like, as long as one is left to take after.
+    let model = old.first().filter(|_| paused && new.is_empty());
+    let made = |_| model.map_or_else(|| pod_of(deployment, &hash), |model| like(deployment, model));
     let again_ready = settle(deployment, &live, observed.now);
     let status = status(observed, wanted, &new, &old);
     let again = [again_ready, deadline(deployment, &status, observed.now)].into_iter().flatten().min();
     Decision {
-        create: (0..create).map(|_| pod_of(deployment, &hash)).collect(),
+        create: (0..create.min(BATCH)).map(made).collect(),
         delete: victims.iter().map(|pod| (pod.name_any(), pod.uid().unwrap_or_default())).collect(),
         status,
         again,
@@ -132,6 +141,22 @@ fn addresses(pod: &Pod) -> Vec<SocketAddr> {
     let containers = pod.spec.iter().flat_map(|s| &s.containers);
     let ports = containers.flat_map(|c| c.ports.iter().flatten()).filter_map(|p| u16::try_from(p.container_port).ok());
     ports.map(|port| SocketAddr::new(ip, port)).collect()
+}
+
+/// A pod as another of an earlier template was asked for, as far as that shows.
+fn like(deployment: &Deployment, model: &Pod) -> Pod {
+    let hash = model.labels().get(HASH_LABEL).cloned().unwrap_or_default();
+    let mut pod = pod_of(deployment, &hash);
+    pod.metadata.labels = model.metadata.labels.clone();
+    pod.metadata.annotations = model.metadata.annotations.clone();
+    if let Some(annotations) = &mut pod.metadata.annotations {
+        annotations.remove(crate::ports::PORTS);
+    }
+    pod.spec = model.spec.clone();
+    if let Some(spec) = &mut pod.spec {
+        spec.node_name = None;
+    }
+    pod
 }
 
 fn pod_of(deployment: &Deployment, hash: &str) -> Pod {
@@ -331,7 +356,8 @@ fn share(value: Option<&IntOrString>, of: usize, up: bool) -> usize {
         Some(IntOrString::Int(n)) => usize::try_from(*n).unwrap_or(0),
         Some(IntOrString::String(text)) => {
             let percent = text.trim_end_matches('%').parse::<usize>().unwrap_or(0);
-            if up { (of * percent).div_ceil(100) } else { of * percent / 100 }
+            let part = of.saturating_mul(percent);
+            if up { part.div_ceil(100) } else { part / 100 }
         }
     }
 }

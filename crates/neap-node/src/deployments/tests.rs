@@ -95,6 +95,44 @@ fn pods_are_made_and_taken_away() {
 }
 
 #[test]
+fn a_pause_holds_the_roll_out_and_nothing_else() {
+    // replicas, pods there, how many to make, which to delete, image of those that are made
+    let rows: &[(i32, &str, usize, &[&str], &str)] = &[
+        (2, "old+ old+", 0, &[], ""),
+        (3, "old+ old+", 1, &[], "i:1"),
+        (1, "old+ old-", 0, &["p1"], ""),
+        // In the middle of a roll-out the new ones are what is made.
+        (3, "old+ new+", 1, &[], "i:2"),
+        (1, "", 1, &[], "i:2"),
+        (2, "old+ old#", 1, &["p1"], "i:1"),
+    ];
+    for (replicas, words, make, gone, image) in rows {
+        let mut deployment = deployment(*replicas, rolling());
+        deployment.spec.as_mut().expect("there").paused = Some(true);
+        let mut there = pods(words, &deployment);
+        for pod in &mut there {
+            pod.spec.as_mut().expect("there").containers[0].image = Some("i:1".into());
+            pod.spec.as_mut().expect("there").node_name = Some("box".into());
+        }
+        let decision = decide(&deployment, &there, at(0));
+        let deleted: Vec<_> = decision.delete.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((decision.create.len(), &deleted[..]), (*make, *gone), "{replicas} wanted, there are {words:?}");
+        for pod in &decision.create {
+            let spec = pod.spec.as_ref().expect("there");
+            assert_eq!((spec.containers[0].image.as_deref(), &spec.node_name), (Some(*image), &None), "{words:?}");
+            let hash = template_hash(&deployment.spec.as_ref().expect("there").template);
+            assert_eq!(pod.labels()["pod-template-hash"] == hash, *image == "i:2", "{words:?}");
+        }
+    }
+}
+
+#[test]
+fn many_pods_are_made_by_and_by() {
+    let deployment = deployment(1_000_000, rolling());
+    assert_eq!(decide(&deployment, &[], at(0)).create.len(), 500);
+}
+
+#[test]
 fn recreate_takes_all_old_ones_first() {
     let deployment = deployment(2, json!({"type": "Recreate"}));
     let decision = decide(&deployment, &pods("old+ old+", &deployment), at(0));

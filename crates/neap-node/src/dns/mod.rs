@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use hickory_proto::op::{Message, OpCode, ResponseCode};
+use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, CNAME, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use k8s_openapi::api::core::v1::Service;
@@ -36,6 +36,8 @@ const FORWARDS: usize = 256;
 /// TCP connections at the same time, and how long each may last.
 const CONVERSATIONS: usize = 64;
 const CONVERSATION: Duration = Duration::from_secs(30);
+/// After a connection that could not be taken.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A TCP client that says nothing is let go.
 const TCP_IDLE: Duration = Duration::from_secs(10);
 
@@ -113,7 +115,11 @@ impl Server {
                     }
                 }
                 accepted = self.tcp.accept(), if conversations.len() < CONVERSATIONS => {
-                    let Ok((stream, _)) = accepted else { continue };
+                    let Ok((stream, _)) = accepted else {
+                        // Most likely out of descriptors; asked at once it would say the same.
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    };
                     let shared = self.shared.clone();
                     conversations.spawn(async move {
                         // The peer broke off, fell silent, or took its time; each ends the conversation.
@@ -162,6 +168,10 @@ impl Shared {
 
     fn own(&self, asked: &[u8], udp: bool) -> Own {
         let Ok(request) = Message::from_vec(asked) else { return Own::Nothing };
+        // Whoever answers answers may do so without end: in somebody else's name they come from another resolver.
+        if request.metadata.message_type != MessageType::Query || request.metadata.op_code != OpCode::Query {
+            return Own::Nothing;
+        }
         let Some(query) = request.queries.first().cloned() else { return Own::Nothing };
         let name = query.name().to_lowercase().to_ascii();
         let Some(found) = self.zone().lookup(name.trim_end_matches('.')) else {
@@ -197,7 +207,9 @@ fn reply(request: &Message) -> Message {
 
 fn fill(response: &mut Message, name: &Name, type_: RecordType, answer: Answer) {
     match answer {
-        Answer::Addresses(addresses) if matches!(type_, RecordType::A | RecordType::ANY) => {
+        Answer::Addresses(mut addresses) if matches!(type_, RecordType::A | RecordType::ANY) => {
+            // Most callers take the first.
+            fastrand::shuffle(&mut addresses);
             response.answers.extend(addresses.into_iter().map(|ip| address(name, ip)));
         }
         Answer::Alias { target, addresses } => {

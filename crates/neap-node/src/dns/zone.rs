@@ -1,6 +1,6 @@
 //! The names inside the cluster's domain. A plain index of Services and their slices; knows no socket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::Service;
@@ -36,18 +36,57 @@ pub(super) struct Zone {
     domain: String,
     services: BTreeMap<Key, Service>,
     slices: BTreeMap<Key, EndpointSlice>,
+    /// Names of slices by their Service.
+    of_service: BTreeMap<Key, BTreeSet<Key>>,
 }
 
 impl Zone {
     pub(super) fn new(domain: &str) -> Self {
-        Self { domain: domain.to_lowercase(), services: BTreeMap::new(), slices: BTreeMap::new() }
+        Self {
+            domain: domain.to_lowercase(),
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            of_service: BTreeMap::new(),
+        }
     }
 
     pub(super) fn take(&mut self, event: Event) {
         match event {
             Event::Service(change) => keep(&mut self.services, change),
-            Event::Slice(change) => keep(&mut self.slices, change),
+            Event::Slice(change) => self.take_slice(change),
         }
+    }
+
+    fn take_slice(&mut self, change: Change<EndpointSlice>) {
+        let link = |of: &mut BTreeMap<Key, BTreeSet<Key>>, slice: &EndpointSlice, there: bool| {
+            let (namespace, name) = (slice.namespace().unwrap_or_default(), slice.name_any());
+            let Some(service) = slice.labels().get(SERVICE_NAME) else { return };
+            let service = (namespace.clone(), service.clone());
+            let names = of.entry(service.clone()).or_default();
+            match there {
+                true => drop(names.insert((namespace, name))),
+                false => drop(names.remove(&(namespace, name))),
+            }
+            if names.is_empty() {
+                of.remove(&service);
+            }
+        };
+        match &change {
+            Change::Apply(slice) | Change::Delete(slice) => {
+                let key = (slice.namespace().unwrap_or_default(), slice.name_any());
+                if let Some(before) = self.slices.get(&key) {
+                    link(&mut self.of_service, before, false);
+                }
+                if matches!(change, Change::Apply(_)) {
+                    link(&mut self.of_service, slice, true);
+                }
+            }
+            Change::Reset(all) => {
+                self.of_service.clear();
+                all.iter().for_each(|slice| link(&mut self.of_service, slice, true));
+            }
+        }
+        keep(&mut self.slices, change);
     }
 
     /// `None` for a name outside the domain. The name is in lower case and without a dot at its end.
@@ -126,10 +165,9 @@ impl Zone {
     }
 
     fn slices_of<'a>(&'a self, service: &'a str, namespace: &'a str) -> impl Iterator<Item = &'a EndpointSlice> {
-        let from = (namespace.to_owned(), service.to_owned());
-        let all =
-            self.slices.range(from..).take_while(move |(key, _)| key.0 == namespace && key.1.starts_with(service));
-        all.map(|(_, slice)| slice).filter(move |s| s.labels().get(SERVICE_NAME).is_some_and(|name| name == service))
+        // Of any name: users make slices, too.
+        let of = self.of_service.get(&(namespace.to_owned(), service.to_owned()));
+        of.into_iter().flatten().filter_map(|key| self.slices.get(key))
     }
 }
 

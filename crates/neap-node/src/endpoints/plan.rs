@@ -217,8 +217,16 @@ fn endpoint(service: &Service, pod: &Pod) -> Option<Endpoint> {
         }),
         node_name: pod.spec.as_ref().and_then(|s| s.node_name.clone()),
         target_ref: Some(reference(pod)),
+        hostname: host_name(service, pod),
         ..Default::default()
     })
+}
+
+/// The name that a pod has below its Service's, if it asks to be known by one.
+fn host_name(service: &Service, pod: &Pod) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    let asked = spec.subdomain.as_deref() == service.metadata.name.as_deref();
+    spec.hostname.clone().filter(|name| asked && !name.is_empty())
 }
 
 fn endpoints_of(service: &Service, groups: &[Group<'_>]) -> Endpoints {
@@ -226,7 +234,7 @@ fn endpoints_of(service: &Service, groups: &[Group<'_>]) -> Endpoints {
         let living = group.pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
         let (ready, unready): (Vec<_>, Vec<_>) = living.partition(|pod| is_ready(pod) || publishes_unready(service));
         let addresses = |pods: Vec<&&Pod>| {
-            let found: Vec<_> = pods.into_iter().filter_map(|pod| core_address(pod)).collect();
+            let found: Vec<_> = pods.into_iter().filter_map(|pod| core_address(service, pod)).collect();
             (!found.is_empty()).then_some(found)
         };
         let (addresses, not_ready_addresses) = (addresses(ready), addresses(unready));
@@ -261,10 +269,10 @@ fn endpoints_of(service: &Service, groups: &[Group<'_>]) -> Endpoints {
     }
 }
 
-fn core_address(pod: &Pod) -> Option<EndpointAddress> {
+fn core_address(service: &Service, pod: &Pod) -> Option<EndpointAddress> {
     Some(EndpointAddress {
         ip: address(pod)?.to_owned(),
-        hostname: None,
+        hostname: host_name(service, pod),
         node_name: pod.spec.as_ref().and_then(|s| s.node_name.clone()),
         target_ref: Some(reference(pod)),
     })

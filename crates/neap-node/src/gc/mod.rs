@@ -42,6 +42,7 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
             .boxed(),
     );
     let mut failed = false;
+    let mut kinds_due = false;
     loop {
         let retry = failed.then_some(RETRY);
         let event = tokio::select! {
@@ -52,6 +53,9 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
         let mut batch = event.into_iter().collect::<Vec<_>>();
         while let Some(Some(more)) = events.next().now_or_never() {
             batch.push(more);
+        }
+        if std::mem::take(&mut kinds_due) {
+            batch.push(Event::Kinds);
         }
         for event in batch {
             match event {
@@ -66,11 +70,14 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
                             events.push(follow(&client, resource));
                         }
                     }
-                    Err(error) => tracing::warn!(%error, "the kinds could not be listed"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the kinds could not be listed; trying again");
+                        kinds_due = true;
+                    }
                 },
             }
         }
-        failed = false;
+        failed = kinds_due;
         for act in graph.due() {
             let Some(Kind { resource, .. }) = known.get(&act.node().kind) else { continue };
             let done = match confirm(&client, &known, &act).await {

@@ -68,13 +68,17 @@ fn digests<'a>(
     running: &[PodStatus],
     known: impl Fn(&str) -> Option<String>,
 ) -> BTreeSet<String> {
+    let specs: Vec<&PodSpec> = specs.collect();
+    let volumes = specs.iter().flat_map(|s| s.volumes.iter().flatten());
     let named = specs
+        .iter()
         .flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()))
         .filter_map(|c| known(c.image.as_deref()?));
+    let mounted = volumes.filter_map(|v| known(v.image.as_ref()?.reference.as_deref()?));
     let statuses = running.iter().flat_map(|p| p.containers.iter().chain(&p.init_containers));
     // `repository@sha256:…`
     let used = statuses.filter_map(|c| Some(c.image_id.split_once('@')?.1.to_owned()));
-    named.chain(used).collect()
+    named.chain(mounted).chain(used).collect()
 }
 
 #[cfg(test)]
@@ -86,7 +90,7 @@ mod tests {
 
     #[test]
     fn what_is_named_or_runs_is_kept() {
-        let spec = json!({"initContainers": [{"name": "i", "image": "init"}], "containers": [{"name": "c", "image": "app"}, {"name": "d", "image": "elsewhere"}]});
+        let spec = json!({"initContainers": [{"name": "i", "image": "init"}], "containers": [{"name": "c", "image": "app"}, {"name": "d", "image": "elsewhere"}], "volumes": [{"name": "v", "image": {"reference": "data"}}]});
         let spec: PodSpec = serde_json::from_value(spec).unwrap();
         let container = ContainerStatus {
             name: "c".into(),
@@ -110,16 +114,16 @@ mod tests {
             ports: BTreeMap::new(),
             init_containers: Vec::new(),
             containers: vec![container],
-            frozen: false,
             evicted: None,
             started: None,
         };
         let known = |name: &str| match name {
             "app" => Some("sha256:1".to_owned()),
             "init" => Some("sha256:2".to_owned()),
+            "data" => Some("sha256:4".to_owned()),
             _ => None,
         };
         let got = digests([&spec].into_iter(), &[pod], known);
-        assert_eq!(got.into_iter().collect::<Vec<_>>(), ["sha256:1", "sha256:2", "sha256:3"]);
+        assert_eq!(got.into_iter().collect::<Vec<_>>(), ["sha256:1", "sha256:2", "sha256:3", "sha256:4"]);
     }
 }

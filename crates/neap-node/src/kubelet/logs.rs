@@ -84,6 +84,8 @@ pub(super) fn choose(pod: &Remembered, asked: Option<&str>) -> Result<String, Lo
 pub(super) struct Names {
     file: PathBuf,
     state: Arc<Mutex<State>>,
+    /// Held by who writes the file: nobody who only looks waits for the disk.
+    writing: Arc<Mutex<()>>,
 }
 
 struct State {
@@ -94,7 +96,7 @@ struct State {
 impl Names {
     pub(super) fn open(file: PathBuf) -> Self {
         let state = State { here: HashMap::new(), past: Past::read(&file) };
-        Self { file, state: Arc::new(Mutex::new(state)) }
+        Self { file, state: Arc::new(Mutex::new(state)), writing: Arc::default() }
     }
 
     pub(super) fn here(&self, pod: &Pod) {
@@ -120,17 +122,19 @@ impl Names {
     }
 
     /// Moves a pod to the past and writes that down beside everything else.
-    pub(super) fn gone(&self, id: &PodId, tasks: &mut JoinSet<()>) {
+    pub(super) fn gone<T: Default + Send + 'static>(&self, id: &PodId, tasks: &mut JoinSet<T>) {
         let mut state = lock(&self.state);
         let Some(pod) = state.here.remove(id) else { return };
         state.past.remember(pod);
-        let (file, state) = (self.file.clone(), self.state.clone());
+        let (file, state, writing) = (self.file.clone(), self.state.clone(), self.writing.clone());
         // Whoever writes last writes the latest.
         tasks.spawn_blocking(move || {
-            let state = lock(&state);
-            if let Err(error) = state.past.write(&file) {
+            let _one_at_a_time = writing.lock().unwrap_or_else(PoisonError::into_inner);
+            let past = lock(&state).past.clone();
+            if let Err(error) = past.write(&file) {
                 tracing::warn!(%error, path = %file.display(), "the names of past pods cannot be written");
             }
+            T::default()
         });
     }
 

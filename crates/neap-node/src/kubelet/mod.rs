@@ -4,6 +4,7 @@
 //! a container is run, and nothing here knows what the pods are for.
 
 mod drain;
+mod ended;
 mod env;
 mod exec;
 mod forward;
@@ -28,11 +29,12 @@ mod volumes;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
 use kube::runtime::watcher;
@@ -55,6 +57,7 @@ pub use spec::{ApiAccess, Surroundings, read_resolv_conf};
 pub use top::GROUP_VERSION as METRICS;
 pub use upgrade::{PodRequest, Refusal};
 
+use ended::Ended;
 use logs::Names;
 use needs::Needs;
 use recorder::{About, Recorder, Writer, recorder};
@@ -68,6 +71,9 @@ use crate::feed::{Change, changes, merged};
 
 /// What a pod without an object gets to end: nobody is left who could have asked for more.
 const ORPHAN_GRACE: Duration = Duration::from_secs(10);
+
+/// Before a pod's worker that failed begins again.
+const AFTER_FAULT: Duration = Duration::from_secs(1);
 
 /// The time of day, for what is written into objects.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -147,7 +153,8 @@ impl Kubelet {
             held: Held::default(),
             waiting: BTreeMap::new(),
         };
-        Loop { shared, schedule: self.schedule, room, pods: HashMap::new(), tasks: JoinSet::new() }.run().await;
+        let ended = Ended::default();
+        Loop { shared, schedule: self.schedule, room, pods: HashMap::new(), ended, tasks: JoinSet::new() }.run().await;
     }
 }
 
@@ -163,7 +170,9 @@ struct Loop {
     schedule: bool,
     room: Room,
     pods: HashMap<PodId, Known>,
-    tasks: JoinSet<()>,
+    ended: Ended,
+    /// What comes of one: a pod whose worker is to begin again.
+    tasks: JoinSet<Option<PodId>>,
 }
 
 /// What the machine has, and who waits for a place.
@@ -222,14 +231,27 @@ impl Loop {
                     None => break,
                 },
                 Some(ended) = self.tasks.join_next() => {
-                    if let Err(error) = ended && error.is_panic() {
-                        tracing::error!(%error, "a pod's worker failed; it begins again with the pod's next change");
+                    if let Ok(Some(id)) = ended {
+                        self.begin_again(&id);
                     }
                 }
             }
         }
         // Workers see the signal themselves; what they were writing is written again after the next start.
         self.tasks.shutdown().await;
+    }
+
+    /// The worker of a pod failed, by a fault of ours.
+    fn begin_again(&mut self, id: &PodId) {
+        // Unless the pod is gone, or has another worker already.
+        if !self.pods.get(id).is_some_and(|known| known.pod.is_closed()) {
+            return;
+        }
+        if let Some(known) = self.pods.remove(id) {
+            self.room.held.release(&known.holds);
+            let pod = known.pod.borrow().clone();
+            self.adopt(id.clone(), pod);
+        }
     }
 
     fn wake(&self, id: &PodId) {
@@ -283,6 +305,12 @@ impl Loop {
             return self.gone(&id);
         }
         self.room.waiting.retain(|(_, waiting), _| *waiting != id);
+        if !is_active(&pod) && pod.metadata.deletion_timestamp.is_none() {
+            self.ended.note(&pod);
+            for surplus in self.ended.surplus(ended::KEPT) {
+                self.tasks.spawn(ended::remove(self.shared.client.clone(), surplus).map(|()| None));
+            }
+        }
         let pod = Arc::new(pod);
         if let Some(known) = self.pods.get_mut(&id) {
             known.needs = needs::of(&pod);
@@ -326,7 +354,8 @@ impl Loop {
             }
             Some(why) => {
                 let age = pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
-                self.tasks.spawn(say_unschedulable(self.shared.clone(), pod.clone(), why.clone()));
+                let saying = say_unschedulable(self.shared.clone(), pod.clone(), why.clone());
+                self.tasks.spawn(saying.map(|()| None));
                 self.room.waiting.insert((age, id), Waiting { pod, why });
             }
         }
@@ -343,7 +372,7 @@ impl Loop {
                 Some(why) => {
                     if why != waiting.why {
                         let (shared, pod) = (self.shared.clone(), waiting.pod.clone());
-                        self.tasks.spawn(say_unschedulable(shared, pod, why.clone()));
+                        self.tasks.spawn(say_unschedulable(shared, pod, why.clone()).map(|()| None));
                     }
                     self.room.waiting.insert(place, Waiting { pod: waiting.pod, why });
                 }
@@ -362,22 +391,32 @@ impl Loop {
         let (sender, receiver) = watch::channel(pod);
         let wake = Arc::new(Wake::default());
         let worker = Worker::new(self.shared.clone(), id.clone(), receiver, wake.clone());
-        self.tasks.spawn(worker.run());
+        let of = id.clone();
+        self.tasks.spawn(async move {
+            if AssertUnwindSafe(worker.run()).catch_unwind().await.is_ok() {
+                return None;
+            }
+            tracing::error!(pod = %of, "a pod's worker failed by a fault of neap's; it begins again");
+            tokio::time::sleep(AFTER_FAULT).await;
+            Some(of)
+        });
         self.pods.insert(id, Known { pod: sender, wake, key, needs, holds });
     }
 
     /// Its worker sees that the object is gone and cleans up.
     fn gone(&mut self, id: &PodId) {
         self.room.waiting.retain(|(_, waiting), _| waiting != id);
+        self.ended.forget(id);
         if let Some(known) = self.pods.remove(id) {
             self.room.held.release(&known.holds);
-            self.shared.names.gone(id, &mut self.tasks);
         }
+        self.shared.names.gone(id, &mut self.tasks);
     }
 
     fn reset(&mut self, all: Vec<Pod>) {
         let here: BTreeSet<PodId> = all.iter().map(id_of).collect();
-        let missing: Vec<PodId> = self.pods.keys().filter(|id| !here.contains(*id)).cloned().collect();
+        let known = self.pods.keys().chain(self.ended.ids());
+        let missing: Vec<PodId> = known.filter(|id| !here.contains(*id)).cloned().collect();
         for id in missing {
             self.gone(&id);
         }
@@ -387,7 +426,7 @@ impl Loop {
         for orphan in self.shared.runtime.list() {
             if !here.contains(&orphan.id) && !self.pods.contains_key(&orphan.id) {
                 tracing::info!(pod = orphan.name, namespace = orphan.namespace, "stopping a pod that has no object");
-                self.tasks.spawn(remove_orphan(self.shared.clone(), orphan.id));
+                self.tasks.spawn(remove_orphan(self.shared.clone(), orphan.id).map(|()| None));
             }
         }
         self.place_waiting();

@@ -24,6 +24,10 @@ const LIFE: Duration = Duration::from_secs(3600);
 /// Time between two looks for events whose time is over.
 const SWEEP: Duration = Duration::from_secs(300);
 const COMPONENT: &str = "kubelet";
+/// New events about one object: so many at once, and then one in so long (Kubernetes' bounds). A probe whose words
+/// differ each time would write for ever.
+const BURST: u32 = 25;
+const REFILL: Duration = Duration::from_secs(300);
 
 /// An object that events can be about.
 #[derive(Clone, Debug)]
@@ -46,6 +50,8 @@ pub(super) struct Writer {
     queue: mpsc::Receiver<(About, Told)>,
     /// What was written: by object, reason and message.
     written: HashMap<(String, &'static str, String), Written>,
+    /// How many events were new, by object, and since when.
+    fresh: HashMap<String, (u32, Instant)>,
     /// In the order of their last writing.
     aging: VecDeque<(Instant, String, String)>,
 }
@@ -60,7 +66,8 @@ struct Written {
 pub(super) fn recorder(client: Client, node: &str, clock: Clock) -> (Recorder, Writer) {
     let (sender, queue) = mpsc::channel(QUEUE);
     let node = node.to_owned();
-    let writer = Writer { client, node, clock, queue, written: HashMap::new(), aging: VecDeque::new() };
+    let writer =
+        Writer { client, node, clock, queue, written: HashMap::new(), fresh: HashMap::new(), aging: VecDeque::new() };
     (Recorder { queue: sender }, writer)
 }
 
@@ -116,6 +123,9 @@ impl Writer {
                 Err(error) => return tracing::debug!(%error, "an event could not be counted"),
             }
         }
+        if !self.may_write(&about.uid) {
+            return tracing::debug!(pod = about.name, reason = told.reason, "an event is dropped: there are too many");
+        }
         // Events of objects without a namespace live in `default`.
         let namespace = if about.namespace.is_empty() { "default".to_owned() } else { about.namespace.clone() };
         let name = format!("{}.{:016x}", about.name, fastrand::u64(..));
@@ -129,6 +139,18 @@ impl Writer {
             }
             Err(error) => tracing::debug!(%error, reason = told.reason, "an event could not be written"),
         }
+    }
+
+    fn may_write(&mut self, uid: &str) -> bool {
+        let now = Instant::now();
+        let (count, since) = self.fresh.entry(uid.to_owned()).or_insert((0, now));
+        let back = u32::try_from(since.elapsed().as_secs() / REFILL.as_secs()).unwrap_or(u32::MAX);
+        if back > 0 {
+            (*count, *since) = (count.saturating_sub(back), *since + REFILL * back.min(BURST));
+        }
+        let may = *count < BURST;
+        *count += u32::from(may);
+        may
     }
 
     fn event(&self, about: &About, told: &Told, namespace: &str, name: &str, now: Timestamp) -> Event {
@@ -176,5 +198,6 @@ impl Writer {
         }
         self.aging.extend(kept);
         self.written.retain(|_, w| fresh(w.last));
+        self.fresh.retain(|_, (count, since)| since.elapsed() < REFILL.saturating_mul(*count + 1));
     }
 }

@@ -4,7 +4,6 @@
 //! behind the watch of another.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -12,6 +11,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
+use neap_runtime::trees;
 use serde::de::DeserializeOwned;
 use tokio::time::{Duration, Instant};
 
@@ -140,13 +140,19 @@ pub(super) fn refresh_after(need: &TokenNeed) -> Duration {
     Duration::from_secs(u64::try_from(need.1).unwrap_or(0) * 4 / 5)
 }
 
-/// Makes the directories of a pod's claims, and what its host paths wish to be made.
-pub(super) async fn make_directories(claims: &Path, pod: &Pod, found: &Found) -> std::io::Result<()> {
-    let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()?.fs_group);
+/// Makes the directories of a pod's claims, and what its host paths wish to be made. `fresh`: the pod does not run yet, so
+/// what it mounts is given to its group.
+pub(super) async fn make_directories(claims: &Path, pod: &Pod, found: &Found, fresh: bool) -> std::io::Result<()> {
+    let context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+    let group = context.and_then(|c| c.fs_group).and_then(|g| u32::try_from(g).ok());
+    let only_on_mismatch = context.is_some_and(|c| c.fs_group_change_policy.as_deref() == Some("OnRootMismatch"));
     for (name, uid) in &found.claims {
         let dir = claim_dir(claims, pod, name);
         reclaim::make_room(claims, &dir, uid).await?;
-        make_claim(claims, &dir, group.and_then(|g| u32::try_from(g).ok())).await?;
+        make_claim(claims, &dir).await?;
+        if let Some(group) = group.filter(|_| fresh) {
+            own(&dir, group, only_on_mismatch).await?;
+        }
         reclaim::mark(&dir, uid).await?;
     }
     for host in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(|v| v.host_path.as_ref()) {
@@ -161,8 +167,8 @@ pub(super) async fn make_directories(claims: &Path, pod: &Pod, found: &Found) ->
     Ok(())
 }
 
-/// The directory of one claim. With a group it belongs to that, and what is made in it, too.
-async fn make_claim(claims: &Path, dir: &Path, group: Option<u32>) -> std::io::Result<()> {
+/// The directory of one claim.
+async fn make_claim(claims: &Path, dir: &Path) -> std::io::Result<()> {
     let mode = std::os::unix::fs::PermissionsExt::from_mode;
     if !tokio::fs::try_exists(dir).await? {
         tokio::fs::create_dir_all(dir).await?;
@@ -171,13 +177,17 @@ async fn make_claim(claims: &Path, dir: &Path, group: Option<u32>) -> std::io::R
         tokio::fs::set_permissions(claims, mode(0o700)).await?;
         tokio::fs::set_permissions(dir, mode(0o777)).await?;
     }
-    let Some(group) = group else { return Ok(()) };
-    let there = tokio::fs::metadata(dir).await?;
-    if there.gid() != group || there.mode() & 0o2000 == 0 {
-        std::os::unix::fs::chown(dir, None, Some(group))?;
-        tokio::fs::set_permissions(dir, mode(there.mode() & 0o7777 | 0o2770)).await?;
-    }
     Ok(())
+}
+
+/// Gives a claim's data to the pod's group, all of it, unless it was given already and that is enough.
+async fn own(dir: &Path, group: u32, only_on_mismatch: bool) -> std::io::Result<()> {
+    let dir = dir.to_owned();
+    let work = move || match only_on_mismatch && trees::is_of_group(&dir, group)? {
+        true => Ok(()),
+        false => trees::give_to_group(&dir, group),
+    };
+    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
 }
 
 async fn lookup<K>(index: &Index<K>, client: &Client, namespace: &str, name: &str) -> kube::Result<Option<Arc<K>>>
@@ -197,6 +207,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[tokio::test]
@@ -204,16 +216,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (claims, claim) = (dir.path().join("claims"), dir.path().join("claims/n/data"));
         let mode = || std::fs::metadata(&claim).map(|m| (m.mode() & 0o7777, m.gid())).unwrap();
-        make_claim(&claims, &claim, None).await.unwrap();
-        let own = std::fs::metadata(dir.path()).unwrap().gid();
-        assert_eq!(mode(), (0o777, own));
+        make_claim(&claims, &claim).await.unwrap();
+        let own_group = std::fs::metadata(dir.path()).unwrap().gid();
+        assert_eq!(mode(), (0o777, own_group));
         assert_eq!(std::fs::metadata(&claims).unwrap().mode() & 0o777, 0o700);
         if std::fs::metadata(dir.path()).unwrap().uid() != 0 {
             println!("skipped the rest: only root gives directories away");
             return;
         }
-        std::fs::set_permissions(&claim, std::os::unix::fs::PermissionsExt::from_mode(0o750)).unwrap();
-        make_claim(&claims, &claim, Some(65532)).await.unwrap();
-        assert_eq!(mode(), (0o2770, 65532));
+        let inside = claim.join("db/file");
+        std::fs::create_dir(claim.join("db")).unwrap();
+        std::fs::write(&inside, "x").unwrap();
+        let of = |path: &Path| std::fs::metadata(path).unwrap().gid();
+        own(&claim, 65532, true).await.unwrap();
+        assert_eq!((mode(), of(&inside)), ((0o2777, 65532), 65532));
+        // What was given once is looked at again only where the pod says so.
+        std::os::unix::fs::chown(&inside, None, Some(0)).unwrap();
+        own(&claim, 65532, true).await.unwrap();
+        assert_eq!(of(&inside), 0);
+        own(&claim, 65532, false).await.unwrap();
+        assert_eq!(of(&inside), 65532);
     }
 }

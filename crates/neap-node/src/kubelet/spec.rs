@@ -113,6 +113,7 @@ pub(super) fn pod_spec(pod: &Pod, found: &Found, around: &Surroundings) -> Resul
         host_aliases: aliases
             .filter_map(|alias| Some((alias.ip.parse().ok()?, alias.hostnames.clone().unwrap_or_default())))
             .collect(),
+        own_users: spec.host_users == Some(false),
         fs_group: groups.fs_group.and_then(group),
         supplemental_groups: groups.supplemental_groups.into_iter().flatten().filter_map(group).collect(),
         name,
@@ -206,8 +207,10 @@ impl Context<'_> {
 /// Protections that a pod may ask for and would not get: better not to run than to run without.
 fn not_offered(spec: &ApiSpec, pod: &PodSecurityContext, own: &SecurityContext) -> Option<&'static str> {
     let app_armor = own.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref());
+    let shares = [spec.host_network, spec.host_pid, spec.host_ipc].contains(&Some(true));
+    let shares_while_apart = spec.host_users == Some(false) && shares;
     let table = [
-        (spec.host_users == Some(false), "a user namespace (hostUsers: false)"),
+        (shares_while_apart, "hostUsers: false together with hostNetwork, hostPID or hostIPC"),
         (app_armor.is_some_and(|profile| profile.type_ == "Localhost"), "an AppArmor profile of its own"),
         (own.se_linux_options.is_some() || pod.se_linux_options.is_some(), "an SELinux label"),
         (pod.supplemental_groups_policy.as_deref() == Some("Strict"), "supplementalGroupsPolicy: Strict"),
@@ -235,12 +238,16 @@ pub(super) fn account_of(pod: &Pod) -> &str {
 
 /// Without a policy of its own an image without a fixed tag is asked for each time.
 fn pull_policy(c: &Container) -> PullPolicy {
-    match c.image_pull_policy.as_deref() {
+    pull_policy_of(c.image_pull_policy.as_deref(), c.image.as_deref().unwrap_or_default())
+}
+
+/// The same for an image that is a volume.
+pub(super) fn pull_policy_of(policy: Option<&str>, image: &str) -> PullPolicy {
+    match policy {
         Some("Always") => PullPolicy::Always,
         Some("Never") => PullPolicy::Never,
         Some("IfNotPresent") => PullPolicy::IfNotPresent,
         _ => {
-            let image = c.image.as_deref().unwrap_or_default();
             let name = image.rsplit('/').next().unwrap_or_default();
             let latest = !image.contains('@') && name.split_once(':').is_none_or(|(_, tag)| tag == "latest");
             if latest { PullPolicy::Always } else { PullPolicy::IfNotPresent }

@@ -90,6 +90,48 @@ pub(super) fn status(
     status
 }
 
+/// What is left to say of a pod whose containers are gone, by what was said of it last: it failed, unless all of them
+/// had ended well by themselves.
+pub(super) fn ended_status(mut status: ApiStatus, now: Timestamp) -> ApiStatus {
+    let well = |c: &ApiContainer| {
+        c.state.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|ended| ended.exit_code == 0)
+    };
+    let containers = status.container_statuses.iter().flatten();
+    let phase = match status.container_statuses.iter().flatten().next().is_some() && containers.clone().all(well) {
+        true => "Succeeded",
+        false => "Failed",
+    };
+    status.phase = Some(phase.to_owned());
+    let all = status.container_statuses.iter_mut().flatten().chain(status.init_container_statuses.iter_mut().flatten());
+    for container in all {
+        container.ready = false;
+        container.started = Some(false);
+        let state = container.state.get_or_insert_default();
+        if let Some(running) = state.running.take() {
+            state.terminated = Some(ContainerStateTerminated {
+                container_id: container.container_id.clone(),
+                exit_code: KILLED,
+                reason: Some("ContainerStatusUnknown".to_owned()),
+                message: Some("The container could not be located when the pod was deleted.".to_owned()),
+                started_at: running.started_at,
+                finished_at: Some(Time(now)),
+                ..ContainerStateTerminated::default()
+            });
+        }
+    }
+    for condition in status.conditions.iter_mut().flatten() {
+        let over = ["Ready", "ContainersReady", "PodReadyToStartContainers"].contains(&condition.type_.as_str());
+        if over && condition.status != "False" {
+            condition.status = "False".to_owned();
+            condition.last_transition_time = Some(Time(now));
+        }
+    }
+    status
+}
+
+/// Exit code of a container whose own is not known (Kubernetes' value).
+const KILLED: i32 = 137;
+
 /// Whether two statuses say the same of what is the kubelet's to say.
 pub(super) fn same(a: &ApiStatus, b: &ApiStatus) -> bool {
     let own = |status: &ApiStatus| {

@@ -44,7 +44,6 @@ fn runtime(phase: PodPhase, containers: Vec<ContainerStatus>) -> PodStatus {
         ports: BTreeMap::new(),
         init_containers: Vec::new(),
         containers,
-        frozen: false,
         evicted: None,
         started: Some(at(3)),
     }

@@ -126,7 +126,6 @@ mod tests {
             ports: BTreeMap::new(),
             init_containers: Vec::new(),
             containers: vec![container],
-            frozen: false,
             evicted: None,
             started: None,
         }

@@ -75,7 +75,6 @@ impl PodRuntime for Paper {
             ports: BTreeMap::new(),
             init_containers: Vec::new(),
             containers: pod.containers.iter().map(container).collect(),
-            frozen: false,
             evicted: None,
             started: None,
         };
@@ -89,14 +88,6 @@ impl PodRuntime for Paper {
         if let Some((spec, _)) = self.pods.lock().unwrap().remove(id) {
             self.calls.lock().unwrap().push(format!("remove {} {}", spec.name, grace.as_secs()));
         }
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn freeze(&self, _id: &PodId) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn thaw(&self, _id: &PodId) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -161,6 +152,10 @@ impl PodRuntime for Paper {
             status.evicted = Some(why.to_owned());
             status.phase = PodPhase::Failed;
         });
+    }
+
+    fn unkept(&self, pod: &PodSpec) -> Option<String> {
+        pod.containers[0].read_only_root.then(|| "no read-only root on paper".to_owned())
     }
 
     fn describe(&self) -> String {
@@ -559,4 +554,32 @@ async fn the_machine_is_a_node_with_a_heartbeat() {
     let first = eventually("a lease", renewed).await;
     tokio::time::sleep(Duration::from_secs(11)).await;
     assert!(renewed().await.unwrap() > first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pod_does_not_get_is_an_event_of_its_own() {
+    let stage = Stage::start().await;
+    let mut spec = one();
+    spec["containers"][0]["securityContext"] = json!({"readOnlyRootFilesystem": true});
+    stage.create("p", spec).await;
+    stage.ensured("p").await;
+    assert_eq!(stage.events("NotOffered").await, ["no read-only root on paper"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_ended_pods_go_the_oldest_first() {
+    let stage = Stage::start().await;
+    for n in 0..ended::KEPT + 2 {
+        let mut pod = pod(&format!("p{n:03}"), one());
+        pod.spec.as_mut().unwrap().node_name = Some("box".into());
+        let pods = stage.pods();
+        pods.create(&PostParams::default(), &pod).await.unwrap();
+        let ended = Patch::Merge(json!({"status": {"phase": "Succeeded"}}));
+        pods.patch_status(&format!("p{n:03}"), &PatchParams::default(), &ended).await.unwrap();
+    }
+    let left = || async {
+        let all = stage.pods().list(&ListParams::default()).await.unwrap().items;
+        (all.len() == ended::KEPT).then_some(all.len())
+    };
+    eventually("the surplus is gone", left).await;
 }

@@ -9,6 +9,8 @@ use neap_runtime::pod::{Volume, VolumeFile};
 
 use super::env::{NodeFacts, field, resource};
 use super::needs::{Found, TOKEN_SECONDS, claim};
+use super::secrets::credentials;
+use super::spec::pull_policy_of;
 use crate::quantity;
 
 /// Kubernetes' mode of files in a volume that says none.
@@ -28,6 +30,12 @@ pub(super) fn volume(
         let limit = empty.size_limit.as_ref().and_then(|q| quantity::parse(&q.0));
         let size_limit = limit.and_then(|a| u64::try_from(a.units()).ok()).filter(|n| *n > 0);
         return Ok(Volume::EmptyDir { memory: empty.medium.as_deref() == Some("Memory"), size_limit });
+    }
+    if let Some(image) = &declared.image {
+        let reference = image.reference.clone().filter(|r| !r.is_empty()).ok_or("the volume names no image")?;
+        let pull = pull_policy_of(image.pull_policy.as_deref(), &reference);
+        let credentials = pod.spec.as_ref().map(|spec| credentials(spec, found)).unwrap_or_default();
+        return Ok(Volume::Image { reference, pull, credentials });
     }
     if let Some(host) = &declared.host_path {
         return Ok(Volume::HostPath(PathBuf::from(&host.path)));
@@ -244,6 +252,10 @@ mod tests {
             json!({"name": "v", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}),
             "EmptyDir { memory: true, size_limit: Some(1048576) }",
         );
+        let image = |rest: &str| format!("Image {{ reference: \"r/data{rest}, credentials: [] }}");
+        check(json!({"name": "v", "image": {"reference": "r/data:1"}}), &image(":1\", pull: IfNotPresent"));
+        check(json!({"name": "v", "image": {"reference": "r/data"}}), &image("\", pull: Always"));
+        check(json!({"name": "v", "image": {"reference": "r/data", "pullPolicy": "Never"}}), &image("\", pull: Never"));
         check(json!({"name": "v", "hostPath": {"path": "/x"}}), "HostPath(\"/x\")");
         check(json!({"name": "v", "persistentVolumeClaim": {"claimName": "data"}}), "HostPath(\"/claims/n/data\")");
     }
@@ -265,6 +277,7 @@ mod tests {
             json!({"name": "v", "persistentVolumeClaim": {"claimName": "no"}}),
             "persistentvolumeclaim \"no\" not found",
         );
+        check(json!({"name": "v", "image": {}}), "the volume names no image");
         check(json!({"name": "v", "nfs": {"server": "a", "path": "b"}}), "a volume of this kind is not offered here");
     }
 }

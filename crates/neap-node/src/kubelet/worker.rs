@@ -21,7 +21,7 @@ use super::recorder::About;
 use super::schedule::is_active;
 use super::sources::{Tokens, make_directories, refresh_after, token};
 use super::spec::{GRACE_SECONDS, SpecError, pod_spec, unasked_token};
-use super::status::{OVERDUE, Progress, same, status};
+use super::status::{OVERDUE, Progress, ended_status, same, status};
 use super::tell::{self, Told};
 use super::{Shared, needs::TOKEN_SECONDS};
 use crate::ports::PORTS;
@@ -213,10 +213,14 @@ impl Worker {
         if self.given.as_ref() == Some(&spec) {
             return true;
         }
-        if let Err(error) = make_directories(&self.shared.around.claims, pod, &found).await {
+        let fresh = self.shared.runtime.status(&self.id).is_none();
+        if let Err(error) = make_directories(&self.shared.around.claims, pod, &found, fresh).await {
             tracing::warn!(pod = %self.about.name, %error, "a volume's directory cannot be made");
             self.tell(Told::warning("FailedMount", format!("a volume's directory cannot be made: {error}")));
             return false;
+        }
+        if let Some(unkept) = self.shared.runtime.unkept(&spec).filter(|_| fresh) {
+            self.tell(Told::warning("NotOffered", unkept));
         }
         match self.shared.runtime.ensure(spec.clone()).await {
             Ok(()) => {
@@ -331,6 +335,7 @@ impl Worker {
                 return;
             }
         }
+        self.say_ended(pod).await;
         self.finalize().await;
     }
 
@@ -402,6 +407,22 @@ impl Worker {
                     }
                 }
             }
+        }
+    }
+
+    /// Where somebody else keeps the object, it is not to say for ever that the pod runs.
+    async fn say_ended(&mut self, pod: &Pod) {
+        let now = self.pod.borrow().clone();
+        let before = self.written.clone().or_else(|| pod.status.clone()).unwrap_or_default();
+        let over = matches!(before.phase.as_deref(), Some("Succeeded" | "Failed"));
+        if over || now.metadata.finalizers.as_ref().is_none_or(Vec::is_empty) {
+            return;
+        }
+        let next = ended_status(before.clone(), (self.shared.clock)());
+        if let Err(error) = write_status(&self.shared, &self.about, Some(&before), &next).await
+            && !is_gone(&error)
+        {
+            tracing::warn!(pod = %self.about.name, %error, "the end of a pod cannot be written");
         }
     }
 

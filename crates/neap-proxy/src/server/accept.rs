@@ -38,20 +38,25 @@ pub(super) struct Seats {
     pub(super) taken: Arc<AtomicUsize>,
 }
 
-/// Counts a connection at its worker while it lives.
+/// Counts a connection while it lives: at its worker, and at the listener it came by.
 #[derive(Debug)]
-pub(super) struct Seat(Arc<AtomicUsize>);
+pub(super) struct Seat([Arc<AtomicUsize>; 2]);
 
 impl Seat {
-    fn take(taken: &Arc<AtomicUsize>) -> Self {
-        taken.fetch_add(1, Ordering::Relaxed);
-        Self(taken.clone())
+    fn take(worker: &Arc<AtomicUsize>, door: &Arc<AtomicUsize>) -> Self {
+        let counts = [worker.clone(), door.clone()];
+        for count in &counts {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        Self(counts)
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        for count in &self.0 {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -62,6 +67,8 @@ pub(super) async fn run(
     max_connections: usize,
     shutdown: CancellationToken,
 ) {
+    // Its own: a crowd at one listener, such as the one for strangers, does not close the others.
+    let door = Arc::<AtomicUsize>::default();
     let stopped = shutdown.cancelled();
     tokio::pin!(stopped);
     let socket = match socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket)) {
@@ -79,7 +86,7 @@ pub(super) async fn run(
         };
         match accepted {
             Ok((stream, peer)) => {
-                if !hand_over(&workers, listener, stream, peer).await {
+                if !hand_over(&workers, &door, listener, stream, peer).await {
                     return;
                 }
             }
@@ -91,7 +98,7 @@ pub(super) async fn run(
             }
         }
         // What waits in the kernel's backlog is not refused, only late.
-        while workers.iter().map(|worker| worker.taken.load(Ordering::Relaxed)).sum::<usize>() >= max_connections {
+        while door.load(Ordering::Relaxed) >= max_connections {
             tokio::select! {
                 biased;
                 () = &mut stopped => break,
@@ -103,18 +110,30 @@ pub(super) async fn run(
     let Ok(socket) = socket.into_std() else { return };
     while let Ok((stream, peer)) = socket.accept() {
         if let Ok(stream) = prepared(stream)
-            && !hand_over(&workers, listener, stream, peer).await
+            && !hand_over(&workers, &door, listener, stream, peer).await
         {
             return;
         }
     }
 }
 
-/// Gives the connection to the worker that has fewest. False: it has ended.
-async fn hand_over(workers: &[Seats], listener: usize, stream: std::net::TcpStream, peer: SocketAddr) -> bool {
-    let worker = workers.iter().min_by_key(|worker| worker.taken.load(Ordering::Relaxed)).expect("there is a worker");
-    let seat = Seat::take(&worker.taken);
-    worker.queue.send(Accepted { stream, peer, listener, seat }).await.is_ok()
+/// Gives the connection to the worker that has fewest. A worker that has ended takes none; false: all have.
+async fn hand_over(
+    workers: &[Seats],
+    door: &Arc<AtomicUsize>,
+    listener: usize,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+) -> bool {
+    let mut stream = Some(stream);
+    while let Some(given) = stream.take() {
+        let alive = workers.iter().filter(|worker| !worker.queue.is_closed());
+        let Some(worker) = alive.min_by_key(|worker| worker.taken.load(Ordering::Relaxed)) else { return false };
+        let seat = Seat::take(&worker.taken, door);
+        let accepted = Accepted { stream: given, peer, listener, seat };
+        stream = worker.queue.send(accepted).await.err().map(|unsent| unsent.0.stream);
+    }
+    true
 }
 
 async fn accept(socket: &TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {

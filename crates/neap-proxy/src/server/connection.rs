@@ -3,7 +3,7 @@
 //! The connection has no timers of its own. Its notes are read by the worker's sweep, which marks it as expired
 //! and wakes it; that makes limits exact to about a second and free for those who keep them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -17,21 +17,20 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-use super::accept::Accepted;
+use super::accept::{Accepted, Seat};
+use super::answers::{Answer, Answers, Streams};
 use super::io::{Lent, Notes, Stream};
-use super::stall::{self, For, StreamExecutor};
 use super::worker::Shared;
 use crate::access::Observation;
 use crate::body::{Body, BodyError};
-use crate::config::{
-    CLIENT_H2_CONNECTION_WINDOW, CLIENT_H2_STREAM_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_STALLS, ServerConfig,
-};
+use crate::config::{H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_STREAM_WINDOW, ServerConfig};
 use crate::handler::{Connection, Handler, Response};
 use crate::metrics::ExpiredLabels;
 use crate::time::now;
+use crate::tls::ACME_TLS;
 
 /// A connection that has been silent for so long gives its buffers back. Shorter, and clients that pause would be served
 /// with fresh ones each time; longer, and ten thousand that only keep a connection would hold a hundred megabytes.
@@ -59,6 +58,8 @@ pub(super) struct Watched {
     ever_served: Cell<bool>,
     /// Its place in the worker's list.
     place: Cell<usize>,
+    /// Those of h2, which may stand still one by one.
+    answers: OnceCell<Rc<Answers>>,
 }
 
 /// What the client was too slow at.
@@ -84,10 +85,12 @@ impl Watched {
             rests: Cell::new(false),
             ever_served: Cell::new(false),
             place: Cell::new(0),
+            answers: OnceCell::new(),
         })
     }
 
-    pub(super) fn judge(&self, now: Instant, config: &ServerConfig) {
+    /// Marks it if it has overstayed; returns how many of its answers were called off.
+    pub(super) fn judge(&self, now: Instant, config: &ServerConfig) -> usize {
         let in_request = self.requests.get() > 0;
         if self.served.replace(false) || in_request {
             self.idle_since.set(now);
@@ -106,7 +109,7 @@ impl Watched {
             Some(Expired::Write)
         } else if over(&self.reading_since, reading, config.head_timeout) {
             Some(Expired::Head)
-        } else if now.saturating_duration_since(self.idle_since.get()) >= config.idle_timeout {
+        } else if now.saturating_duration_since(self.idle_since.get()) >= self.may_be_silent(config) {
             Some(Expired::Idle)
         } else {
             None
@@ -125,6 +128,12 @@ impl Watched {
             self.rests.set(true);
             self.wake();
         }
+        self.answers.get().map_or(0, |answers| answers.judge(now, config.write_stall_timeout))
+    }
+
+    /// Whoever has been served may take its time for the next request; whoever has just come has come to ask.
+    fn may_be_silent(&self, config: &ServerConfig) -> Duration {
+        if self.ever_served.get() { config.idle_timeout } else { config.idle_timeout.min(config.first_request_timeout) }
     }
 
     #[cfg(test)]
@@ -134,6 +143,11 @@ impl Watched {
 
     pub(super) fn wake(&self) {
         self.waker.borrow().wake_by_ref();
+    }
+
+    /// An HTTP/1.1 connection whose first request has not come yet, as after a TLS handshake.
+    fn is_fresh(&self) -> bool {
+        !self.h2.get() && !self.ever_served.get() && self.requests.get() == 0
     }
 
     /// Part of a request's head has come, and no request is in progress.
@@ -163,6 +177,8 @@ impl Drop for InRequest {
 /// A response's body, which keeps its request counted.
 struct Counted {
     body: Body,
+    /// Over h2.
+    answer: Option<Rc<Answer>>,
     _in_request: InRequest,
 }
 
@@ -175,7 +191,9 @@ impl http_body::Body for Counted {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        stall::waits_for(if frame.is_pending() { For::Source } else { For::Client(true) });
+        if let Some(answer) = &self.answer {
+            answer.polled(matches!(&frame, Poll::Ready(Some(Ok(frame))) if frame.is_data()));
+        }
         frame
     }
 
@@ -189,56 +207,75 @@ impl http_body::Body for Counted {
 }
 
 pub(super) async fn serve<H: Handler>(accepted: Accepted, shared: Rc<Shared>, handler: Rc<H>) {
-    let Accepted { stream, peer, listener, seat: _seat } = accepted;
+    let Accepted { stream, peer, listener, seat } = accepted;
     let metrics = &shared.server.metrics;
     metrics.connections.inc();
-    let _open = Open::new(&metrics.connections_open);
+    let place = Place { _seat: seat, _open: Open::new(&metrics.connections_open) };
     let (Ok(local), Ok(stream)) = (stream.local_addr(), tokio::net::TcpStream::from_std(stream)) else {
         return;
     };
     let mut connection = Connection::plain(peer, local, listener);
     match &shared.listeners[listener] {
         // Boxed, so that each kind of connection takes its own room and not that of the largest.
-        None => Box::pin(speak(stream, connection, None, &shared, handler)).await,
+        None => Box::pin(speak(stream, connection, None, &shared, handler, Some(place))).await,
         Some(tls) => {
             let timeout = shared.server.config.tls_handshake_timeout;
-            let Ok(Ok(stream)) = Box::pin(tokio::time::timeout(timeout, tls.accept(stream))).await else {
+            let Ok(Ok(mut stream)) = Box::pin(tokio::time::timeout(timeout, tls.accept(stream))).await else {
                 metrics.tls_failures.inc();
                 return;
             };
             let (_, session) = stream.get_ref();
+            if session.alpn_protocol() == Some(ACME_TLS) {
+                // The handshake was the answer. Whoever asked may be gone already.
+                drop(tokio::time::timeout(timeout, stream.shutdown()).await);
+                return;
+            }
             connection.tls = true;
             connection.server_name = session.server_name().map(Arc::from);
             let h2 = session.alpn_protocol().map(|protocol| protocol == b"h2");
-            Box::pin(speak(stream, connection, h2, &shared, handler)).await;
+            Box::pin(speak(stream, connection, h2, &shared, handler, Some(place))).await;
         }
     }
 }
 
-/// Counts an open connection.
-struct Open<'a>(&'a prometheus_client::metrics::gauge::Gauge);
+/// What an open connection counts for, until its socket is closed, by whomever: a tunnel takes it along.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _seat: Seat,
+    _open: Open,
+}
 
-impl<'a> Open<'a> {
-    fn new(gauge: &'a prometheus_client::metrics::gauge::Gauge) -> Self {
+/// Counts an open connection.
+#[derive(Debug)]
+struct Open(prometheus_client::metrics::gauge::Gauge);
+
+impl Open {
+    fn new(gauge: &prometheus_client::metrics::gauge::Gauge) -> Self {
         gauge.inc();
-        Self(gauge)
+        Self(gauge.clone())
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for Open {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
 /// `h2` is what TLS settled, if it did.
-pub(crate) async fn speak<T, H>(io: T, connection: Connection, h2: Option<bool>, shared: &Rc<Shared>, handler: Rc<H>)
-where
+pub(crate) async fn speak<T, H>(
+    io: T,
+    connection: Connection,
+    h2: Option<bool>,
+    shared: &Rc<Shared>,
+    handler: Rc<H>,
+    place: Option<Place>,
+) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
     let watched = Watched::new();
-    let mut io = Stream::new(io, watched.notes.clone());
+    let mut io = Stream::new(io, watched.notes.clone(), place);
     let _watch = Watch::new(shared, &watched);
     let h2 = match h2 {
         Some(h2) => h2,
@@ -256,6 +293,7 @@ where
         move |request: http::Request<Incoming>| {
             watched.request_begins();
             let in_request = InRequest(watched.clone());
+            let answer = watched.answers.get().map(|answers| answers.begin());
             let (handler, connection) = (handler.clone(), connection.clone());
             let request = request.map(Body::client);
             let observation = access.as_ref().map(|log| Observation::begin(log, &request, &connection));
@@ -264,23 +302,22 @@ where
                 if let Some(observation) = observation {
                     response = observation.watch(response);
                 }
-                stall::waits_for(For::Client(true));
-                Ok::<_, Infallible>(response.map(|body| Counted { body, _in_request: in_request }))
+                Ok::<_, Infallible>(response.map(|body| Counted { body, answer, _in_request: in_request }))
             }
         }
     };
     let result = if h2 {
         let max_head = u32::try_from(config.max_head_bytes).unwrap_or(u32::MAX);
-        let serving =
-            hyper::server::conn::http2::Builder::new(StreamExecutor { limit: config.write_stall_timeout * H2_STALLS })
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(CLIENT_H2_STREAM_WINDOW)
-                .initial_connection_window_size(CLIENT_H2_CONNECTION_WINDOW)
-                .max_concurrent_streams(config.h2_max_streams)
-                .max_header_list_size(max_head)
-                .keep_alive_interval(H2_PING_INTERVAL)
-                .keep_alive_timeout(H2_PING_TIMEOUT)
-                .serve_connection(TokioIo::new(io), service_fn(serve));
+        let answers = watched.answers.get_or_init(Rc::default).clone();
+        let serving = hyper::server::conn::http2::Builder::new(Streams(answers))
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .max_concurrent_streams(config.h2_max_streams)
+            .max_header_list_size(max_head)
+            .keep_alive_interval(H2_PING_INTERVAL)
+            .keep_alive_timeout(H2_PING_TIMEOUT)
+            .serve_connection(TokioIo::new(io), service_fn(serve));
         // Boxed, so that a connection that speaks HTTP/1 does not make room for it.
         Box::pin(drive(serving, &watched, shared, || ())).await
     } else {
@@ -326,7 +363,7 @@ where
     }
 }
 
-impl<I, S> Serving for hyper::server::conn::http2::Connection<I, S, StreamExecutor>
+impl<I, S> Serving for hyper::server::conn::http2::Connection<I, S, Streams>
 where
     S: hyper::service::HttpService<Incoming, ResBody = Counted>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -346,6 +383,7 @@ where
 async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared, recall: impl Fn()) -> hyper::Result<()> {
     let mut serving = std::pin::pin!(serving);
     let mut told = false;
+    let mut grace: Option<Pin<Box<tokio::time::Sleep>>> = None;
     watched.register_on_first_poll().await;
     std::future::poll_fn(|cx: &mut Context<'_>| {
         if watched.rests.get() && !told {
@@ -358,7 +396,11 @@ async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared, re
         if let Poll::Ready(result) = serving.as_mut().poll(cx) {
             return Poll::Ready(result);
         }
-        if shared.draining.get() && !told && !watched.in_head() {
+        if shared.draining.get()
+            && !told
+            && !watched.in_head()
+            && (!watched.is_fresh() || poll_first_request(&mut grace, cx).is_ready())
+        {
             told = true;
             serving.as_mut().shut_down();
             if let Poll::Ready(result) = serving.as_mut().poll(cx) {
@@ -367,6 +409,11 @@ async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared, re
         }
         match watched.expired.get() {
             None => Poll::Pending,
+            // The sweep did not know yet of the request that has just been read.
+            Some(Expired::Head | Expired::Idle) if watched.requests.get() > 0 => {
+                watched.expired.set(None);
+                Poll::Pending
+            }
             Some(expired) => {
                 shared.expire(expired);
                 Poll::Ready(Ok(()))
@@ -379,7 +426,7 @@ async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared, re
 /// The same for what comes before HTTP. `None`: give up.
 async fn until_expired<T>(watched: &Rc<Watched>, shared: &Shared, future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
-    let mut grace: Option<Pin<Box<tokio::time::Sleep>>> = None;
+    let mut grace = None;
     watched.register_on_first_poll().await;
     std::future::poll_fn(|cx| {
         if let Poll::Ready(value) = future.as_mut().poll(cx) {
@@ -397,10 +444,13 @@ async fn until_expired<T>(watched: &Rc<Watched>, shared: &Shared, future: impl F
         if watched.ever_served.get() {
             return Poll::Ready(None);
         }
-        let grace = grace.get_or_insert_with(|| Box::pin(tokio::time::sleep(FIRST_REQUEST)));
-        grace.as_mut().poll(cx).map(|()| None)
+        poll_first_request(&mut grace, cx).map(|()| None)
     })
     .await
+}
+
+fn poll_first_request(grace: &mut Option<Pin<Box<tokio::time::Sleep>>>, cx: &mut Context<'_>) -> Poll<()> {
+    grace.get_or_insert_with(|| Box::pin(tokio::time::sleep(FIRST_REQUEST))).as_mut().poll(cx)
 }
 
 impl Watched {
@@ -415,6 +465,14 @@ impl Watched {
 }
 
 impl Shared {
+    /// Answers over h2 were called off, for their clients took no more of them.
+    pub(super) fn answers_cut(&self, count: usize) {
+        if count > 0 {
+            let labels = ExpiredLabels { waiting_for: "stream" };
+            self.server.metrics.connections_expired.get_or_create(&labels).inc_by(count as u64);
+        }
+    }
+
     fn expire(&self, expired: Expired) {
         let waiting_for = match expired {
             Expired::Head => "head",

@@ -10,6 +10,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::connection::Place;
+
 /// What an h2 client sends first (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -123,11 +125,12 @@ pub(super) struct Stream<T> {
     inner: T,
     ahead: Vec<u8>,
     notes: Arc<Notes>,
+    _place: Option<Place>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
-    pub(super) fn new(inner: T, notes: Arc<Notes>) -> Self {
-        Self { inner, ahead: Vec::new(), notes }
+    pub(super) fn new(inner: T, notes: Arc<Notes>, place: Option<Place>) -> Self {
+        Self { inner, ahead: Vec::new(), notes, _place: place }
     }
 
     /// Waits for the client's next bytes and keeps them for the reader, without any room of its own while it waits. False:
@@ -230,7 +233,7 @@ mod tests {
 
     async fn check(pieces: &[&[u8]], h2: bool) {
         let (mut client, server) = tokio::io::duplex(64);
-        let mut stream = Stream::new(server, Arc::default());
+        let mut stream = Stream::new(server, Arc::default(), None);
         let write = async {
             for piece in pieces {
                 client.write_all(piece).await.expect("writes");

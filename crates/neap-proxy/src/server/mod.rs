@@ -5,9 +5,9 @@
 //! what is left after the drain timeout is cut.
 
 mod accept;
+mod answers;
 pub(crate) mod connection;
 mod io;
-mod stall;
 pub(crate) mod worker;
 
 use std::io as std_io;
@@ -118,10 +118,19 @@ impl Running {
     /// Waits until every worker has drained and ended, once the shutdown token has been cancelled.
     pub async fn join(mut self) {
         for thread in &mut self.threads {
-            // The other end is never used, only dropped, at the thread's end.
-            drop((&mut thread.ended).await);
+            std::future::poll_fn(|cx| thread.poll_ended(cx)).await;
         }
         self.join_blocking();
+    }
+
+    /// Resolves when a worker has ended. If nobody has cancelled the shutdown token that is a fault: the others go on, but
+    /// the listeners that were its own are closed.
+    pub async fn failed(&mut self) {
+        std::future::poll_fn(|cx| {
+            let ended = self.threads.iter_mut().any(|thread| thread.poll_ended(cx).is_ready());
+            if ended { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
     }
 
     /// The same for code without a runtime.

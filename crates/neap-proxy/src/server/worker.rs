@@ -4,8 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
@@ -96,8 +98,19 @@ impl Shared {
 #[derive(Debug)]
 pub(super) struct Thread {
     pub(super) handle: JoinHandle<()>,
-    /// Fails when the thread has ended.
-    pub(super) ended: oneshot::Receiver<Infallible>,
+    /// Fails when the thread has ended; `None` once it has.
+    ended: Option<oneshot::Receiver<Infallible>>,
+}
+
+impl Thread {
+    pub(super) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(ended) = &mut self.ended {
+            // The other end is never used, only dropped, at the thread's end.
+            drop(ready!(Pin::new(ended).poll(cx)));
+            self.ended = None;
+        }
+        Poll::Ready(())
+    }
 }
 
 pub(super) fn start<H, F>(
@@ -138,7 +151,7 @@ where
             local.block_on(&runtime, run(worker, shared, queue, sockets, seats, &*handler));
         };
         let handle = std::thread::Builder::new().name(format!("neap-http-{index}")).spawn(body)?;
-        threads.push(Thread { handle, ended });
+        threads.push(Thread { handle, ended: Some(ended) });
     }
     Ok(threads)
 }
@@ -236,7 +249,8 @@ impl Shared {
     /// Marks the connections that overstayed.
     pub(crate) fn judge(&self, now: Instant) {
         for watched in self.watched.borrow().iter() {
-            watched.judge(now, &self.server.config);
+            let cut = watched.judge(now, &self.server.config);
+            self.answers_cut(cut);
         }
     }
 

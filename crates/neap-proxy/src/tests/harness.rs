@@ -57,12 +57,17 @@ impl Engine {
 
     /// A client's connection.
     pub(super) fn connect(&self) -> DuplexStream {
+        self.connect_as(None)
+    }
+
+    /// The same; `h2` is what TLS has settled.
+    pub(super) fn connect_as(&self, h2: Option<bool>) -> DuplexStream {
         let (client, server) = tokio::io::duplex(64 * 1024);
         let peer = ([192, 0, 2, 7], 4711).into();
         let local = ([192, 0, 2, 1], 80).into();
         let connection = Connection::plain(peer, local, 0);
         let (shared, handler) = (self.shared.clone(), self.handler.clone());
-        spawn_local(async move { speak(server, connection, None, &shared, handler).await });
+        spawn_local(async move { speak(server, connection, h2, &shared, handler, None).await });
         client
     }
 

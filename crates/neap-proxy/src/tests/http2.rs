@@ -7,7 +7,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::task::spawn_local;
 
 use super::harness::*;
@@ -150,54 +150,97 @@ async fn a_stream_given_up_by_the_client_ends_at_the_origin() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_client_that_gives_no_window_does_not_keep_its_place() {
+/// Streams of many clients share a connection to an instance; its window is no less than all of theirs.
+#[tokio::test]
+async fn clients_that_do_not_read_hold_up_nobody_else() {
     local(async {
-        let target = origin(|_| async {
+        let target = h2c_origin(|request| async move {
+            if request.uri().path() == "/short" {
+                return text("short");
+            }
             let (sender, body) = channel();
-            spawn_local(async move {
-                for _ in 0..3 {
-                    drop(sender.send(Frame::data(Bytes::from_static(b"piece"))).await);
-                }
-            });
+            spawn_local(
+                async move { while sender.send(Frame::data(Bytes::from_static(&[0; 65536]))).await.is_ok() {} },
+            );
             http::Response::new(body)
         })
         .await;
         let engine = Engine::new(target, Limits::default());
-        let (mut sender, connection) = http2::Builder::new(LocalExecutor)
-            .initial_stream_window_size(0)
-            .handshake(TokioIo::new(engine.connect()))
-            .await
-            .expect("shakes hands");
-        spawn_local(connection);
-        let response = sender.send_request(get("/")).await.expect("answers");
-        tokio::time::sleep(std::time::Duration::from_secs(200)).await;
-        assert_eq!(engine.ended(), []);
-        tokio::time::sleep(std::time::Duration::from_secs(200)).await;
-        assert_eq!(engine.ended(), [Outcome::Dropped]);
-        assert!(response.into_body().collect().await.is_err(), "the stream is reset");
+        let mut stalled = Vec::new();
+        for _ in 0..8 {
+            let mut client = engine.connect();
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("writes");
+            read_until(&mut client, "200 OK").await;
+            stalled.push(client);
+        }
+        for _ in 0..5000 {
+            tokio::task::yield_now().await;
+        }
+        let short = engine.raw("GET /short HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(10), short).await.expect("is not held up");
+        assert!(answer.ends_with("short"), "{answer}");
+        assert_eq!(engine.metrics.upstream_connections.get(), 1);
     })
     .await;
 }
 
+/// Those that wait for one attempt to connect share its outcome.
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_takes_its_time_is_not_taken_for_one_that_is_not_taken() {
+async fn a_connection_that_cannot_be_made_fails_once_for_all() {
     local(async {
-        let target = origin(|_| async {
-            let (sender, body) = channel();
-            spawn_local(async move {
-                for _ in 0..3 {
-                    tokio::time::sleep(std::time::Duration::from_secs(400)).await;
-                    drop(sender.send(Frame::data(Bytes::from_static(b"piece"))).await);
+        // It takes connections, but no TLS handshake is answered.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let target =
+            crate::Target { addr: listener.local_addr().expect("has an address"), protocol: crate::Protocol::H2c };
+        let made = rcgen::generate_simple_self_signed(["app.example".to_owned()]).expect("makes a certificate");
+        let tls = crate::tls::ClientTls::new(made.cert.pem().as_bytes(), "app.example").expect("is an authority");
+        let config = crate::UpstreamConfig { tls: Some(tls), ..Default::default() };
+        let tasks = tokio_util::task::TaskTracker::new();
+        let upstream = crate::Upstream::new(config, crate::Metrics::default(), tasks);
+        let began = crate::time::now();
+        let calls = (0..10).map(|_| async {
+            let mut request =
+                Some(http::Request::get("/").header("host", "a").body(crate::Body::empty()).expect("a request"));
+            let error = upstream.send(target, &mut request, None, None).await.expect_err("cannot connect");
+            assert!(error.unstarted() && request.is_some(), "{error}");
+            assert_eq!(began.elapsed().as_secs(), 5, "{error}");
+        });
+        futures::future::join_all(calls).await;
+    })
+    .await;
+}
+
+/// An upstream that allows fewer streams than we would put on a connection gets more connections.
+#[tokio::test]
+async fn the_streams_an_upstream_allows_are_kept() {
+    local(async {
+        let target = raw_origin(crate::Protocol::H2c, |stream| async move {
+            let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+                if request.uri().path() == "/first" {
+                    return Ok::<_, Infallible>(text("x"));
                 }
+                std::future::pending().await
             });
-            http::Response::new(body)
+            let mut server = hyper::server::conn::http2::Builder::new(LocalExecutor);
+            drop(server.max_concurrent_streams(2).serve_connection(TokioIo::new(stream), service).await);
         })
         .await;
         let engine = Engine::new(target, Limits::default());
-        let mut sender = client(engine.connect()).await;
-        let response = sender.send_request(get("/")).await.expect("answers");
-        assert_eq!(response.into_body().collect().await.expect("collects").to_bytes(), "piecepiecepiece");
+        let first = engine.raw("GET /first HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert!(first.ends_with('x'), "{first}");
+        let mut clients = Vec::new();
+        for _ in 0..4 {
+            let mut client = engine.connect();
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("writes");
+            clients.push(client);
+        }
+        tokio::time::timeout(std::time::Duration::from_secs(10), async {
+            while engine.metrics.upstream_connections.get() < 2 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("a second connection is made");
     })
     .await;
 }

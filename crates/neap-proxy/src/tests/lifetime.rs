@@ -48,6 +48,7 @@ async fn a_drain_answers_what_has_come_already() {
         let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes();
         let (mut kept, mut fresh, mut late, mut half) =
             (engine.connect(), engine.connect(), engine.connect(), engine.connect());
+        let mut secure = engine.connect_as(Some(false));
         kept.write_all(&get("/1")).await.expect("writes");
         read_until(&mut kept, "\r\n\r\n/1").await;
         let head = get("/half");
@@ -60,8 +61,9 @@ async fn a_drain_answers_what_has_come_already() {
         engine.shared.drain();
         tokio::time::sleep(Duration::from_millis(10)).await;
         late.write_all(&get("/late")).await.expect("writes");
+        secure.write_all(&get("/secure")).await.expect("writes");
         half.write_all(second).await.expect("writes");
-        for (client, path) in [(kept, "/2"), (fresh, "/fresh"), (late, "/late"), (half, "/half")] {
+        for (client, path) in [(kept, "/2"), (fresh, "/fresh"), (late, "/late"), (half, "/half"), (secure, "/secure")] {
             let mut client = client;
             let mut answer = String::new();
             client.read_to_string(&mut answer).await.expect("reads");
@@ -252,6 +254,24 @@ async fn a_silent_connection_rests_and_comes_back() {
         assert_eq!(rest(10).await, 1);
         engine.shared.drain();
         assert_eq!(client.read(&mut [0; 9]).await.expect("reads"), 0);
+    })
+    .await;
+}
+
+/// After a TLS handshake the first request is a flight behind.
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_the_first_request_of_a_connection() {
+    local(async {
+        let engine = Engine::new(slow_origin().await, Limits::default());
+        let (mut asks, mut silent) = (engine.connect_as(Some(false)), engine.connect_as(Some(false)));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        engine.shared.drain();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        asks.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("writes");
+        let mut answer = String::new();
+        asks.read_to_string(&mut answer).await.expect("reads");
+        assert!(answer.ends_with("late") && answer.contains("connection: close"), "{answer}");
+        assert_eq!(silent.read(&mut [0; 10]).await.expect("reads"), 0);
     })
     .await;
 }

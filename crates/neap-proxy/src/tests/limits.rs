@@ -153,3 +153,18 @@ async fn a_client_that_does_not_read_is_closed_and_the_origin_told() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_connects_and_says_nothing_has_a_minute() {
+    local(async {
+        let engine = Engine::new(origin(|_| async { text("x") }).await, Limits::default());
+        let (mut silent, mut served) = (engine.connect(), engine.connect());
+        served.write_all(GET).await.expect("writes");
+        read_until(&mut served, "\r\n\r\nx").await;
+        sweep(&engine, 55).await;
+        assert!(!is_closed(&mut silent).await);
+        sweep(&engine, 8).await;
+        assert!(is_closed(&mut silent).await && !is_closed(&mut served).await);
+    })
+    .await;
+}

@@ -128,6 +128,43 @@ const PROTOCOL: u32 = 1;
 /// ENHANCE_YOUR_CALM
 const CALM: u32 = 11;
 
+/// SETTINGS_INITIAL_WINDOW_SIZE = 0: the client takes heads, and not a byte of a body.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_the_client_gives_no_room_is_called_off() {
+    local(async {
+        let target = origin(|_| async {
+            let (sender, body) = channel();
+            tokio::task::spawn_local(async move {
+                while sender.send(http_body::Frame::data(vec![0; 4096].into())).await.is_ok() {}
+            });
+            http::Response::new(body)
+        })
+        .await;
+        // Less than it takes until pings are missed, which this client does not answer.
+        let limit = std::time::Duration::from_secs(20);
+        let config = crate::ServerConfig { write_stall_timeout: limit, ..Default::default() };
+        let engine = Engine::with(config, target, crate::Limits::default());
+        let no_room = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+        let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &fields(&PLAIN));
+        let frames = [no_room, request].concat();
+        let converse = converse(&engine, &frames);
+        let sweeps = async {
+            for second in 0.. {
+                assert!(second < 25, "the stream is still open");
+                assert!(second > 18 || engine.ended().is_empty());
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                engine.shared.judge(crate::time::now());
+            }
+        };
+        tokio::select! {
+            end = converse => assert_eq!(end, End::Reset(8), "CANCEL"),
+            () = sweeps => {}
+        }
+        assert_eq!(engine.ended(), [crate::Outcome::Dropped], "its place is given back");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn heads_that_are_none() {
     local(async {

@@ -93,3 +93,50 @@ async fn a_body_the_application_does_not_read_is_not_taken_in() {
     })
     .await;
 }
+
+/// Keeps every request and reads none of its body.
+struct Deaf;
+
+impl crate::Handler for Deaf {
+    async fn handle(&self, request: crate::Request, _: &crate::Connection) -> crate::Response {
+        std::future::pending::<()>().await;
+        drop(request);
+        unreachable!("it waits for ever")
+    }
+}
+
+#[tokio::test]
+async fn bodies_of_requests_that_wait_are_bounded_for_each_connection() {
+    local(async {
+        const SMALL: usize = 4096;
+        let server = crate::Server::new(crate::ServerConfig::default(), crate::Metrics::default());
+        let shared = crate::server::worker::Shared::new(server, std::sync::Arc::new([]));
+        let (client, io) = tokio::io::duplex(PIECE);
+        spawn_local(async move {
+            let connection = crate::Connection::plain(([192, 0, 2, 7], 4711).into(), ([192, 0, 2, 1], 80).into(), 0);
+            crate::server::connection::speak(io, connection, None, &shared, Rc::new(Deaf), None).await;
+        });
+        let io = hyper_util::rt::TokioIo::new(client);
+        let (sender, driver) =
+            hyper::client::conn::http2::handshake(crate::server::LocalExecutor, io).await.expect("shakes hands");
+        spawn_local(driver);
+        let given = Rc::new(Cell::new(0));
+        for _ in 0..8 {
+            let (pieces, body) = channel();
+            let (mut sender, count) = (sender.clone(), given.clone());
+            let request = http::Request::post("http://a/").body(body).expect("a request");
+            spawn_local(async move { drop(sender.send_request(request).await) });
+            spawn_local(async move {
+                while pieces.send(Frame::data(Bytes::from_static(&[0; SMALL]))).await.is_ok() {
+                    count.set(count.get() + SMALL);
+                }
+            });
+        }
+        let taken = settled(&given).await;
+        // What lies on the way, and a few pieces of each stream, are the client's own.
+        let bound = crate::config::H2_CONNECTION_WINDOW as usize + PIECE + 8 * 8 * SMALL;
+        assert!(taken > SMALL && taken < bound, "{taken} bytes were taken in");
+        assert!(bound < 2 << 20, "which is to stay little: there are many connections");
+    })
+    .await;
+}

@@ -118,3 +118,74 @@ async fn failures_to_connect_and_to_speak() {
     })
     .await;
 }
+
+/// Whoever closes what was just made is asked once, not again and again.
+#[tokio::test]
+async fn an_upstream_that_closes_at_once_gets_one_connection_for_each_request() {
+    local(async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let addr = listener.local_addr().expect("has an address");
+        // On a thread of its own, so that it may be faster than the engine's first look at the connection.
+        let closes = std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let peer = stream.peer_addr().expect("has a peer");
+                drop(stream);
+                if peer.ip() == std::net::Ipv4Addr::new(127, 0, 0, 9) {
+                    return;
+                }
+            }
+        });
+        let engine = Engine::new(crate::Target { addr, protocol: Protocol::Http1 }, Limits::default());
+        for nth in 1..=200 {
+            let answer = engine.raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+            assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("app/closed"), "{answer}");
+            assert_eq!(engine.metrics.upstream_connections.get(), nth);
+        }
+        let last = tokio::net::TcpSocket::new_v4().expect("a socket");
+        last.bind(([127, 0, 0, 9], 0).into()).expect("binds");
+        drop(last.connect(addr).await);
+        closes.join().expect("ends");
+    })
+    .await;
+}
+
+/// The version of an answer is ours, and its connection does not bring the next request down to 1.0.
+#[tokio::test]
+async fn an_http_1_0_application_is_not_noticed_by_clients() {
+    local(async {
+        let connections = Rc::new(Cell::new(0));
+        let count = connections.clone();
+        let target = raw_origin(Protocol::Http1, move |mut stream| {
+            count.set(count.get() + 1);
+            async move {
+                let mut read = Vec::new();
+                while stream.read_buf(&mut read).await.is_ok_and(|n| n > 0) {
+                    let whole = read.ends_with(b"\r\n\r\n") && (read[0] == b'G' || read.ends_with(b"0\r\n\r\n"));
+                    if whole && read.starts_with(b"GET /close") {
+                        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nto the end").await.expect("writes");
+                        return;
+                    }
+                    if whole {
+                        read.clear();
+                        let answer = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok";
+                        stream.write_all(answer).await.expect("writes");
+                    }
+                }
+            }
+        })
+        .await;
+        let engine = Engine::new(target, Limits::default());
+        let mut client = engine.connect();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("writes");
+        let answer = read_until(&mut client, "\r\n\r\nok").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("connection: close"), "{answer}");
+        let post = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        client.write_all(post.as_bytes()).await.expect("writes");
+        read_until(&mut client, "\r\n\r\nok").await;
+        client.write_all(b"GET /close HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("writes");
+        let answer = read_until(&mut client, "0\r\n\r\n").await;
+        assert!(answer.contains("chunked") && answer.contains("to the end"), "{answer}");
+        assert_eq!(connections.get(), 3);
+    })
+    .await;
+}

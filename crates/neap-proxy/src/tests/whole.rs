@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -90,6 +91,8 @@ async fn listeners_workers_tls_and_shutdown() {
             .expect("speaks TLS")
             .with_root_certificates(roots)
             .with_no_client_auth();
+        let mut asking = client.clone();
+        asking.alpn_protocols = vec![tls::ACME_TLS.to_vec()];
         client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
         let dial = async |name: &'static str| {
@@ -107,6 +110,14 @@ async fn listeners_workers_tls_and_shutdown() {
         let answer = sender.send_request(request).await.expect("answers").into_body().collect().await;
         assert_eq!(answer.expect("collects").to_bytes(), "HTTP/2.0 1 true app.example");
         assert!(dial("other.example").await.is_err());
+
+        // An authority that makes certificates looks at the handshake only.
+        let stream = TcpStream::connect(secure).await.expect("connects");
+        let asking = tokio_rustls::TlsConnector::from(Arc::new(asking));
+        let mut stream =
+            asking.connect(ServerName::try_from("app.example").expect("a name"), stream).await.expect("an answer");
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(tls::ACME_TLS));
+        assert_eq!(stream.read(&mut [0; 16]).await.expect("a proper end"), 0);
 
         shutdown.cancel();
         let drained = tokio::time::timeout(std::time::Duration::from_secs(10), running.join());
@@ -161,6 +172,124 @@ async fn upstreams_may_speak_tls() {
         assert!(trusted.trust(b"-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n").is_err());
         shutdown.cancel();
         drop(upstream);
+        running.join().await;
+    })
+    .await;
+}
+
+/// Sends everything to one place, and takes tunnels there.
+struct Through(Upstream, To);
+
+/// The one place.
+#[derive(Clone, Copy)]
+struct To(Target);
+
+struct Nothing;
+
+impl OnEnd for Nothing {
+    fn on_end(&mut self, _: Outcome, _: u64) {}
+}
+
+impl Picker for To {
+    type Hold = Nothing;
+
+    async fn pick(&mut self, _: Option<upstream::Deadline>) -> Result<Picked<Nothing>, ProxyError> {
+        Ok(Picked { target: self.0, hold: Nothing })
+    }
+
+    fn refused(&mut self, _: Picked<Nothing>, error: ProxyError) -> Result<(), ProxyError> {
+        Err(error)
+    }
+}
+
+impl Handler for Through {
+    async fn handle(&self, mut request: Request, _: &Connection) -> Response {
+        headers::canonical(&mut request).expect("is sound");
+        let mut to = self.1;
+        let (limits, arrived) = (Limits::default(), time::now());
+        match forward(&self.0, &mut to, &mut Some(request), &limits, arrived).await {
+            Ok(response) => response,
+            Err(error) => error.respond(false),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_keeps_its_seat_and_each_listener_has_its_own() {
+    super::harness::local(async {
+        let target = super::harness::raw_origin(Protocol::Http1, |mut stream| async move {
+            assert!(stream.read(&mut [0; 1024]).await.expect("reads") > 0);
+            let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n";
+            stream.write_all(answer).await.expect("writes");
+            while stream.read(&mut [0; 9]).await.is_ok_and(|n| n > 0) {}
+        })
+        .await;
+        let shutdown = CancellationToken::new();
+        let metrics = Metrics::default();
+        let config = ServerConfig { max_connections: 1, ..ServerConfig::default() };
+        let upstream_metrics = metrics.clone();
+        let running = Server::new(config, metrics.clone())
+            .start(vec![Listener::plain(socket()), Listener::plain(socket())], 1, shutdown.clone(), move |worker| {
+                let upstream =
+                    Upstream::new(UpstreamConfig::default(), upstream_metrics.clone(), worker.tasks().clone());
+                Through(upstream, To(target))
+            })
+            .expect("starts");
+        let [full, other] = [running.addresses()[0], running.addresses()[1]];
+        let switch = async |addr| {
+            let mut stream = TcpStream::connect(addr).await.expect("connects");
+            let head = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+            stream.write_all(head).await.expect("writes");
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.expect("reads");
+            assert_eq!(&answer, b"HTTP/1.1 101");
+            stream
+        };
+        let tunnel = switch(full).await;
+        while metrics.tunnels.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(metrics.connections_open.get(), 1, "a tunnel is an open connection");
+        let waits = switch(full);
+        tokio::pin!(waits);
+        // Another listener is not in its way, and by the time it has answered the first would have had.
+        for _ in 0..3 {
+            tokio::select! {
+                biased;
+                _ = &mut waits => panic!("the listener takes more than it may"),
+                stream = switch(other) => drop(stream),
+            }
+            while metrics.connections_open.get() > 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        drop(tunnel);
+        drop(waits.await);
+        shutdown.cancel();
+        running.join().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_is_noticed_and_passed_over() {
+    super::harness::local(async {
+        let shutdown = CancellationToken::new();
+        let served: Arc<[AtomicUsize; 2]> = Arc::default();
+        let mut running = Server::new(ServerConfig::default(), Metrics::default())
+            .start(vec![Listener::plain(socket()), Listener::plain(socket())], 2, shutdown.clone(), move |worker| {
+                if worker.index() == 0 {
+                    worker.on_sweep(|| panic!("a fault that a test makes"));
+                }
+                Tell { served: served.clone(), worker: worker.index() }
+            })
+            .expect("starts");
+        running.failed().await;
+        let of_the_other = running.addresses()[1];
+        for _ in 0..3 {
+            assert_eq!(ask(of_the_other).await.1, "HTTP/1.1 1 false -");
+        }
+        shutdown.cancel();
         running.join().await;
     })
     .await;

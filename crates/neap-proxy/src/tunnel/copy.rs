@@ -48,6 +48,10 @@ impl Half {
         Self { frames: Some(Frames::default()), ..Self::default() }
     }
 
+    pub(super) fn is_websocket(&self) -> bool {
+        self.frames.is_some()
+    }
+
     /// Asks for a notice that the server goes away; only a WebSocket has one.
     pub(super) fn give_notice(&mut self) {
         if self.notice == Notice::None && self.frames.is_some() {

@@ -34,9 +34,21 @@ pub(super) async fn connect(target: Target, config: &UpstreamConfig) -> Result<W
     };
     match tokio::time::timeout(after, connected).await {
         Err(_elapsed) => Err(ProxyError::ConnectTimeout { target: addr, after }),
+        Ok(Err(source)) if is_ours(&source) => Err(ProxyError::Exhausted { target: addr, source }),
         Ok(Err(source)) => Err(ProxyError::Connect { target: addr, source }),
         Ok(Ok(wire)) => Ok(wire),
     }
+}
+
+/// Whether a failure to connect says something about us and nothing about the other side: no local port, descriptor or
+/// memory is left.
+fn is_ours(error: &io::Error) -> bool {
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const EADDRNOTAVAIL: i32 = 99;
+    const ENOBUFS: i32 = 105;
+    matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | EADDRNOTAVAIL | ENOBUFS))
 }
 
 impl AsyncRead for Wire {
@@ -86,5 +98,18 @@ impl AsyncWrite for Wire {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_troubles_are_told_from_those_of_others() {
+        for (code, ours) in [(24, true), (99, true), (111, false), (113, false), (104, false)] {
+            assert_eq!(is_ours(&io::Error::from_raw_os_error(code)), ours, "{code}");
+        }
+        assert!(!is_ours(&io::ErrorKind::ConnectionRefused.into()));
     }
 }

@@ -32,8 +32,6 @@ pub(super) struct Http1 {
     driver: Option<Pin<Box<dyn Future<Output = hyper::Result<()>>>>>,
     keep_alive: Option<Duration>,
     used: bool,
-    /// The other side has answered in HTTP/1.0: from then on hyper would speak that too, and leave out bodies.
-    old: bool,
 }
 
 /// A connection that left HTTP: `upgrade` resolves while `connection` is driven.
@@ -52,7 +50,7 @@ impl Http1 {
             .await
             .map_err(|source| ProxyError::Handshake { target: pool.target.addr, source })?;
         let driver = Box::pin(driver.with_upgrades());
-        Ok(Self { sender, driver: Some(driver), keep_alive: None, used: false, old: false })
+        Ok(Self { sender, driver: Some(driver), keep_alive: None, used: false })
     }
 
     /// Lets the connection work. Afterwards `driver` is `None` if it has ended.
@@ -68,7 +66,7 @@ impl Http1 {
     /// Whether it could carry a request now.
     pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> bool {
         self.drive(cx);
-        self.driver.is_some() && !self.old && self.sender.is_ready()
+        self.driver.is_some() && self.sender.is_ready()
     }
 
     pub(super) fn keep_alive(&self) -> Option<Duration> {
@@ -112,10 +110,14 @@ pub(super) async fn send(
         announce_body(&mut sent);
         let spare = if connection.used { Spare::of(&sent) } else { None };
         match round_trip(&mut connection, sent).await {
-            Ok(response) => return Ok(answered(pool, connection, response, idle, connect)),
-            Err(Unanswered { message: Some(unsent), .. }) => {
-                pool.metrics.upstream_retries.inc();
+            Ok(response) => return answered(pool, connection, response, idle, connect),
+            Err(Unanswered { message: Some(unsent), source }) => {
                 *request = Some(unsent);
+                // It was made for this request: whoever closes that one unheard will close the next one too.
+                if connect.is_some() {
+                    return Err(ProxyError::Unsent { target: pool.target.addr, source });
+                }
+                pool.metrics.upstream_retries.inc();
             }
             Err(Unanswered { source, message: None }) => match spare {
                 Some(spare) if source.is_incomplete_message() || io_closed(&source) => {
@@ -132,8 +134,16 @@ pub(super) async fn send(
 /// A body of unknown length is sent in chunks, whatever the method. hyper does so by itself, but not where bodies are
 /// rare: there it would leave the body out.
 fn announce_body(request: &mut Request) {
+    let has_none = request.body().is_empty();
+    if has_none && matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) {
+        // 9110, 8.6: it should say that there is none; h2 clients need not, and strict servers insist.
+        if !request.headers().contains_key(header::CONTENT_LENGTH) {
+            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        return;
+    }
     let rare = matches!(*request.method(), Method::GET | Method::HEAD);
-    if rare && !request.body().is_empty() && http_body::Body::size_hint(request.body()).exact().is_none() {
+    if rare && !has_none && http_body::Body::size_hint(request.body()).exact().is_none() {
         request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
@@ -161,22 +171,39 @@ fn answered(
     mut response: http::Response<Incoming>,
     idle: Option<Duration>,
     connect: Option<Duration>,
-) -> Answered {
+) -> Result<Answered, ProxyError> {
+    frame_anew(pool, response.headers_mut())?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let upgrade = hyper::upgrade::on(&mut response);
         let response = response.map(|_| Body::empty());
-        return Answered { response, switched: Some(Switched { upgrade, connection }), connect };
+        return Ok(Answered { response, switched: Some(Switched { upgrade, connection }), connect });
     }
-    connection.old = response.version() == Version::HTTP_10;
-    // RFC 9112, 6.3: the coding says where the body ends; what sends on may not pass on another opinion.
-    if response.headers().contains_key(header::TRANSFER_ENCODING) {
-        response.headers_mut().remove(header::CONTENT_LENGTH);
-    }
-    if let Some(hint) = keep_alive_hint(response.headers()) {
+    if response.version() == Version::HTTP_10 {
+        // hyper would speak 1.0 on it from now on, where a body of unknown length cannot be sent.
+        connection.keep_alive = Some(Duration::ZERO);
+    } else if let Some(hint) = keep_alive_hint(response.headers()) {
         connection.keep_alive = Some(hint.saturating_sub(KEEP_ALIVE_MARGIN));
     }
     let response = response.map(|incoming| UpstreamBody::http1(incoming, connection, pool, idle));
-    Answered { response, switched: None, connect }
+    Ok(Answered { response, switched: None, connect })
+}
+
+/// RFC 9112, section 6.3: the body was read by its transfer coding, which is taken off; a length beside it says something
+/// else. Codings other than `chunked` are not undone, so what is in them cannot be passed on.
+fn frame_anew(pool: &Pool, headers: &mut HeaderMap) -> Result<(), ProxyError> {
+    if !headers.contains_key(header::TRANSFER_ENCODING) {
+        return Ok(());
+    }
+    headers.remove(header::CONTENT_LENGTH);
+    let is_plain = |coding: &str| {
+        let coding = coding.trim();
+        coding.is_empty() || coding.eq_ignore_ascii_case("chunked") || coding.eq_ignore_ascii_case("identity")
+    };
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if codings.all(|value| value.to_str().is_ok_and(|value| value.split(',').all(is_plain))) {
+        return Ok(());
+    }
+    Err(ProxyError::Coding { target: pool.target.addr })
 }
 
 /// `Keep-Alive: timeout=5`: what Node, Apache and others promise.
@@ -194,6 +221,7 @@ struct Spare {
 }
 
 impl Spare {
+    /// Only what changes nothing: a DELETE that was done before its instance died would be answered with 404 by the next.
     /// `None` also for one that has been repeated before: a request that ends whoever gets it must not go through all
     /// instances.
     fn of(request: &Request) -> Option<Self> {

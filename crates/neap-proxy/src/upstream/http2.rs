@@ -1,6 +1,10 @@
 //! HTTP/2 without TLS to an upstream. Streams share connections, so each connection has a task of its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::pool::Pool;
 use super::{Answered, UpstreamBody, connect};
 use crate::body::Body;
-use crate::config::{H2_PING_INTERVAL, H2_PING_TIMEOUT, UPSTREAM_H2_CONNECTION_WINDOW, UPSTREAM_H2_STREAM_WINDOW};
+use crate::config::{H2_PING_INTERVAL, H2_PING_TIMEOUT, UPSTREAM_H2_STREAM_WINDOW};
 use crate::error::ProxyError;
 use crate::handler::Request;
 use crate::server::LocalExecutor;
@@ -22,6 +26,8 @@ use crate::time::now;
 pub(super) struct Http2 {
     sender: http2::SendRequest<Body>,
     streams: Rc<Streams>,
+    /// Runs in a task of its own, and is asked what the other side allows.
+    driver: Rc<RefCell<http2::Connection<TokioIo<connect::Wire>, Body, LocalExecutor>>>,
 }
 
 #[derive(Default)]
@@ -56,7 +62,7 @@ impl Http2 {
         let (sender, driver) = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .initial_stream_window_size(UPSTREAM_H2_STREAM_WINDOW)
-            .initial_connection_window_size(UPSTREAM_H2_CONNECTION_WINDOW)
+            .initial_connection_window_size(connection_window(pool.config.h2_streams))
             .max_header_list_size(max_head)
             .keep_alive_interval(H2_PING_INTERVAL)
             .keep_alive_timeout(H2_PING_TIMEOUT)
@@ -64,12 +70,22 @@ impl Http2 {
             .await
             .map_err(|source| ProxyError::Handshake { target: pool.target.addr, source })?;
         let target = pool.target.addr;
+        let driver = Rc::new(RefCell::new(driver));
+        let driven = driver.clone();
         pool.tasks.spawn_local(async move {
-            if let Err(error) = driver.await {
+            let ended = std::future::poll_fn(|cx| Pin::new(&mut *driven.borrow_mut()).poll(cx));
+            if let Err(error) = ended.await {
                 tracing::debug!(%target, error = &error as &dyn std::error::Error, "h2 connection ended");
             }
         });
-        Ok(Self { sender, streams: Rc::default() })
+        Ok(Self { sender, streams: Rc::default(), driver })
+    }
+
+    /// Whether another stream may be put on it: we have a limit, and so has the other side once its settings have come. A
+    /// server that allows none for the moment gets one, which waits there.
+    fn has_room(&self, most: usize) -> bool {
+        let open = self.streams.open.get();
+        self.sender.is_ready() && open < most && (open == 0 || open < self.driver.borrow().current_max_send_streams())
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -95,13 +111,13 @@ pub(super) async fn send(
     let target = pool.target.addr;
     let mut connect = None;
     loop {
-        let (mut sender, stream) = match existing(pool) {
-            Some(opened) => opened,
+        let (fresh, (mut sender, stream)) = match existing(pool) {
+            Some(opened) => (false, opened),
             None => {
                 let began = now();
                 let opened = stream(pool).await?;
                 connect = Some(began.elapsed());
-                opened
+                (true, opened)
             }
         };
         let mut sent = request.take().expect("a request to send");
@@ -113,10 +129,14 @@ pub(super) async fn send(
             }
             Err(mut error) => match error.take_message() {
                 Some(mut unsent) => {
-                    pool.metrics.upstream_retries.inc();
                     pool.h2.borrow_mut().retain(|connection| !connection.is_closed());
                     origin(&mut unsent);
                     *request = Some(unsent);
+                    // Whoever closes a connection unheard that was just made will close the next one too.
+                    if fresh {
+                        return Err(ProxyError::Unsent { target, source: error.into_error() });
+                    }
+                    pool.metrics.upstream_retries.inc();
                 }
                 None => {
                     let source = error.into_error();
@@ -133,13 +153,55 @@ pub(super) async fn send(
     }
 }
 
-/// Room on a new connection, or on one that somebody else made meanwhile.
+/// As much as all streams of a connection may have on the way, up to what the protocol can say.
+fn connection_window(streams: usize) -> u32 {
+    const MOST: u32 = (1 << 31) - 1;
+    let streams = u32::try_from(streams.max(1)).unwrap_or(MOST);
+    UPSTREAM_H2_STREAM_WINDOW.saturating_mul(streams).min(MOST)
+}
+
+/// How an attempt to connect failed, for those who waited for its outcome.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Failure {
+    Timeout(Duration),
+    Refused(io::ErrorKind),
+}
+
+impl Failure {
+    fn of(error: &ProxyError) -> Self {
+        match error {
+            ProxyError::ConnectTimeout { after, .. } => Self::Timeout(*after),
+            ProxyError::Connect { source, .. } => Self::Refused(source.kind()),
+            _ => Self::Refused(io::ErrorKind::ConnectionAborted),
+        }
+    }
+
+    fn again(self, target: SocketAddr) -> ProxyError {
+        match self {
+            Self::Timeout(after) => ProxyError::ConnectTimeout { target, after },
+            Self::Refused(kind) => ProxyError::Connect { target, source: kind.into() },
+        }
+    }
+}
+
+/// Room on a new connection, or on one that somebody else made meanwhile. Who waited for an attempt of somebody else shares
+/// its outcome, good or bad: one after the other they would wait for as many timeouts.
 async fn stream(pool: &Pool) -> Result<(http2::SendRequest<Body>, Stream), ProxyError> {
+    let failures = pool.h2_failures.get();
     let _one_at_a_time = pool.h2_connecting.lock().await;
     if let Some(opened) = existing(pool) {
         return Ok(opened);
     }
-    let connection = Http2::connect(pool).await?;
+    if let (count, Some(failure)) = pool.h2_failures.get()
+        && count != failures.0
+    {
+        return Err(failure.again(pool.target.addr));
+    }
+    let connected = Http2::connect(pool).await;
+    if let Err(error) = &connected {
+        pool.h2_failures.set((failures.0.wrapping_add(1), Some(Failure::of(error))));
+    }
+    let connection = connected?;
     let opened = (connection.sender.clone(), Stream::open(&connection.streams));
     pool.h2.borrow_mut().push(connection);
     Ok(opened)
@@ -149,7 +211,7 @@ fn existing(pool: &Pool) -> Option<(http2::SendRequest<Body>, Stream)> {
     pool.h2
         .borrow()
         .iter()
-        .find(|connection| connection.sender.is_ready() && connection.streams.open.get() < pool.config.h2_streams)
+        .find(|connection| connection.has_room(pool.config.h2_streams))
         .map(|connection| (connection.sender.clone(), Stream::open(&connection.streams)))
 }
 

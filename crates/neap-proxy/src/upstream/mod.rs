@@ -2,7 +2,7 @@
 //!
 //! A request is sent twice only when it is certain that the first attempt did not start it: the connection
 //! gave it back unsent, or a kept connection was closed by the other side before it answered anything, and the
-//! request has no body and may be repeated (RFC 9110, section 9.2.2; RFC 9112, section 9.3.1); the latter once, on a
+//! request has no body and changes nothing (RFC 9110, section 9.2.1; RFC 9112, section 9.3.1); the latter once, on a
 //! new connection, since who closed may also have died of it. Connecting is
 //! never retried here: the request goes back to the caller, who may know a better target.
 

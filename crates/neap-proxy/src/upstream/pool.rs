@@ -3,7 +3,7 @@
 //! An idle HTTP/1.1 connection is a value, not a task: nothing runs for it. Whether the other side closed it
 //! in the meantime is found out when it is taken out again, or by the sweep.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Target;
 use super::http1::Http1;
-use super::http2::Http2;
+use super::http2::{Failure, Http2};
 use crate::config::{SWEEP_INTERVAL, UpstreamConfig};
 use crate::metrics::Metrics;
 
@@ -24,6 +24,8 @@ pub(super) struct Pool {
     pub(super) h2: RefCell<Vec<Http2>>,
     /// Held while an h2 connection is being made, so that a burst of requests shares it.
     pub(super) h2_connecting: tokio::sync::Mutex<()>,
+    /// Attempts that failed, and how the last one did.
+    pub(super) h2_failures: Cell<(u32, Option<Failure>)>,
 }
 
 struct Idle {
@@ -42,6 +44,7 @@ impl Pool {
             idle: RefCell::default(),
             h2: RefCell::default(),
             h2_connecting: tokio::sync::Mutex::new(()),
+            h2_failures: Cell::default(),
         }
     }
 

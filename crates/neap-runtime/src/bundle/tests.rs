@@ -86,7 +86,7 @@ fn mounts_are_ordered_and_a_volume_may_cover_our_files() {
     let targets = |mounts: Vec<Mount>| {
         let container = ContainerSpec { mounts, ..container() };
         let pod_dir = Path::new("/pod");
-        super::mounts(&pod(), &container, pod_dir, Path::new("/run"), &volumes)
+        super::mounts(&pod(), &container, pod_dir, Path::new("/run"), &volumes, &BTreeMap::new())
             .map(|all| all.iter().map(|b| b.target.display().to_string()).collect::<Vec<_>>())
     };
     let ours = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
@@ -120,9 +120,12 @@ fn without_isolation_there_are_no_mounts_and_no_layers() {
             pod_dir: Path::new("/pod"),
             volumes: &volumes,
             log: "/log/0.log".into(),
+            turnover: Turnover::default(),
             join: vec![],
             address: Ipv4Addr::LOCALHOST,
             profile: None,
+            users: None,
+            images: BTreeMap::new(),
             merged: merged.map(PathBuf::from),
         };
         launch(&pod, container, &image, Isolation::None, Some(1), places).map(|l| l.root)
@@ -162,7 +165,8 @@ fn what_we_write_files_into_is_never_writable_inside() {
     let mount = |volume: &str| Mount { volume: volume.into(), path: "/v".into(), sub_path: None, read_only: false };
     let read_only = |volume: &str| {
         let container = ContainerSpec { mounts: vec![mount(volume)], ..container() };
-        let all = mounts(&pod, &container, Path::new("/pod"), Path::new("/run"), &volumes).expect("fine");
+        let all =
+            mounts(&pod, &container, Path::new("/pod"), Path::new("/run"), &volumes, &BTreeMap::new()).expect("fine");
         all.iter().find(|b| b.target == Path::new("/v")).expect("mounted").read_only
     };
     assert!(read_only("files") && !read_only("disk"));

@@ -74,7 +74,6 @@ fn v1_limits_states_and_counts() {
         ("memory/neap/g/memory.limit_in_bytes", ""),
         ("memory/neap/g/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"),
         ("memory/neap/g/cgroup.procs", ""),
-        ("freezer/neap/g/freezer.state", ""),
         ("freezer/neap/g/cgroup.procs", ""),
     ]);
     let mount = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
@@ -84,7 +83,6 @@ fn v1_limits_states_and_counts() {
     group.set_bounds(&limits()).expect("set");
     group.set_cpu(&limits()).expect("set");
     group.add(42).expect("added");
-    assert!(group.freeze(true).expect("asked"));
     check_written(
         &dir,
         &[
@@ -93,7 +91,6 @@ fn v1_limits_states_and_counts() {
             ("cpu/neap/g/cpu.cfs_quota_us", "100000"),
             ("memory/neap/g/memory.limit_in_bytes", "134217728"),
             ("memory/neap/g/cgroup.procs", "42"),
-            ("freezer/neap/g/freezer.state", "FROZEN"),
         ],
     );
     assert_eq!((group.oom_kills(), group.pids()), (3, vec![42]));
@@ -119,8 +116,6 @@ fn v2_limits_states_and_counts() {
         ("neap/g/memory.oom.group", ""),
         ("neap/g/memory.events", "low 0\noom 1\noom_kill 1\n"),
         ("neap/g/pids.max", ""),
-        ("neap/g/cgroup.freeze", ""),
-        ("neap/g/cgroup.events", "populated 1\nfrozen 0\n"),
     ]);
     let tree = Tree::detect(&line("/", &dir.path().to_string_lossy(), "cgroup2", ""), "neap").expect("found");
     tree.prepare(4).expect("prepared");
@@ -130,7 +125,6 @@ fn v2_limits_states_and_counts() {
     let group = tree.group("g");
     group.set_bounds(&limits()).expect("set");
     group.set_cpu(&limits()).expect("set");
-    assert!(!group.freeze(true).expect("asked"), "not yet");
     check_written(
         &dir,
         &[
@@ -139,7 +133,6 @@ fn v2_limits_states_and_counts() {
             ("neap/g/memory.max", "134217728"),
             ("neap/g/memory.oom.group", "1"),
             ("neap/g/pids.max", "50"),
-            ("neap/g/cgroup.freeze", "1"),
         ],
     );
     assert_eq!(group.oom_kills(), 1);

@@ -4,20 +4,22 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use http::StatusCode;
+use http::{HeaderValue, Method, StatusCode, header};
 use oci_client::RegistryOperation;
 use oci_client::client::{BlobResponse, Client, ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::errors::{OciDistributionError, OciEnvelope, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
+use tokio::sync::OnceCell;
 
 use super::credentials::matching;
+use super::digest::{Algorithm, is_digest};
 use super::error::RegistryError;
-use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_MAX, OCI_INDEX, OCI_MANIFEST};
 use super::reference::{host_of, is_loopback};
 use super::{Config, Reference, RegistrySettings};
 use crate::pod::Credentials;
@@ -26,7 +28,9 @@ use crate::pod::Credentials;
 const MANIFEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Clients kept (each has its own connections and tokens). Beyond it all are forgotten and made again as needed.
 const CLIENTS_MAX: usize = 32;
-const MANIFESTS: &[&str] = &[OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
+const MANIFESTS: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
+/// What a registry says that a manifest's digest is.
+const DIGEST_HEADER: &str = "docker-content-digest";
 /// Characters of a registry's own explanation that are passed on.
 const EXPLANATION_MAX: usize = 300;
 
@@ -34,7 +38,15 @@ pub(super) struct Remote {
     registries: RwLock<RegistrySettings>,
     read_timeout: Duration,
     connect_timeout: Duration,
-    clients: Mutex<HashMap<ClientKey, Client>>,
+    clients: Mutex<HashMap<ClientKey, Clients>>,
+}
+
+/// One asks for tokens and for blobs. It reads a manifest to its end, however long that is made: for manifests there is
+/// another.
+#[derive(Clone)]
+struct Clients {
+    registry: Client,
+    plain: reqwest::Client,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -59,6 +71,9 @@ pub(super) struct Source {
     client: Client,
     reference: oci_client::Reference,
     plain: bool,
+    http: reqwest::Client,
+    /// Who asks, as the registry wants to hear it.
+    identity: Arc<OnceCell<Option<HeaderValue>>>,
 }
 
 /// Bytes of a blob. `whole` means the registry began at the first byte whatever was asked.
@@ -117,11 +132,7 @@ impl Remote {
         reference: &Reference,
         credentials: &[Credentials],
     ) -> Result<String, RegistryError> {
-        self.ask(reference, credentials, async |source, auth| {
-            let answer = source.client.fetch_manifest_digest(&source.reference, auth);
-            timed(&source.url(), answer).await?.map_err(|e| source.error("HEAD", &source.url(), e))
-        })
-        .await
+        self.ask(reference, credentials, async |source, auth| timed(&source.url(), source.digest_as(auth)).await?).await
     }
 
     /// Asks each place with each fitting identity until one answers. What the registry itself said to the most
@@ -192,17 +203,17 @@ impl Remote {
             plain: endpoint.plain,
             user: user.map(|c| (c.username.clone(), c.password.clone())),
         };
-        let client = self.client(key)?;
+        let Clients { registry: client, plain: http } = self.client(key)?;
         let repository = endpoint.repository(reference);
         let host = endpoint.host.clone();
         let reference = match (&reference.digest, &reference.tag) {
             (Some(digest), _) => oci_client::Reference::with_digest(host, repository, digest.clone()),
             (None, tag) => oci_client::Reference::with_tag(host, repository, tag.clone().unwrap_or_default()),
         };
-        Ok(Source { client, reference, plain: endpoint.plain })
+        Ok(Source { client, reference, plain: endpoint.plain, http, identity: Arc::default() })
     }
 
-    fn client(&self, key: ClientKey) -> Result<Client, RegistryError> {
+    fn client(&self, key: ClientKey) -> Result<Clients, RegistryError> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
@@ -217,10 +228,17 @@ impl Remote {
             ..ClientConfig::default()
         };
         // The client's constructor panics where the machine has no certificate authorities at all.
-        let made = std::panic::catch_unwind(AssertUnwindSafe(|| Client::try_from(config)));
+        let make = || {
+            let builder = reqwest::Client::builder().user_agent("neap");
+            let plain = builder.read_timeout(self.read_timeout).connect_timeout(self.connect_timeout).build();
+            Ok(Clients { registry: Client::try_from(config)?, plain: plain.map_err(OciDistributionError::from)? })
+        };
+        let made = std::panic::catch_unwind(AssertUnwindSafe(make));
         let client = match made {
             Ok(Ok(client)) => client,
-            Ok(Err(e)) => return Err(RegistryError::Client { problem: root_cause(&e) }),
+            Ok(Err::<_, OciDistributionError>(e)) => {
+                return Err(RegistryError::Client { problem: root_cause(&e) });
+            }
             Err(_) => {
                 let problem = "no certificate authorities on this machine; install the package ca-certificates";
                 return Err(RegistryError::Client { problem: problem.to_owned() });
@@ -244,15 +262,76 @@ impl Source {
     }
 
     async fn manifest_as(&self, auth: &RegistryAuth) -> Result<(Bytes, String), RegistryError> {
-        let url = self.url();
-        let answer = self.client.pull_manifest_raw(&self.reference, auth, MANIFESTS);
-        match timed(&url, answer).await? {
+        match timed(&self.url(), self.get_manifest(auth)).await? {
             Ok(found) => Ok(found),
-            Err(e) => {
-                let error = self.error("GET", &url, e);
-                Err(self.explain_refusal(error, auth).await)
-            }
+            Err(error) => Err(self.explain_refusal(error, auth).await),
         }
+    }
+
+    async fn get_manifest(&self, auth: &RegistryAuth) -> Result<(Bytes, String), RegistryError> {
+        let url = self.url();
+        let failed = |e: reqwest::Error| self.error("GET", &url, e.into());
+        let mut answer = self.ask_for_manifest(Method::GET, auth).await?;
+        let (status, said) = (answer.status(), digest_said(&answer));
+        let mut body = Vec::new();
+        while let Some(some) = answer.chunk().await.map_err(failed)? {
+            if (body.len() + some.len()) as u64 > MANIFEST_MAX {
+                let problem = format!("its manifest is longer than {} MiB", MANIFEST_MAX >> 20);
+                return Err(RegistryError::Answer { url, problem });
+            }
+            body.extend_from_slice(&some);
+        }
+        refused(status, &body, &url).map_err(|e| self.error("GET", &url, e))?;
+        let want = self.reference.digest().map(str::to_owned).or(said);
+        let got = want.as_deref().map_or(Algorithm::Sha256, Algorithm::of).digest(&body);
+        match want {
+            Some(want) if is_digest(&want) && want != got => {
+                let problem = format!("the manifest's digest is {got}, and it was to be {want}");
+                Err(RegistryError::Answer { url, problem })
+            }
+            want => Ok((body.into(), want.unwrap_or(got))),
+        }
+    }
+
+    /// By HEAD, where the registry answers that as it should.
+    async fn digest_as(&self, auth: &RegistryAuth) -> Result<String, RegistryError> {
+        let answer = self.ask_for_manifest(Method::HEAD, auth).await?;
+        let status = answer.status();
+        let known =
+            [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND, StatusCode::TOO_MANY_REQUESTS];
+        match digest_said(&answer).filter(|_| status == StatusCode::OK) {
+            Some(digest) => Ok(digest),
+            None if known.contains(&status) => {
+                Err(RegistryError::Status { method: "HEAD", url: self.url(), status, explained: String::new() })
+            }
+            None => self.get_manifest(auth).await.map(|(_, digest)| digest),
+        }
+    }
+
+    async fn ask_for_manifest(&self, method: Method, auth: &RegistryAuth) -> Result<reqwest::Response, RegistryError> {
+        let url = self.url();
+        let said = if method == Method::HEAD { "HEAD" } else { "GET" };
+        let identity = self.identity.get_or_init(|| async {
+            // Whoever gets no token asks as nobody, and reads in the answer what that is worth.
+            let token = self.client.auth(&self.reference, auth, RegistryOperation::Pull).await;
+            let text = match (token, auth) {
+                (Ok(Some(token)), _) => Some(format!("Bearer {token}")),
+                (Ok(None), RegistryAuth::Basic(user, password)) => Some(basic(user, password)),
+                (Ok(None) | Err(_), _) => None,
+            };
+            let header = |text: String| {
+                let mut value = HeaderValue::try_from(text).ok()?;
+                value.set_sensitive(true);
+                Some(value)
+            };
+            text.and_then(header)
+        });
+        let identity = identity.await.clone();
+        let mut request = self.http.request(method, &url).header(header::ACCEPT, MANIFESTS.join(", "));
+        if let Some(identity) = identity {
+            request = request.header(header::AUTHORIZATION, identity);
+        }
+        request.send().await.map_err(|e| self.error(said, &url, e.into()))
     }
 
     /// The client hides why a token was not given; asking for one openly tells.
@@ -330,6 +409,32 @@ impl Source {
             }
             other => RegistryError::Answer { url, problem: shorten(&root_cause(&other)) },
         }
+    }
+}
+
+fn digest_said(answer: &reqwest::Response) -> Option<String> {
+    let text = answer.headers().get(DIGEST_HEADER)?.to_str().ok()?;
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn basic(user: &str, password: &str) -> String {
+    use base64::Engine;
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
+}
+
+/// What an answer that is no manifest says.
+fn refused(status: StatusCode, body: &[u8], url: &str) -> Result<(), OciDistributionError> {
+    let url = url.to_owned();
+    match status {
+        StatusCode::OK => Ok(()),
+        StatusCode::UNAUTHORIZED => Err(OciDistributionError::UnauthorizedError { url }),
+        _ => match serde_json::from_slice::<OciEnvelope>(body) {
+            Ok(envelope) if status.is_client_error() => Err(OciDistributionError::RegistryError { envelope, url }),
+            _ => {
+                let message = String::from_utf8_lossy(body).into_owned();
+                Err(OciDistributionError::ServerError { code: status.as_u16(), url, message })
+            }
+        },
     }
 }
 

@@ -142,6 +142,13 @@ impl FakeState {
         if path == "/v2/" {
             return whole(200, b"{}");
         }
+        if path.starts_with("/v2/endless/") {
+            if request.method() == http::Method::HEAD {
+                return whole(405, b"");
+            }
+            let without_end = futures::stream::repeat_with(|| Ok(Frame::data(Bytes::from_static(&[b' '; 65536]))));
+            return http::Response::new(BodyExt::boxed(StreamBody::new(without_end)));
+        }
         let Some((media_type, bytes)) = self.answers.lock().unwrap().get(&path).cloned() else {
             return whole(404, br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#);
         };
@@ -697,3 +704,14 @@ async fn what_would_take_the_room_of_pods_is_not_begun() {
 }
 
 use std::collections::BTreeSet;
+
+#[tokio::test]
+async fn a_manifest_without_end_is_refused() {
+    let (dir, registry) = (tempfile::tempdir().unwrap(), FakeRegistry::start().await);
+    let images = open(dir.path());
+    let refused = "the registry's answer makes no sense: its manifest is longer than 4 MiB";
+    let error = images.ensure(&registry.reference("endless:t"), PullPolicy::Always, &[]).await.unwrap_err();
+    assert!(error.message().contains(refused), "{}", error.message());
+    let error = images.resolve(&registry.reference("endless:t"), &[]).await.unwrap_err();
+    assert!(error.to_string().contains(refused), "{error}");
+}

@@ -18,14 +18,15 @@ use super::state::PodCell;
 use super::{PullFault, World, status};
 use crate::bundle::{self, Places};
 use crate::image::Image;
-use crate::launch::{Isolation, Launch, Root};
+use crate::launch::{Isolation, Launch, Root, Users};
 use crate::logs::read::LogReader;
 use crate::machine::Handle;
 use crate::pod::{
-    ContainerSpec, ContainerState, Hook, LogOptions, PodSpec, RestartPolicy, Seccomp, Terminated, Trouble,
+    ContainerSpec, ContainerState, Credentials, Hook, LogOptions, PodSpec, PullPolicy, RestartPolicy, Seccomp,
+    Terminated, Trouble, Volume,
 };
 use crate::record::{self, Exit, Run};
-use crate::spawner::sandbox::NAMESPACES;
+use crate::spawner::sandbox::{NAMESPACES, USER_NAMESPACE};
 use crate::spawner::wire::StartError;
 use crate::{clock, trees};
 
@@ -197,7 +198,8 @@ impl Life<'_> {
         let mut backoff = Backoff::default();
         loop {
             let (spec, image) = self.pull().await?;
-            match self.start_once(&spec, &image).await {
+            let volumes = self.pull_volumes(&spec).await?;
+            match self.start_once(&spec, &image, volumes).await {
                 Ok(begun) => return Some(begun),
                 Err((reason, message)) => {
                     tracing::warn!(pod = %self.cell.id, container = self.name, reason, message, "cannot create the container");
@@ -212,12 +214,38 @@ impl Life<'_> {
 
     /// The image, and the specification it was pulled by.
     async fn pull(&self) -> Option<(ContainerSpec, Image)> {
+        self.pull_as(|_, own| Some((own.image.clone(), own.pull, own.credentials.clone()))).await
+    }
+
+    /// The layers of the images that are volumes of this container, by the volumes' names.
+    async fn pull_volumes(&self, spec: &ContainerSpec) -> Option<BTreeMap<String, Vec<PathBuf>>> {
+        let mut all = BTreeMap::new();
+        for mount in &spec.mounts {
+            let wanted = |pod: &PodSpec, _: &ContainerSpec| match pod.volumes.get(&mount.volume)? {
+                Volume::Image { reference, pull, credentials } => Some((reference.clone(), *pull, credentials.clone())),
+                _ => None,
+            };
+            if all.contains_key(&mount.volume) || wanted(&self.cell.spec(), spec).is_none() {
+                continue;
+            }
+            let (_, image) = self.pull_as(wanted).await?;
+            all.insert(mount.volume.clone(), image.layers);
+        }
+        Some(all)
+    }
+
+    /// Pulls what the newest specification wants pulled, as often as it takes.
+    async fn pull_as(
+        &self,
+        wanted: impl Fn(&PodSpec, &ContainerSpec) -> Option<(String, PullPolicy, Vec<Credentials>)>,
+    ) -> Option<(ContainerSpec, Image)> {
         let mut backoff = Backoff::default();
         let mut stop = self.stop().subscribe();
         loop {
             let spec = self.spec();
+            let (reference, policy, credentials) = wanted(&self.cell.spec(), &spec)?;
             let pulled = tokio::select! {
-                pulled = self.world.images.ensure(&spec.image, spec.pull, &spec.credentials) => pulled,
+                pulled = self.world.images.ensure(&reference, policy, &credentials) => pulled,
                 _ = stop.wait_for(Option::is_some) => return None,
             };
             let PullFault { reason, message } = match pulled {
@@ -231,7 +259,7 @@ impl Life<'_> {
                 return None;
             }
             if reason == "ErrImagePull" || reason == "RegistryUnavailable" {
-                let text = format!("Back-off pulling image {:?}: {reason}: {message}", spec.image);
+                let text = format!("Back-off pulling image {reference:?}: {reason}: {message}");
                 self.wait_as(status::waiting("ImagePullBackOff", text));
             }
             if !self.pause_as(&spec, wait / 2).await {
@@ -241,7 +269,12 @@ impl Life<'_> {
     }
 
     /// `Err`: reason and message of what keeps the container waiting.
-    async fn start_once(&mut self, spec: &ContainerSpec, image: &Image) -> Result<Begun, (&'static str, String)> {
+    async fn start_once(
+        &mut self,
+        spec: &ContainerSpec,
+        image: &Image,
+        images: BTreeMap<String, Vec<PathBuf>>,
+    ) -> Result<Begun, (&'static str, String)> {
         let root = self.world.isolation == Isolation::Full;
         let volumes = self.cell.prepare_volumes(root);
         let volumes = volumes.map_err(|e| ("CreateContainerConfigError", format!("volumes: {e}")))?;
@@ -252,7 +285,7 @@ impl Life<'_> {
             record.runs - 1
         });
         let dir = self.run_dir(number);
-        let begun = self.begin_run(spec, image, &volumes, &dir, number).await;
+        let begun = self.begin_run(spec, image, (&volumes, images), &dir, number).await;
         if begun.is_err() && !dir.join("run.json").exists() {
             // It never ran: neither a number nor a directory is to be left of it for each time it is tried.
             self.cell.update_container(self.name, |record, _| record.runs = number);
@@ -268,7 +301,7 @@ impl Life<'_> {
         &self,
         spec: &ContainerSpec,
         image: &Image,
-        volumes: &BTreeMap<String, PathBuf>,
+        (volumes, images): (&BTreeMap<String, PathBuf>, BTreeMap<String, Vec<PathBuf>>),
         dir: &Path,
         number: u32,
     ) -> Result<Begun, (&'static str, String)> {
@@ -280,14 +313,20 @@ impl Life<'_> {
             let joined = NAMESPACES.iter().filter(|n| !(pod.host_ipc && **n == "ipc"));
             joined.map(|n| dir.join(n)).collect()
         });
+        let users = sandbox
+            .as_ref()
+            .and_then(|s| Some(Users { namespace: s.dir.as_ref()?.join(USER_NAMESPACE), first: s.users? }));
         let places = Places {
             dir,
             pod_dir: &self.cell.dir,
             volumes,
             log: self.log(number),
+            turnover: self.world.logs.turnover(),
             join,
             address: sandbox.as_ref().map_or(Ipv4Addr::LOCALHOST, |s| s.address),
             profile: profile(&self.world.profiles, &spec.seccomp).map_err(config)?,
+            users,
+            images,
             merged: (isolation == Isolation::None).then(|| image.layers.first().cloned()).flatten(),
         };
         let port = match isolation {
@@ -296,11 +335,8 @@ impl Life<'_> {
         };
         let launch = bundle::launch(&pod, spec, image, isolation, port, places).map_err(config)?;
         self.make_dirs(dir, &launch, number).map_err(|e| ("CreateContainerError", e.to_string()))?;
-        let share = match (pod.host_pid, pod.share_process_namespace) {
-            (true, _) => i32::try_from(std::process::id()).ok(),
-            (false, true) => self.first_process().await,
-            (false, false) => None,
-        };
+        let share = self.shared_pids(&pod, &launch.join).await;
+        let share = share.map_err(|e| ("CreateContainerError", format!("the pod's shared PID namespace: {e}")))?;
         match self.world.machine.start(dir, launch, share).await {
             Ok(Ok(handle)) => Ok(Begun::Running(Box::new(handle))),
             Ok(Err(StartError { config: true, message })) => Err(config(message)),
@@ -315,32 +351,36 @@ impl Life<'_> {
             for one in [upper, work, target] {
                 fs::create_dir_all(one)?;
             }
+            if let Some(Users { first, .. }) = launch.users {
+                // It is the container's root directory.
+                std::os::unix::fs::chown(upper, Some(first), Some(first))?;
+            }
+        }
+        for image in &launch.images {
+            fs::create_dir_all(&image.target)?;
         }
         fs::write(dir.join("termination-log"), "")?;
         // Whoever the container runs as may leave its last words.
         fs::set_permissions(dir.join("termination-log"), std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
         fs::create_dir_all(self.cell.log_dir.join(self.name))?;
         if let Some(old) = number.checked_sub(OLD_LOGS + 1) {
-            for age in 0..crate::logs::MAX_FILES {
-                let _ = fs::remove_file(crate::logs::numbered(&self.log(old), age));
-            }
+            // One after the other, down to the first that is not there.
+            let files = (0..crate::logs::MOST_FILES).map(|age| crate::logs::numbered(&self.log(old), age));
+            files.map(fs::remove_file).take_while(Result::is_ok).for_each(drop);
         }
         Ok(())
     }
 
-    /// The process whose PID namespace the others of a pod join, if they share one: the first container's. Waits until
-    /// that runs, or until the pod's end.
-    async fn first_process(&self) -> Option<i32> {
-        let first = self.cell.spec().containers.first()?.name.clone();
-        if self.place != Place::Main || first == self.name {
-            return None;
+    /// The process in whose PID namespace the containers of this pod live, if they share one.
+    async fn shared_pids(&self, pod: &PodSpec, join: &[PathBuf]) -> io::Result<Option<i32>> {
+        if pod.host_pid {
+            return Ok(i32::try_from(std::process::id()).ok());
         }
-        loop {
-            let found = self.cell.read(|s| s.containers.get(&first)?.handle.as_ref().map(|h| h.run.process.pid));
-            if found.is_some() || !self.pause(LISTEN_AGAIN).await {
-                return found;
-            }
+        if !pod.share_process_namespace || self.world.isolation != Isolation::Full {
+            return Ok(None);
         }
+        let _one_at_a_time = self.cell.pids.lock().await;
+        self.world.machine.hold_pids(&super::pod::pids_dir(&self.cell.dir), join).await.map(Some)
     }
 
     /// From the start of a run to its end.
@@ -351,11 +391,12 @@ impl Life<'_> {
         };
         let spec = self.spec();
         let hooked = self.cell.update_container(self.name, |record, live| {
+            // Of a run that an earlier runtime began: what its hook and its probes said then still holds.
             let hooked = spec.post_start.is_none() || record.hooked == record.runs;
             live.status.state = ContainerState::Running { since: handle.run.started };
             live.status.trouble = None;
-            live.status.started = hooked && spec.startup.is_none();
-            live.status.ready = live.status.started && spec.readiness.is_none();
+            live.status.started = hooked && (spec.startup.is_none() || record.begun == record.runs);
+            live.status.ready = live.status.started && (spec.readiness.is_none() || record.ready == record.runs);
             live.handle = Some(handle.clone());
             hooked
         });
@@ -369,9 +410,10 @@ impl Life<'_> {
         };
         if let Some(unwell) = &unwell {
             tracing::info!(pod = %self.cell.id, container = self.name, cause = unwell.why, "ending the container");
-            self.cell.update_container(self.name, |_, live| {
+            self.cell.update_container(self.name, |record, live| {
                 live.status.trouble = Some(Trouble::Ending(unwell.why.clone()));
                 live.status.ready = false;
+                record.ready = 0;
             });
         }
         let exit = self.end(&target, &mut ended, unwell.as_ref()).await;
@@ -407,15 +449,6 @@ impl Life<'_> {
         let grace = |unwell: &Unwell| unwell.grace.unwrap_or(self.cell.spec().grace);
         let own = unwell.map(|u| clock::now().saturating_add(grace(u)).unwrap_or(Timestamp::MAX));
         let machine = &self.world.machine;
-        // A frozen container hears nothing. Whoever freezes it now comes to an end first.
-        {
-            let _nobody_freezes = self.cell.freezing.lock().await;
-            if self.cell.read(|s| s.record.frozen)
-                && let Err(error) = machine.freeze(target.handle, false).await
-            {
-                tracing::warn!(pod = %self.cell.id, container = self.name, %error, "cannot thaw the container to end it");
-            }
-        }
         let mut deadline = std::pin::pin!(self.deadline(own));
         let mut due = false;
         if let Some(hook) = &target.spec.pre_stop {
@@ -450,10 +483,6 @@ impl Life<'_> {
                 exit = &mut *ended => return exit,
                 // It may be in a system call that cannot be broken; it dies when that returns.
                 () = sleep(Duration::from_secs(1)) => {}
-            }
-            // On cgroup v1 even SIGKILL waits for the thaw, and somebody may have frozen it since.
-            if let Err(error) = machine.freeze(target.handle, false).await {
-                tracing::warn!(pod = %self.cell.id, container = self.name, %error, "cannot thaw the container to end it");
             }
         }
     }

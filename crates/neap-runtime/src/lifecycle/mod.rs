@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crate::image::{Image, Images};
 use crate::launch::Isolation;
+use crate::logs::shelf::Shelf;
 use crate::machine::Machine;
 use crate::pod::{BoxFuture, Credentials, PullPolicy};
 
@@ -58,7 +59,7 @@ pub(crate) struct World {
     pub images: Arc<dyn ImageSource>,
     pub isolation: Isolation,
     /// Where all pods' logs are.
-    pub logs: PathBuf,
+    pub logs: Arc<Shelf>,
     /// Where seccomp profiles lie that containers may name.
     pub profiles: PathBuf,
 }

@@ -19,7 +19,7 @@ use super::restart::Backoff;
 use super::state::{ContainerRecord, PodCell};
 use super::{World, container, status};
 use crate::launch::Isolation;
-use crate::pod::{ContainerSpec, ContainerState, PodSpec};
+use crate::pod::{ContainerSpec, ContainerState, PodPhase, PodSpec};
 use crate::record::{self, Exit, Run};
 use crate::spawner::wire::StartError;
 use crate::{clock, trees, volumes};
@@ -40,7 +40,7 @@ pub(crate) async fn live_on(world: &World, cell: &Arc<PodCell>) {
 /// running for the next runtime.
 async fn live(world: &World, cell: &Arc<PodCell>) {
     let mut stop = cell.stop.subscribe();
-    if open_sandbox(world, cell).await {
+    if !has_retired(cell) && open_sandbox(world, cell).await {
         let spec = cell.spec();
         let sidecars: Vec<Sidecar<'_>> = spec.init_containers.iter().filter(|c| c.sidecar).map(Sidecar::new).collect();
         let main = async {
@@ -56,9 +56,40 @@ async fn live(world: &World, cell: &Arc<PodCell>) {
         };
         join(main, join_all(sidecars.iter().map(|sidecar| sidecar.live(world, cell)))).await;
     }
+    if stop.borrow().is_none() {
+        retire(world, cell).await;
+    }
     // All containers are done, or somebody asked for the end; it is always somebody who asks.
     let _ = stop.wait_for(Option::is_some).await;
     close(world, cell).await;
+}
+
+/// Whether an earlier life of it ended with [`retire`].
+fn has_retired(cell: &PodCell) -> bool {
+    let ended = matches!(cell.status().phase, PodPhase::Succeeded | PodPhase::Failed);
+    ended && cell.read(|s| s.record.sandbox.is_none() && s.record.containers.values().all(|c| c.runs == c.accounted))
+}
+
+/// No container of it will ever run again: what only running containers need goes to others, its address before all.
+/// The record and the logs stay until somebody removes the pod.
+async fn retire(world: &World, cell: &PodCell) {
+    close_sandbox(world, cell).await;
+    cell.update(|state| state.record.sandbox = None);
+    let (dir, logs, spec) = (cell.dir.clone(), world.logs.clone(), cell.spec());
+    let removed = tokio::task::spawn_blocking(move || {
+        volumes::release(&dir);
+        logs.keep(&dir, &spec);
+        ["volumes", "c"].into_iter().try_for_each(|part| trees::remove(&dir.join(part)))
+    });
+    if let Ok(Err(error)) = removed.await {
+        tracing::warn!(pod = %cell.id, %error, "cannot remove what an ended pod leaves on the disk; it goes with the pod");
+    }
+}
+
+/// Where the process is recorded in whose PID namespace the containers of a pod live: among its runs, by a name that
+/// no container has.
+pub(super) fn pids_dir(pod_dir: &Path) -> PathBuf {
+    pod_dir.join("c/.pids/0")
 }
 
 /// A container that begins at its turn among the init containers and lives on beside the others.
@@ -81,31 +112,6 @@ impl<'a> Sidecar<'a> {
         let _ = self.turn.subscribe().wait_for(|turn| *turn).await;
         container::live(world, cell, self.name, Place::Sidecar).await;
     }
-}
-
-/// Stops or lets run every container of the pod.
-pub(crate) async fn freeze(world: &World, cell: &PodCell, frozen: bool) -> std::io::Result<()> {
-    let _one_at_a_time = cell.freezing.lock().await;
-    if frozen {
-        // Probes hold still before the containers do, and go on only after them.
-        cell.frozen.send_replace(true);
-    }
-    let handles: Vec<_> = cell.read(|s| s.containers.values().filter_map(|c| c.handle.clone()).collect());
-    for handle in &handles {
-        if let Err(error) = world.machine.freeze(handle, frozen).await {
-            // Half a pod that stands still helps nobody: all of it runs on.
-            for handle in handles.iter().filter(|_| frozen) {
-                if let Err(error) = world.machine.freeze(handle, false).await {
-                    tracing::warn!(pod = %cell.id, %error, "cannot thaw a container after freezing the pod failed");
-                }
-            }
-            cell.frozen.send_replace(!frozen && cell.read(|s| s.record.frozen));
-            return Err(error);
-        }
-    }
-    cell.update(|state| state.record.frozen = frozen);
-    cell.frozen.send_replace(frozen);
-    Ok(())
 }
 
 /// `false`: the pod's end came first.
@@ -133,7 +139,7 @@ async fn open_sandbox(world: &World, cell: &PodCell) -> bool {
         if cell.ending.borrow().is_some() {
             return false;
         }
-        match world.machine.open_sandbox(spec.host_network).await {
+        match world.machine.open_sandbox(spec.host_network, spec.own_users).await {
             Ok(sandbox) => {
                 let ports = if world.isolation == Isolation::Full { BTreeMap::new() } else { pick_ports(&spec) };
                 if let Err(error) = volumes::write_etc(&cell.dir, &spec, &sandbox) {
@@ -242,7 +248,13 @@ fn pick_ports(spec: &PodSpec) -> BTreeMap<String, u16> {
     ports
 }
 
-async fn close(world: &World, cell: &PodCell) {
+/// The pod's network and whatever holds its namespaces.
+async fn close_sandbox(world: &World, cell: &PodCell) {
+    if let Some(run) = record::read_if_whole::<Run>(&pids_dir(&cell.dir).join("run.json"))
+        && run.boot == record::boot_id()
+    {
+        world.machine.abandon(&run);
+    }
     let mut backoff = Duration::from_millis(100);
     if let Some(sandbox) = cell.read(|s| s.record.sandbox.clone()) {
         while let Err(error) = world.machine.close_sandbox(&sandbox).await {
@@ -251,14 +263,18 @@ async fn close(world: &World, cell: &PodCell) {
             backoff = (backoff * 2).min(Duration::from_secs(60));
         }
     }
-    let (dir, logs) = (cell.dir.clone(), world.logs.clone());
+}
+
+async fn close(world: &World, cell: &PodCell) {
+    close_sandbox(world, cell).await;
+    let (dir, logs, spec) = (cell.dir.clone(), world.logs.clone(), cell.spec());
     let removed = tokio::task::spawn_blocking(move || {
         volumes::release(&dir);
+        logs.keep(&dir, &spec);
         // The record goes first: what is left of a directory without one is removed at the next start.
         let _ = fs::remove_file(dir.join("spec.json"));
         let removed = trees::remove(&dir);
-        let pods = dir.parent().unwrap_or(Path::new("/"));
-        crate::logs::prune(&logs, |uid| pods.join(uid).is_dir());
+        logs.prune();
         removed
     });
     if let Ok(Err(error)) = removed.await {

@@ -32,12 +32,14 @@ pub(super) struct Unwell {
 /// Why the probes want the container dead.
 pub(super) async fn run(target: &Target<'_>) -> Unwell {
     let name = &target.spec.name;
-    if let Some(startup) = &target.spec.startup {
+    let passed = target.cell.read(|s| s.record.containers.get(name).is_some_and(|c| c.begun == c.runs));
+    if let Some(startup) = target.spec.startup.as_ref().filter(|_| !passed) {
         if let Err(last) = until_first_verdict(target, startup).await {
             let why = format!("Container {name} failed startup probe, will be restarted: {last}");
             return Unwell { why, grace: startup.grace };
         }
-        target.cell.update_container(name, |_, live| {
+        target.cell.update_container(name, |record, live| {
+            record.begun = record.runs;
             live.status.started = true;
             live.status.ready = target.spec.readiness.is_none();
         });
@@ -72,8 +74,8 @@ async fn until_first_verdict(target: &Target<'_>, probe: &Probe) -> Result<(), S
     loop {
         let outcome = target.attempt(probe).await;
         let verdict = match &outcome {
-            Some(Ok(())) => verdicts.success(probe),
-            Some(Err(_)) => {
+            Ok(()) => verdicts.success(probe),
+            Err(_) => {
                 // One failure a period, however often it was tried.
                 let counts = counted.elapsed() >= probe.period;
                 if counts {
@@ -82,26 +84,27 @@ async fn until_first_verdict(target: &Target<'_>, probe: &Probe) -> Result<(), S
                 }
                 verdicts.failure(probe, counts)
             }
-            None => None,
         };
         match (verdict, outcome) {
             (Some(true), _) => return Ok(()),
-            (Some(false), Some(Err(last))) => return Err(last),
-            (_, outcome) => sleep(cadence.next(matches!(outcome, Some(Ok(()))), probe.period)).await,
+            (Some(false), Err(last)) => return Err(last),
+            (_, outcome) => sleep(cadence.next(outcome.is_ok(), probe.period)).await,
         }
     }
 }
 
 async fn watch_readiness(target: &Target<'_>, probe: &Probe) -> Infallible {
-    let mut cadence = Cadence::new(&probe.action, true);
+    // What was ready before the runtime was started anew is asked calmly, or it would lose that within milliseconds.
+    let was_ready = target.cell.read(|s| s.containers.get(&target.spec.name).is_some_and(|c| c.status.ready));
+    let mut cadence = Cadence::new(&probe.action, !was_ready);
     let mut verdicts = Verdicts::default();
     sleep(target.left_of(probe.initial_delay)).await;
     let mut told = Instant::now();
     loop {
         let outcome = target.attempt(probe).await;
         let verdict = match &outcome {
-            Some(Ok(())) => verdicts.success(probe),
-            Some(Err(_)) => {
+            Ok(()) => verdicts.success(probe),
+            Err(_) => {
                 // A start that is not done yet is no news; nor is every single try.
                 if told.elapsed() >= probe.period {
                     told = Instant::now();
@@ -109,12 +112,12 @@ async fn watch_readiness(target: &Target<'_>, probe: &Probe) -> Infallible {
                 }
                 verdicts.failure(probe, true)
             }
-            None => None,
         };
         if let Some(ready) = verdict {
-            target.cell.update_container(&target.spec.name, |_, live| {
+            target.cell.update_container(&target.spec.name, |record, live| {
+                record.ready = if ready { record.runs } else { 0 };
                 if live.status.ready && !ready {
-                    let why = outcome.as_ref().and_then(|o| o.as_ref().err());
+                    let why = outcome.as_ref().err();
                     tracing::info!(pod = %target.cell.id, container = target.spec.name, why, "not ready any more");
                 }
                 live.status.ready = ready;
@@ -123,7 +126,7 @@ async fn watch_readiness(target: &Target<'_>, probe: &Probe) -> Infallible {
                 }
             });
         }
-        sleep(cadence.next(matches!(outcome, Some(Ok(()))), probe.period)).await;
+        sleep(cadence.next(outcome.is_ok(), probe.period)).await;
     }
 }
 
@@ -135,11 +138,11 @@ async fn watch_liveness(target: &Target<'_>, probe: &Probe) -> String {
         let outcome = target.attempt(probe).await;
         target.unhealthy("Liveness", &outcome);
         match outcome {
-            Some(Ok(())) => {
+            Ok(()) => {
                 verdicts.success(probe);
             }
-            Some(Err(last)) if verdicts.failure(probe, true) == Some(false) => return last,
-            Some(Err(_)) | None => {}
+            Err(last) if verdicts.failure(probe, true) == Some(false) => return last,
+            Err(_) => {}
         }
         sleep(cadence.next(true, probe.period)).await;
     }
@@ -153,21 +156,16 @@ impl Target<'_> {
     }
 
     /// Notes what a probe found, if it is not well.
-    fn unhealthy(&self, kind: &str, outcome: &Option<Result<(), String>>) {
-        if let Some(Err(why)) = outcome {
+    fn unhealthy(&self, kind: &str, outcome: &Result<(), String>) {
+        if let Err(why) = outcome {
             let trouble = Trouble::Unhealthy(format!("{kind} probe failed: {why}"));
             self.cell.update_container(&self.spec.name, |_, live| live.status.trouble = Some(trouble));
         }
     }
 
-    /// One try. `None`: the pod was frozen meanwhile, so the outcome says nothing.
-    async fn attempt(&self, probe: &Probe) -> Option<Result<(), String>> {
-        let mut frozen = self.cell.frozen.subscribe();
-        // The sender lives in the cell, which we hold.
-        let _ = frozen.wait_for(|frozen| !frozen).await;
-        let outcome = self.act(&probe.action, probe.timeout).await;
-        let disturbed = frozen.has_changed().unwrap_or(false) || *frozen.borrow();
-        (!disturbed).then_some(outcome)
+    /// One try.
+    async fn attempt(&self, probe: &Probe) -> Result<(), String> {
+        self.act(&probe.action, probe.timeout).await
     }
 
     /// Does what a hook says.

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use super::restart::Backoff;
 use super::status;
+use crate::logs::shelf::Shelf;
 use crate::machine::{Handle, Sandbox};
 use crate::pod::{ContainerState, ContainerStatus, PodId, PodSpec, PodStatus, Terminated};
 use crate::record::{self, Ledger, VERSION};
@@ -32,7 +33,6 @@ pub(crate) struct PodRecord {
     /// Port name to the real port, where pods share the machine's network.
     pub ports: BTreeMap<String, u16>,
     pub containers: BTreeMap<String, ContainerRecord>,
-    pub frozen: bool,
     /// Somebody asked for the pod's end; it must be complete at this time.
     pub removing: Option<Timestamp>,
     /// The machine ended it, and why; it stays until somebody removes it.
@@ -56,6 +56,12 @@ pub(crate) struct ContainerRecord {
     /// How many of the runs have their postStart hook behind them.
     #[serde(default)]
     pub hooked: u32,
+    /// How many of the runs have passed their startup probe.
+    #[serde(default)]
+    pub begun: u32,
+    /// What the readiness probe said last, if that was of this many runs and well.
+    #[serde(default)]
+    pub ready: u32,
 }
 
 /// Everything known of a pod now.
@@ -78,6 +84,21 @@ struct SpecFile {
     spec: PodSpec,
 }
 
+/// All that must be readable in a record of another version.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u8,
+}
+
+/// What a pod's directory holds.
+pub(crate) enum Loaded {
+    Pod(Arc<PodCell>),
+    /// Torn, or not yet whole: what was begun was never promised.
+    Nothing,
+    /// Written by another version of neap, in this format.
+    Foreign(u8),
+}
+
 /// One pod's state, shared by its actor and the runtime's callers.
 pub(crate) struct PodCell {
     pub id: PodId,
@@ -88,7 +109,7 @@ pub(crate) struct PodCell {
     /// Held while the volumes are made or brought up to date.
     volumes: Mutex<()>,
     state: Mutex<State>,
-    /// Only touched with the state locked.
+    /// Locked before the state, by whoever changes that: who only looks never waits for the disk.
     ledger: Mutex<Ledger>,
     changes: broadcast::Sender<PodId>,
     /// When the pod must be gone, once somebody asked for that.
@@ -99,9 +120,8 @@ pub(crate) struct PodCell {
     pub stop_sidecars: watch::Sender<Option<Timestamp>>,
     /// Something of the status changed.
     pub turned: Notify,
-    /// Held while containers are frozen or thawed.
-    pub freezing: tokio::sync::Mutex<()>,
-    pub frozen: watch::Sender<bool>,
+    /// Held while the process is made whose PID namespace the pod's containers share.
+    pub pids: tokio::sync::Mutex<()>,
     pub gone: watch::Sender<bool>,
 }
 
@@ -121,15 +141,26 @@ impl PodCell {
         Ok(Self::new(dir, log_dir, spec, (ledger, record), changes))
     }
 
-    /// A pod that an earlier run of the runtime wrote down. `None`: the record is torn or of an unknown version.
-    pub(crate) fn load(dir: &Path, logs: &Path, changes: broadcast::Sender<PodId>) -> Option<Arc<Self>> {
-        let file: SpecFile = record::read_if_whole(&dir.join("spec.json"))?;
-        let (ledger, record) = Ledger::open::<PodRecord>(dir, LEDGER)?;
-        if file.version != VERSION || record.version != VERSION {
-            return None;
+    /// A pod that an earlier run of the runtime wrote down.
+    ///
+    /// # Errors
+    /// Its files cannot be read now, which says nothing about what is in them.
+    pub(crate) fn load(dir: &Path, logs: &Shelf, changes: broadcast::Sender<PodId>) -> io::Result<Loaded> {
+        let spec = dir.join("spec.json");
+        if let Some(Versioned { version }) =
+            record::read_if_there(&spec)?.filter(|of: &Versioned| of.version != VERSION)
+        {
+            return Ok(Loaded::Foreign(version));
         }
-        let log_dir = logs.join(log_name(&file.spec));
-        Some(Self::new(dir.to_owned(), log_dir, file.spec, (ledger, record), changes))
+        let Some(file) = record::read_if_there::<SpecFile>(&spec)? else { return Ok(Loaded::Nothing) };
+        match Ledger::open::<Versioned>(dir, LEDGER)? {
+            None => return Ok(Loaded::Nothing),
+            Some((_, Versioned { version })) if version != VERSION => return Ok(Loaded::Foreign(version)),
+            Some(_) => {}
+        }
+        let Some((ledger, record)) = Ledger::open::<PodRecord>(dir, LEDGER)? else { return Ok(Loaded::Nothing) };
+        let log_dir = logs.dir_of(&file.spec);
+        Ok(Loaded::Pod(Self::new(dir.to_owned(), log_dir, file.spec, (ledger, record), changes)))
     }
 
     fn new(
@@ -172,8 +203,7 @@ impl PodCell {
             ending: watch::Sender::new(record.removing.or(record.evicted.as_ref().map(|_| Timestamp::MIN))),
             stop_sidecars: watch::Sender::new(None),
             turned: Notify::new(),
-            freezing: tokio::sync::Mutex::default(),
-            frozen: watch::Sender::new(record.frozen),
+            pids: tokio::sync::Mutex::default(),
             gone: watch::Sender::new(false),
             spec: watch::Sender::new(Arc::new(spec)),
             volumes: Mutex::default(),
@@ -219,15 +249,20 @@ impl PodCell {
     /// Changes the state, writes the record if it changed, and tells if the status changed.
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let spec = self.spec();
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.lock();
         let (record, status) = (state.record.clone(), status::summarize(&spec, &state));
         let result = change(&mut state);
-        if state.record != record
-            && let Err(error) = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).write(&state.record)
+        let changed = (state.record != record).then(|| state.record.clone());
+        let turned = status::summarize(&spec, &state) != status;
+        drop(state);
+        if let Some(record) = changed
+            && let Err(error) = ledger.write(&record)
         {
             tracing::error!(pod = %self.id, %error, "cannot write down the pod's state; a restart of neap would not know it");
         }
-        if status::summarize(&spec, &state) != status {
+        drop(ledger);
+        if turned {
             // Nobody listening is no fault: the status can always be asked for.
             let _ = self.changes.send(self.id.clone());
             self.turned.notify_waiters();

@@ -30,7 +30,6 @@ pub(crate) fn summarize(spec: &PodSpec, state: &State) -> PodStatus {
         ports: state.record.ports.clone(),
         init_containers,
         containers,
-        frozen: state.record.frozen,
         evicted: state.record.evicted.clone(),
         started: state.record.started,
     }

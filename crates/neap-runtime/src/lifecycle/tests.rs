@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::state::PodCell;
+use super::state::{Loaded, PodCell};
 use super::*;
 use crate::image::ImageConfig;
 use crate::launch::Launch;
@@ -71,9 +71,9 @@ fn exit(code: i32, ran: Duration) -> Exit {
 }
 
 impl Machine for Fake {
-    fn open_sandbox(&self, _: bool) -> BoxFuture<'_, io::Result<Sandbox>> {
+    fn open_sandbox(&self, _: bool, _: bool) -> BoxFuture<'_, io::Result<Sandbox>> {
         self.note("sandbox");
-        Box::pin(async { Ok(Sandbox { dir: None, address: Ipv4Addr::new(198, 19, 0, 2), cable: None }) })
+        Box::pin(async { Ok(Sandbox { dir: None, address: Ipv4Addr::new(198, 19, 0, 2), cable: None, users: None }) })
     }
 
     fn close_sandbox<'a>(&'a self, _: &'a Sandbox) -> BoxFuture<'a, io::Result<()>> {
@@ -178,9 +178,9 @@ impl Machine for Fake {
         Ok(())
     }
 
-    fn freeze<'a>(&'a self, _: &'a Handle, frozen: bool) -> BoxFuture<'a, io::Result<()>> {
-        self.note(if frozen { "freeze" } else { "thaw" });
-        Box::pin(async { Ok(()) })
+    fn hold_pids<'a>(&'a self, _: &'a Path, _: &'a [PathBuf]) -> BoxFuture<'a, io::Result<i32>> {
+        self.note("hold pids");
+        Box::pin(async { Ok(1) })
     }
 
     fn exec<'a>(&'a self, _: &'a Handle, argv: &'a [String], _: Duration) -> BoxFuture<'a, io::Result<CommandOutput>> {
@@ -281,7 +281,7 @@ fn stage(acts: &[(&str, &[Act])], pulls_fail: u32, change: impl FnOnce(&mut PodS
             private: acts.iter().any(|(n, _)| *n == "private"),
         }),
         isolation: Isolation::Full,
-        logs: logs.clone(),
+        logs: Arc::new(Shelf::new(logs.clone(), dir.path().to_owned())),
         profiles: PathBuf::new(),
     });
     let (changes, _) = broadcast::channel(1024);
@@ -310,7 +310,9 @@ impl Stage {
     async fn restart(&mut self) {
         self.tasks.shutdown().await;
         let (changes, _) = broadcast::channel(1024);
-        self.cell = PodCell::load(&self.cell.dir, &self.world.logs, changes).expect("readable");
+        let loaded = PodCell::load(&self.cell.dir, &self.world.logs, changes).expect("readable");
+        let Loaded::Pod(cell) = loaded else { panic!("there is a pod") };
+        self.cell = cell;
         let (world, living) = (self.world.clone(), self.cell.clone());
         self.tasks.spawn(async move { pod::live_on(&world, &living).await });
     }
@@ -522,34 +524,6 @@ async fn a_slow_start_is_not_taken_for_death() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn frozen_pods_are_not_probed() {
-    let stage = stage(&[("main", POLITE)], 0, |spec| spec.containers[0].liveness = Some(probe(TCP, 1, 1)));
-    *stage.fake.well_at.lock().expect("not poisoned") = Some(Instant::now());
-    stage.wait(|s| s.ready).await;
-    let world = World {
-        machine: stage.fake.clone(),
-        images: Arc::new(Registry::default()),
-        isolation: Isolation::Full,
-        logs: PathBuf::new(),
-        profiles: PathBuf::new(),
-    };
-    pod::freeze(&world, &stage.cell, true).await.expect("frozen");
-    assert!(stage.cell.status().frozen);
-    *stage.fake.well_at.lock().expect("not poisoned") = None;
-    let asked = *stage.fake.probes.lock().expect("not poisoned");
-    sleep(Duration::from_secs(60)).await;
-    assert_eq!(*stage.fake.probes.lock().expect("not poisoned"), asked);
-    *stage.fake.well_at.lock().expect("not poisoned") = Some(Instant::now());
-    pod::freeze(&world, &stage.cell, false).await.expect("thawed");
-    sleep(Duration::from_secs(5)).await;
-    assert_eq!(stage.cell.status().containers[0].restarts, 0);
-    pod::freeze(&world, &stage.cell, true).await.expect("frozen");
-    let (events, _) = stage.remove(5).await;
-    let end: Vec<_> = events.iter().map(String::as_str).skip_while(|e| *e != "freeze").collect();
-    assert_eq!(end, ["freeze", "thaw", "freeze", "thaw", "signal 15", "sandbox closed"]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_init_container_that_fails_holds_the_rest_back() {
     let crash =
         &[Act::Ends { after: Duration::from_secs(1), code: 1 }, Act::Ends { after: Duration::from_secs(1), code: 0 }];
@@ -564,15 +538,75 @@ async fn an_init_container_that_fails_holds_the_rest_back() {
 async fn what_is_written_down_is_found_again() {
     let stage = stage(&[("main", &[Act::Ends { after: Duration::from_secs(1), code: 1 }])], 0, |_| {});
     stage.wait(|s| s.containers[0].restarts == 2).await;
-    let (changes, _) = broadcast::channel(1);
-    let again = PodCell::load(&stage.cell.dir, Path::new("/logs"), changes).expect("readable");
+    let load = || {
+        let shelf = Shelf::new("/logs".into(), PathBuf::new());
+        PodCell::load(&stage.cell.dir, &shelf, broadcast::channel(1).0)
+    };
+    let Loaded::Pod(again) = load().expect("readable") else { panic!("there is a pod") };
     let (was, is) = (stage.cell.status(), again.status());
     assert_eq!((is.containers[0].restarts, &is.containers[0].last), (2, &was.containers[0].last));
     assert_eq!((is.ip, is.started), (was.ip, was.started));
     assert_eq!(again.log_dir, Path::new("/logs/n_p_u"));
-    std::fs::write(stage.cell.dir.join("spec.json"), "{ torn").expect("written");
-    let (changes, _) = broadcast::channel(1);
-    assert!(PodCell::load(&stage.cell.dir, Path::new("/logs"), changes).is_none());
+    let spec = stage.cell.dir.join("spec.json");
+    let whole = std::fs::read_to_string(&spec).expect("there");
+    std::fs::write(&spec, "{ torn").expect("written");
+    assert!(matches!(load(), Ok(Loaded::Nothing)));
+    std::fs::write(&spec, r#"{"version": 9, "spec": {"of": "tomorrow"}}"#).expect("written");
+    assert!(matches!(load(), Ok(Loaded::Foreign(9))), "it is not ours to remove");
+    std::fs::write(&spec, whole).expect("written");
+    std::fs::create_dir(stage.cell.dir.join("state.999.json")).expect("made");
+    assert!(load().is_err(), "what cannot be read now may be whole");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_probes_said_outlives_the_runtime() {
+    let mut stage = stage(&[("main", POLITE)], 0, |spec| {
+        spec.containers[0].startup = Some(probe(TCP, 10, 3));
+        spec.containers[0].readiness = Some(probe(TCP, 10, 3));
+        spec.containers[0].liveness = Some(probe(TCP, 1000, 3));
+    });
+    let well = |at: Option<Instant>| *stage.fake.well_at.lock().expect("not poisoned") = at;
+    well(Some(Instant::now()));
+    stage.wait(|s| s.ready).await;
+    // Nobody is asked anew before it counts: a probe that fails once or twice takes nothing back.
+    well(None);
+    stage.restart().await;
+    let begun = Instant::now();
+    let status = stage.wait(|s| s.ready).await;
+    assert!(status.containers[0].started && begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    stage.wait(|s| !s.ready).await;
+    assert_eq!(begun.elapsed().as_secs() / 10, 2, "three failures in a row");
+    stage.restart().await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(!stage.cell.status().ready, "what was not ready is not");
+    assert!(stage.cell.status().containers[0].started);
+    stage.remove(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ended_pod_holds_nothing_but_its_record() {
+    let ends = &[Act::Ends { after: Duration::from_secs(1), code: 0 }];
+    let mut stage = stage(&[("main", ends)], 0, |spec| {
+        spec.restart = RestartPolicy::Never;
+        spec.volumes.insert("v".into(), Volume::EmptyDir { memory: false, size_limit: None });
+    });
+    stage.wait(|s| s.phase == PodPhase::Succeeded && s.ip.is_none()).await;
+    stage.restart().await;
+    sleep(Duration::from_secs(100)).await;
+    assert_eq!(stage.fake.events(), ["sandbox", "start main", "sandbox closed"]);
+    assert!(!stage.cell.dir.join("volumes").exists() && stage.cell.dir.join("spec.json").exists());
+    let status = stage.cell.status();
+    assert!(matches!(&status.containers[0].state, ContainerState::Terminated(t) if t.exit_code == 0));
+    let (events, _) = stage.remove(10).await;
+    assert_eq!(events.len(), 3, "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_shares_processes_lives_with_a_process_of_the_pods() {
+    let stage = stage(&[("main", POLITE), ("side", POLITE)], 0, |spec| spec.share_process_namespace = true);
+    stage.wait(|s| s.ready).await;
+    let (events, _) = stage.remove(1).await;
+    assert_eq!(events.iter().filter(|e| *e == "hold pids").count(), 2, "each asks for it, none waits for another");
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@
 //! one that Kubernetes' log tools know: `2026-01-02T03:04:05.000000006Z stdout F the line`.
 
 pub(crate) mod read;
+pub mod shelf;
 pub(crate) mod write;
 
 use std::path::{Path, PathBuf};
@@ -12,8 +13,32 @@ use std::path::{Path, PathBuf};
 pub(crate) const MAX_BYTES: u64 = 10 * 1024 * 1024;
 /// Files per run of a container, the newest included (Kubernetes' `containerLogMaxFiles`).
 pub(crate) const MAX_FILES: u32 = 5;
+/// Files per run that anybody may wish for.
+pub(crate) const MOST_FILES: u32 = 100;
 /// Longest stretch of a line in one record; longer lines are cut into `P` records and a last `F` one.
 pub(crate) const MAX_LINE: usize = 16 * 1024;
+
+/// One record of a log file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// As it is written, RFC 3339 with nine digits.
+    pub time: &'a [u8],
+    /// `stdout` or `stderr`.
+    pub stream: &'a [u8],
+    /// The line ends here; otherwise the next record of this stream goes on with it.
+    pub whole: bool,
+    pub text: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// Reads `TIME STREAM TAG TEXT`, with or without its end of line.
+    pub fn parse(line: &'a [u8]) -> Option<Self> {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let mut parts = line.splitn(4, |b| *b == b' ');
+        let (time, stream, tag) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Self { time, stream, whole: tag == b"F", text: parts.next().unwrap_or_default() })
+    }
+}
 
 /// `PATH` for 0, `PATH.N` for older ones.
 pub(crate) fn numbered(path: &Path, age: u32) -> PathBuf {
@@ -32,22 +57,37 @@ const MAX_PODS: usize = 500;
 /// Bytes that all logs together may take before the oldest dead pods' are removed.
 const MAX_TOTAL_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// Removes the logs of the longest unwritten dead pods until the rest is within bounds. `lives` is told a pod's UID.
-pub(crate) fn prune(logs: &Path, lives: impl Fn(&str) -> bool) {
-    prune_to(logs, MAX_PODS, MAX_TOTAL_BYTES, lives);
+/// Who would miss the logs of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    Lives,
+    /// Somebody who has not read them yet.
+    Unread,
+    None,
 }
 
-fn prune_to(logs: &Path, max_pods: usize, max_bytes: u64, lives: impl Fn(&str) -> bool) {
+/// Removes the logs of the longest unwritten dead pods until so many pods and bytes are left; those that are unread
+/// only beyond twice that. `claim` is told a pod's UID.
+fn prune_to(logs: &Path, (max_pods, max_bytes): (usize, u64), claim: impl Fn(&str) -> Claim) {
     let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
     let mut pods: Vec<_> = entries.map(|entry| (weigh(&entry.path()), entry.path())).collect();
     pods.sort_by_key(|((_, written), _)| std::cmp::Reverse(*written));
     let mut total = 0;
     for (at, ((bytes, _), path)) in pods.into_iter().enumerate() {
         total += bytes;
-        // A quiet pod's keeper has its file open, and would write on where nobody looks.
+        let beyond = |times: usize| at >= times * max_pods || total > times as u64 * max_bytes;
+        if at == 0 || !beyond(1) {
+            continue;
+        }
         let uid = path.file_name().and_then(|n| n.to_str()?.rsplit('_').next());
-        if (at >= max_pods || total > max_bytes) && at > 0 && !uid.is_some_and(&lives) {
-            let _ = std::fs::remove_dir_all(path);
+        let stays = match uid.map_or(Claim::None, &claim) {
+            Claim::Lives => true,
+            Claim::Unread => !beyond(2),
+            Claim::None => false,
+        };
+        if !stays {
+            // A volume that a container filled may lie in it, nested without end.
+            let _ = crate::trees::remove(&path);
         }
     }
 }
@@ -69,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_oldest_logs_go_first() {
-        let check = |max_pods, max_bytes, alive: &str, expected: &[&str]| {
+        let check = |max_pods, max_bytes, claims: &[(&str, Claim)], expected: &[&str]| {
             let dir = tempfile::tempdir().expect("a temporary directory");
             for (at, name) in ["a", "b", "c"].iter().enumerate() {
                 let pod = dir.path().join(name).join("user");
@@ -80,7 +120,8 @@ mod tests {
                     std::fs::File::open(path).and_then(|f| f.set_modified(time)).expect("dated");
                 }
             }
-            prune_to(dir.path(), max_pods, max_bytes, |uid| uid == alive);
+            let claim = |uid: &str| claims.iter().find(|(who, _)| *who == uid).map_or(Claim::None, |(_, claim)| *claim);
+            prune_to(dir.path(), (max_pods, max_bytes), claim);
             let mut left: Vec<_> = std::fs::read_dir(dir.path())
                 .expect("there")
                 .flatten()
@@ -89,10 +130,13 @@ mod tests {
             left.sort();
             assert_eq!(left, expected);
         };
-        check(9, 1000, "", &["a", "b", "c"]);
-        check(2, 1000, "", &["b", "c"]);
-        check(9, 25, "", &["b", "c"]);
-        check(9, 5, "", &["c"]);
-        check(9, 5, "a", &["a", "c"]);
+        check(9, 1000, &[], &["a", "b", "c"]);
+        check(2, 1000, &[], &["b", "c"]);
+        check(9, 25, &[], &["b", "c"]);
+        check(9, 5, &[], &["c"]);
+        check(9, 5, &[("a", Claim::Lives)], &["a", "c"]);
+        check(2, 1000, &[("a", Claim::Unread)], &["a", "b", "c"]);
+        check(1, 1000, &[("a", Claim::Unread), ("b", Claim::Unread)], &["b", "c"]);
+        check(9, 12, &[("a", Claim::Unread), ("b", Claim::Unread)], &["b", "c"]);
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::{MAX_FILES, numbered};
+use super::{MOST_FILES, Record, numbered};
 use crate::pod::LogOptions;
 
 /// Most bytes handed on at once.
@@ -36,10 +36,9 @@ pub(crate) struct LogReader {
 impl LogReader {
     /// `NotFound` when nothing was ever logged.
     pub(crate) fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
-        let mut files: Vec<File> =
-            (0..MAX_FILES).rev().filter_map(|age| File::open(numbered(path, age)).ok()).collect();
-        let newest = files.last().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no log"))?;
-        let inode = newest.metadata()?.ino();
+        let (mut files, newest) = open_down_to(path, None)?;
+        let inode = newest.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no log"))?;
+        files.reverse();
         if let Some(lines) = options.tail {
             files = skip_to_tail(files, lines)?;
         }
@@ -98,24 +97,14 @@ impl LogReader {
 
     /// The files that were begun after the one read last, which may itself be gone already.
     fn queue_newer(&mut self) -> io::Result<()> {
-        let mut newer = Vec::new();
-        let mut newest = None;
-        for age in 0..MAX_FILES {
-            let Ok(file) = File::open(numbered(&self.path, age)) else { break };
-            let inode = file.metadata()?.ino();
-            if inode == self.inode {
-                break;
-            }
-            newest.get_or_insert(inode);
-            newer.push(file);
-        }
+        let (newer, newest) = open_down_to(&self.path, Some(self.inode))?;
         self.inode = newest.unwrap_or(self.inode);
         self.queue = newer;
         Ok(())
     }
 
     fn take(&mut self, record: &[u8], out: &mut Vec<u8>) {
-        let Some((time, whole, text)) = parse(record) else { return };
+        let Some(Record { time, whole, text, .. }) = Record::parse(record) else { return };
         if let Some(since) = self.options.since
             && std::str::from_utf8(time).ok().and_then(|t| t.parse::<Timestamp>().ok()).is_some_and(|t| t < since)
         {
@@ -139,12 +128,25 @@ impl LogReader {
     }
 }
 
-/// `TIME STREAM TAG TEXT\n` as (time, whether the line ends here, text).
-fn parse(record: &[u8]) -> Option<(&[u8], bool, &[u8])> {
-    let record = record.strip_suffix(b"\n").unwrap_or(record);
-    let mut parts = record.splitn(4, |b| *b == b' ');
-    let (time, _, tag) = (parts.next()?, parts.next()?, parts.next()?);
-    Some((time, tag == b"F", parts.next().unwrap_or_default()))
+/// Opens the files of a log, newest first, down to the one that is `known`; and says which is the newest.
+fn open_down_to(path: &Path, known: Option<u64>) -> io::Result<(Vec<File>, Option<u64>)> {
+    let mut files = Vec::new();
+    let mut newest = None;
+    let mut last = None;
+    for age in 0..MOST_FILES {
+        let Ok(file) = File::open(numbered(path, age)) else { break };
+        let inode = file.metadata()?.ino();
+        if known == Some(inode) {
+            break;
+        }
+        newest.get_or_insert(inode);
+        // It turned over between the two looks: the same file under its next name.
+        if last != Some(inode) {
+            files.push(file);
+        }
+        last = Some(inode);
+    }
+    Ok((files, newest))
 }
 
 /// Drops and positions files so that the last `lines` lines remain.
@@ -204,7 +206,7 @@ fn last_lines(file: &mut File, wanted: u64) -> io::Result<(u64, u64)> {
 }
 
 fn ends_line(record: &[u8]) -> bool {
-    record.ends_with(b"\n") && parse(record).is_some_and(|(_, whole, _)| whole)
+    record.ends_with(b"\n") && Record::parse(record).is_some_and(|record| record.whole)
 }
 
 #[cfg(test)]

@@ -5,21 +5,28 @@
 //! decides what to say.
 
 pub(crate) mod addresses;
+mod forward;
 pub(crate) mod links;
 pub(crate) mod netlink;
 mod nft;
+mod ports;
 
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use addresses::{Addresses, Block, choose};
 use netlink::Socket;
+pub use ports::{PortMap, Transport};
 
 /// How many interfaces of other neaps are looked at. More on one machine than a range has blocks makes no sense.
 const MAX_NEAPS: u32 = 64;
+/// How often, two milliseconds apart, an earlier neap of this directory is asked to be gone: it may still be ending.
+const LEAVING_TRIES: u32 = 100;
 
 /// What went wrong when the network was set up.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +47,10 @@ pub(crate) struct Network {
     number: u32,
     block: Block,
     free: Mutex<Addresses>,
+    /// Tells other neaps that this one lives; given up with the block.
+    mark: Mutex<Option<UnixDatagram>>,
+    /// What the kernel holds, where that is certain.
+    ports: Mutex<Option<PortMap>>,
 }
 
 impl Network {
@@ -48,7 +59,7 @@ impl Network {
         let range = Block::parse(range).ok_or_else(|| NetworkError::Range { range: range.to_owned() })?;
         let kernel = |what| move |source| NetworkError::Kernel { what, source };
         let mut socket = Socket::route().map_err(kernel("open a netlink socket"))?;
-        let (number, block) = claim(&mut socket, range, owner)?;
+        let (number, block, mark) = claim(&mut socket, range, owner)?;
         links::refuse_rest(&mut socket, block.parts()).map_err(kernel("set the route of the pod range"))?;
         // Without these two, pods still serve: only what they ask of others does not get through.
         if let Err(error) = nft::install(&name_of(number), block.parts()) {
@@ -57,10 +68,22 @@ impl Network {
         if let Err(error) = nft::shield(&name_of(number), block.parts()) {
             tracing::warn!(%error, "no packet filter on this machine: pods can be reached from outside past the gateway");
         }
+        if let Err(error) = ports::install(&name_of(number), block.parts()) {
+            tracing::warn!(%error, "pods reach each other by the ports they listen on only, not by those of Services");
+        }
+        if let Err(error) = forward::open(block) {
+            tracing::warn!(%error, "this machine's firewall drops what pods send beyond it: allow forwarding from and to {block}");
+        }
         if let Err(error) = switch_on_forwarding() {
             tracing::warn!(%error, "cannot switch on IP forwarding: pods can reach neither each other nor the outside");
         }
-        Ok(Self { number, block, free: Mutex::new(Addresses::new(block)) })
+        Ok(Self {
+            number,
+            block,
+            free: Mutex::new(Addresses::new(block)),
+            mark: Mutex::new(Some(mark)),
+            ports: Mutex::new(Some(PortMap::new())),
+        })
     }
 
     /// The machine as pods see it.
@@ -73,6 +96,17 @@ impl Network {
         let tcp = tcp.iter().map(|port| (nft::Protocol::Tcp, *port));
         let open: Vec<_> = tcp.chain(udp.iter().map(|port| (nft::Protocol::Udp, *port))).collect();
         nft::guard(&name_of(self.number), self.block.parts(), self.block.gateway(), &open)
+    }
+
+    /// From now on pods reach each other also by these ports, and by no others that were named before.
+    pub(crate) fn map_ports(&self, wanted: PortMap) -> io::Result<()> {
+        let mut known = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.take();
+        if before.as_ref() != Some(&wanted) {
+            ports::update(&name_of(self.number), before.as_ref(), &wanted)?;
+        }
+        *known = Some(wanted);
+        Ok(())
     }
 
     pub(crate) fn block(&self) -> Block {
@@ -118,12 +152,20 @@ impl Network {
         entries.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.starts_with(&prefix)).collect()
     }
 
+    /// From now on nobody here looks after the block; what is in it stays as it is.
+    pub(crate) fn leave(&self) {
+        self.mark.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     /// Gives the block back. To be called only when no pod is left.
     pub(crate) fn close(&self) -> io::Result<()> {
         let mut socket = Socket::route()?;
         nft::remove(&name_of(self.number))?;
+        forward::close(self.block)?;
         links::forget_rest(&mut socket, self.block.parts())?;
-        links::delete(&mut socket, &name_of(self.number))
+        links::delete(&mut socket, &name_of(self.number))?;
+        self.leave();
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Addresses> {
@@ -143,6 +185,23 @@ fn name_of(number: u32) -> String {
     format!("neap{number}")
 }
 
+/// Held by the neap that looks after an interface, for as long as it lives. A path would not do: a neap in a container
+/// that shares this network has its data directory where nobody else sees it, or under a name that others use too.
+fn mark(number: u32) -> io::Result<UnixDatagram> {
+    UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(format!("neap/pods/{}", name_of(number)))?)
+}
+
+/// Like [`mark`], with a moment for somebody who is just leaving.
+fn mark_soon(number: u32) -> io::Result<UnixDatagram> {
+    for _ in 0..LEAVING_TRIES {
+        match mark(number) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => pause(),
+            other => return other,
+        }
+    }
+    mark(number)
+}
+
 /// An interface of some neap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Claim {
@@ -151,25 +210,31 @@ struct Claim {
     owner: String,
 }
 
-fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block), NetworkError> {
+fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block, UnixDatagram), NetworkError> {
     let owner = owner.to_string_lossy().into_owned();
     let kernel = |what| move |source| NetworkError::Kernel { what, source };
     // Another neap may start at this moment: whoever makes the lowest free name first has it, the other looks again.
     for _ in 0..MAX_NEAPS {
         let claims = settled(socket).map_err(kernel("look for other neaps' interfaces"))?;
-        if let Some(mine) = claims.iter().find(|c| c.owner == owner) {
+        // Two that share this network and not their files may have directories of one name: then it is the other's.
+        let mine = claims.iter().filter(|c| c.owner == owner).find_map(|c| Some((c, mark_soon(c.number).ok()?)));
+        if let Some((mine, mark)) = mine {
             match mine.block {
-                Some(block) if range.contains(block) => return Ok((mine.number, block)),
+                Some(block) if range.contains(block) => return Ok((mine.number, block, mark)),
                 _ => links::delete(socket, &name_of(mine.number)).map_err(kernel("remove the old pod network"))?,
             }
             continue;
         }
-        if let Some(stale) = claims.iter().find(|c| c.block.is_some() && !Path::new(&c.owner).exists()) {
+        let is_dead = |c: &&Claim| c.block.is_some() && !Path::new(&c.owner).exists() && mark(c.number).is_ok();
+        if let Some(stale) = claims.iter().find(is_dead) {
             let name = name_of(stale.number);
             if let (Some(block), Err(error)) = (stale.block, nft::remove(&name)) {
                 tracing::debug!(%block, %error, "a dead neap's packet filter cannot be removed");
             }
             if let Some(block) = stale.block {
+                if let Err(error) = forward::close(block) {
+                    tracing::debug!(%block, %error, "a dead neap's rules for forwarding cannot be removed");
+                }
                 links::forget_rest(socket, block.parts()).map_err(kernel("remove a dead neap's route"))?;
             }
             links::delete(socket, &name).map_err(kernel("remove a dead neap's interface"))?;
@@ -180,15 +245,21 @@ fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block)
             let holders = claims.iter().map(|c| c.owner.clone()).collect::<Vec<_>>().join(", ");
             return Err(NetworkError::Full { range: range.to_string(), holders });
         };
-        let number = (0..MAX_NEAPS).find(|n| claims.iter().all(|c| c.number != *n)).unwrap_or(MAX_NEAPS);
+        let free = (0..MAX_NEAPS).filter(|n| claims.iter().all(|c| c.number != *n));
+        let Some((number, mark)) = free.into_iter().find_map(|n| Some((n, mark(n).ok()?))) else { break };
         let alias = format!("{block} {owner}");
         if links::claim(socket, &name_of(number), &alias, block.gateway())
             .map_err(kernel("make the interface of the pod network"))?
         {
-            return Ok((number, block));
+            return Ok((number, block, mark));
         }
     }
     Err(NetworkError::Full { range: range.to_string(), holders: "too many neaps".to_owned() })
+}
+
+#[expect(clippy::disallowed_methods, reason = "at start, a fraction of a second at most, and only beside other neaps")]
+fn pause() {
+    std::thread::sleep(std::time::Duration::from_millis(2));
 }
 
 /// An interface gets its alias a moment after its name: one that has none yet is given that moment.
@@ -198,11 +269,7 @@ fn settled(socket: &mut Socket) -> io::Result<Vec<Claim>> {
         if claims.iter().all(|c| c.block.is_some()) {
             break;
         }
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "once at start, at most 20 ms, and only beside foreign interfaces"
-        )]
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        pause();
         claims = existing(socket)?;
     }
     Ok(claims)

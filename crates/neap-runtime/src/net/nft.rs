@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use super::netlink::{ACK, APPEND, CREATE, Message, Socket};
 
-const SUBSYSTEM: u16 = 10 << 8;
+pub(super) const SUBSYSTEM: u16 = 10 << 8;
 const NEW_TABLE: u16 = SUBSYSTEM;
 const DELETE_TABLE: u16 = SUBSYSTEM | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM | 3;
@@ -24,9 +24,9 @@ const HOOK_POSTROUTING: u32 = 4;
 const PRIORITY_FILTER: i32 = 0;
 /// Where source addresses are translated.
 const PRIORITY_SRCNAT: i32 = 100;
-const NETWORK_HEADER: u32 = 1;
-const TRANSPORT_HEADER: u32 = 2;
-const PORT_OFFSET: u32 = 2;
+pub(super) const NETWORK_HEADER: u32 = 1;
+pub(super) const TRANSPORT_HEADER: u32 = 2;
+pub(super) const PORT_OFFSET: u32 = 2;
 const PROTOCOL: u32 = 16;
 const CONNECTION_STATE: u32 = 0;
 /// Established or related, in the kernel's own byte order.
@@ -34,11 +34,11 @@ const KNOWN: u32 = 2 | 4;
 const VERDICT: u32 = 0;
 const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
-const SOURCE_OFFSET: u32 = 12;
-const DESTINATION_OFFSET: u32 = 16;
+pub(super) const SOURCE_OFFSET: u32 = 12;
+pub(super) const DESTINATION_OFFSET: u32 = 16;
 /// A four-byte register.
-const REGISTER: u32 = 8;
-const EQUAL: u32 = 0;
+pub(super) const REGISTER: u32 = 8;
+pub(super) const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
 
 /// Makes the table anew: whatever an earlier run left under this name is replaced in one transaction.
@@ -49,12 +49,7 @@ pub(crate) fn install(name: &str, block: (Ipv4Addr, u8)) -> io::Result<()> {
     old.text(1, name);
     let mut again = message(NEW_TABLE, CREATE | ACK);
     again.text(1, name).attr(2, &0_u32.to_be_bytes());
-    let mut chain = message(NEW_CHAIN, CREATE | ACK);
-    chain.text(1, name).text(3, "egress");
-    chain.nest(4, |hook| {
-        hook.attr(1, &HOOK_POSTROUTING.to_be_bytes()).attr(2, &PRIORITY_SRCNAT.to_be_bytes());
-    });
-    chain.text(7, "nat");
+    let chain = chain_of(name, "egress", "nat", HOOK_POSTROUTING, PRIORITY_SRCNAT);
     let mut rule = message(NEW_RULE, CREATE | APPEND | ACK);
     rule.text(1, name).text(2, "egress").nest(4, |list| {
         in_block(list, SOURCE_OFFSET, EQUAL, block);
@@ -118,25 +113,25 @@ pub(crate) fn remove(name: &str) -> io::Result<()> {
     }
 }
 
-fn message(kind: u16, flags: u16) -> Message {
+pub(super) fn message(kind: u16, flags: u16) -> Message {
     Message::new(kind, flags, &[FAMILY_IPV4, 0, 0, 0])
 }
 
-fn transact(messages: &[Message]) -> io::Result<()> {
+pub(super) fn transact(messages: &[Message]) -> io::Result<()> {
     let border =
         |kind| Message::new(kind, 0, &[0, 0, (SUBSYSTEM >> 8).to_be_bytes()[0], (SUBSYSTEM >> 8).to_be_bytes()[1]]);
     let mut socket = Socket::netfilter()?;
     socket.talk_batch(border(BATCH_BEGIN), messages, border(BATCH_END))
 }
 
-fn expression(list: &mut Message, name: &str, data: impl FnOnce(&mut Message)) {
+pub(super) fn expression(list: &mut Message, name: &str, data: impl FnOnce(&mut Message)) {
     list.nest(1, |one| {
         one.text(1, name).nest(2, data);
     });
 }
 
 /// Goes on with the rule only if the address at `offset` is (or is not) in the block.
-fn in_block(list: &mut Message, offset: u32, comparison: u32, block: (Ipv4Addr, u8)) {
+pub(super) fn in_block(list: &mut Message, offset: u32, comparison: u32, block: (Ipv4Addr, u8)) {
     let mask = u32::MAX.checked_shl(32 - u32::from(block.1)).unwrap_or(0);
     let wanted = u32::from(block.0) & mask;
     load(list, NETWORK_HEADER, offset, 4);
@@ -145,22 +140,26 @@ fn in_block(list: &mut Message, offset: u32, comparison: u32, block: (Ipv4Addr, 
 }
 
 fn chain(table: &str, name: &str, hook: u32) -> Message {
+    chain_of(table, name, "filter", hook, PRIORITY_FILTER)
+}
+
+pub(super) fn chain_of(table: &str, name: &str, kind: &str, hook: u32, priority: i32) -> Message {
     let mut chain = message(NEW_CHAIN, CREATE | ACK);
     chain.text(1, table).text(3, name);
     chain.nest(4, |at| {
-        at.attr(1, &hook.to_be_bytes()).attr(2, &PRIORITY_FILTER.to_be_bytes());
+        at.attr(1, &hook.to_be_bytes()).attr(2, &priority.to_be_bytes());
     });
-    chain.text(7, "filter");
+    chain.text(7, kind);
     chain
 }
 
-fn flush(table: &str, chain: &str) -> Message {
+pub(super) fn flush(table: &str, chain: &str) -> Message {
     let mut all = message(DELETE_RULES, ACK);
     all.text(1, table).text(2, chain);
     all
 }
 
-fn rule(table: &str, chain: &str, expressions: impl FnOnce(&mut Message)) -> Message {
+pub(super) fn rule(table: &str, chain: &str, expressions: impl FnOnce(&mut Message)) -> Message {
     let mut rule = message(NEW_RULE, CREATE | APPEND | ACK);
     rule.text(1, table).text(2, chain).nest(4, expressions);
     rule
@@ -175,7 +174,7 @@ fn begins(list: &mut Message) {
     compare(list, EQUAL, &0_u32.to_be_bytes());
 }
 
-fn speaks(list: &mut Message, protocol: Protocol) {
+pub(super) fn speaks(list: &mut Message, protocol: Protocol) {
     expression(list, "meta", |data| {
         data.attr(1, &REGISTER.to_be_bytes()).attr(2, &PROTOCOL.to_be_bytes());
     });
@@ -193,8 +192,12 @@ fn verdict(list: &mut Message, code: u32) {
 }
 
 fn load(list: &mut Message, header: u32, offset: u32, length: u32) {
+    load_into(list, REGISTER, header, offset, length);
+}
+
+pub(super) fn load_into(list: &mut Message, register: u32, header: u32, offset: u32, length: u32) {
     expression(list, "payload", |data| {
-        data.attr(1, &REGISTER.to_be_bytes())
+        data.attr(1, &register.to_be_bytes())
             .attr(2, &header.to_be_bytes())
             .attr(3, &offset.to_be_bytes())
             .attr(4, &length.to_be_bytes());

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::wire::{self, Cell, Exec, Order, Outcome, PROTOCOL, Reply, Request, Sandbox, StartError, Terminal};
+use super::wire::{self, Cell, Exec, Order, Outcome, PROTOCOL, Reply, Request, Sandbox, StartError, Terminal, Users};
 use super::{MARK, NAME, SOCKET};
 use crate::cgroup::Group;
 use crate::record::Run;
@@ -70,6 +70,15 @@ impl Spawner {
         let Reply::Keeper { .. } = reply else { return Err(refused(reply)) };
         let control = fds.into_iter().next().ok_or_else(|| io::Error::other("the spawner sent no socket"))?;
         Ok(Keeper { control: Channel::new(control)? })
+    }
+
+    /// Pins a user namespace.
+    pub(crate) async fn users(&self, users: Users) -> io::Result<()> {
+        let id = self.next_id();
+        match self.ask(id, &Request::Users { id, users }, &[]).await?.0 {
+            Reply::Done { error: None, .. } => Ok(()),
+            other => Err(refused(other)),
+        }
     }
 
     pub(crate) async fn sandbox(&self, sandbox: Sandbox) -> io::Result<()> {

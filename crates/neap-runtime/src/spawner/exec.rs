@@ -45,6 +45,7 @@ fn join_and_run(exec: &Exec, stdio: [OwnedFd; 3]) -> Started<i32> {
     let launch: Launch = record::read(&exec.dir.join("launch.json")).or_else(step("read the launch record"))?;
     // While this process's own /proc is in sight, too. Nobody is kept from running for it.
     let _ = fs::write("/proc/self/oom_score_adj", launch.oom_score.to_string());
+    let users = process::own_users(&launch)?;
     let process = Process { argv: exec.argv.clone(), ..launch.process };
     let process = match &launch.root {
         Root::None(root) => direct::resolve(root, &process)?,
@@ -83,7 +84,7 @@ fn join_and_run(exec: &Exec, stdio: [OwnedFd; 3]) -> Started<i32> {
     let (stdio, terminal) = if exec.terminal { with_terminal(stdio)? } else { (stdio, None) };
     match sys::fork().or_else(step("fork"))? {
         Fork::Child => {
-            let Err(error) = become_command(&process, exec.isolation, stdio, terminal);
+            let Err(error) = become_command(&process, exec.isolation, users, stdio, terminal);
             let _ = nix::unistd::write(io::stderr(), format!("{}\n", error.message).as_bytes());
             sys::exit_now(NOT_RUN)
         }
@@ -97,6 +98,7 @@ fn join_and_run(exec: &Exec, stdio: [OwnedFd; 3]) -> Started<i32> {
 fn become_command(
     process: &Process,
     isolation: Isolation,
+    users: Option<process::OwnUsers>,
     stdio: [OwnedFd; 3],
     terminal: Option<OwnedFd>,
 ) -> Started<std::convert::Infallible> {
@@ -105,7 +107,7 @@ fn become_command(
     if let Some(terminal) = &terminal {
         sys::take_terminal(terminal.as_fd()).or_else(step("take the terminal"))?;
     }
-    process::prepare(process, isolation)?.execute(stdio)
+    process::prepare(process, isolation, users)?.execute(stdio)
 }
 
 /// A terminal of the container's own. Its master goes to the asker, over the socket that came as standard input.

@@ -24,6 +24,8 @@ use crate::sys;
 #[derive(Serialize, Deserialize)]
 pub(super) struct Order {
     pub dir: PathBuf,
+    /// As in [`wire::Order`]; then no streams come along.
+    pub hold: Option<Vec<PathBuf>>,
 }
 
 /// Keeper to first process: limits are set, exec.
@@ -53,7 +55,11 @@ pub(super) fn run(keeper: &OwnedFd, isolation: Isolation) -> ! {
     let Ok(Some((order, fds))) = wire::receive::<Order>(keeper.as_fd()) else {
         sys::exit_now(0);
     };
-    let Err(error) = start(keeper, isolation, &order.dir, fds);
+    let result = match &order.hold {
+        None => start(keeper, isolation, &order.dir, fds),
+        Some(join) => hold(keeper, join),
+    };
+    let Err(error) = result;
     let _ = wire::send(keeper.as_fd(), &Report::Failed(error), &[]);
     sys::exit_now(1)
 }
@@ -67,17 +73,19 @@ fn start(keeper: &OwnedFd, isolation: Isolation, dir: &Path, fds: Vec<OwnedFd>) 
         .map_err(|_| StartError { config: false, message: "the keeper sent no output pipes".into() })?;
     // A container that runs the machine short goes before neap and its keepers do.
     let _ = fs::write("/proc/self/oom_score_adj", launch.oom_score.to_string());
+    // Opened while the machine's files are in sight.
+    let users = process::own_users(&launch)?;
     let process = match &launch.root {
         Root::None(root) => direct::resolve(root, &launch.process)?,
         _ => {
             sys::fresh_keyring().or_else(step("leave the machine's keys behind"))?;
             enter_namespaces(&launch)?;
-            rootfs::build(&launch)?;
+            rootfs::build(&launch, users.as_ref().map(|(namespace, _)| namespace))?;
             launch.process.clone()
         }
     };
     let (stdio, theirs) = streams(launch.streams, [stdout, stderr])?;
-    let ready = process::prepare(&process, isolation)?;
+    let ready = process::prepare(&process, isolation, users)?;
     let theirs_raw: Vec<_> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
     wire::send(keeper.as_fd(), &Report::Built, &theirs_raw).or_else(step("report to the keeper"))?;
     drop(theirs);
@@ -86,6 +94,48 @@ fn start(keeper: &OwnedFd, isolation: Isolation, dir: &Path, fds: Vec<OwnedFd>) 
         sys::exit_now(0);
     }
     ready.execute(stdio)
+}
+
+/// Who holds this is nobody and may do nothing: every container that shares the PID namespace sees it.
+const NOBODY: u32 = 65534;
+
+/// The life of a first process without a program: the containers that live in its PID namespace come and go, and what
+/// they leave behind is its to ask about. It ends by being killed.
+fn hold(keeper: &OwnedFd, join: &[PathBuf]) -> Started<Infallible> {
+    let retire = || -> io::Result<()> {
+        // Nothing of the machine is to be found through it: neither files nor what its keeper's memory holds.
+        nix::sys::prctl::set_dumpable(false)?;
+        sys::fresh_keyring()?;
+        for path in join {
+            setns(fs::File::open(path)?, CloneFlags::empty())?;
+        }
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        // Any directory that is always there will do, to be covered by an empty one.
+        let empty = sys::new_filesystem(c"tmpfs", &[("size", "0")], libc::MOUNT_ATTR_RDONLY)?;
+        sys::move_mount(empty.as_fd(), Path::new("/proc"))?;
+        sys::swap_root(Path::new("/proc"))?;
+        sys::drop_bounding(0)?;
+        nix::unistd::setgroups(&[])?;
+        nix::unistd::setresgid(NOBODY.into(), NOBODY.into(), NOBODY.into())?;
+        nix::unistd::setresuid(NOBODY.into(), NOBODY.into(), NOBODY.into())?;
+        sys::set_capabilities(0)?;
+        nix::sys::prctl::set_no_new_privs()?;
+        Ok(())
+    };
+    retire().or_else(step("make the process that holds the pod's PID namespace"))?;
+    wire::send(keeper.as_fd(), &Report::Built, &[]).or_else(step("report to the keeper"))?;
+    let mut children = nix::sys::signal::SigSet::empty();
+    children.add(nix::sys::signal::Signal::SIGCHLD);
+    // A first process hears no signal that it has no handler for; this one it waits for.
+    nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_BLOCK, Some(&children), None)
+        .map_err(io::Error::from)
+        .or_else(step("listen for the end of processes"))?;
+    loop {
+        let any = nix::sys::wait::WaitPidFlag::WNOHANG;
+        while matches!(nix::sys::wait::waitpid(None, Some(any)), Ok(status) if status.pid().is_some()) {}
+        let _ = children.wait();
+    }
 }
 
 /// The three standard streams, and the end of them that the keeper takes.

@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -74,11 +74,11 @@ fn prepare_and_serve(control: &OwnedFd, cell: &Cell) -> io::Result<()> {
         flags -= CloneFlags::CLONE_NEWPID;
     }
     let child = match sys::clone(flags)? {
-        Fork::Child => {
+        Fork::Child => sys::contained(|| {
             drop(ours);
             sys::close_all_but(&[theirs.as_raw_fd()]);
             init::run(&theirs, cell.isolation)
-        }
+        }),
         Fork::Parent(child) => child,
     };
     drop(theirs);
@@ -92,15 +92,51 @@ fn prepare_and_serve(control: &OwnedFd, cell: &Cell) -> io::Result<()> {
     let Some((order, _)) = wire::receive::<Order>(control.as_fd())? else {
         return Ok(());
     };
-    serve(control, cell, &order.dir, child, &ours)?;
-    std::mem::forget(guard);
-    Ok(())
+    match order.hold {
+        Some(join) => stand_by(control, cell, &order.dir, guard, &ours, join),
+        None => serve(control, cell, &order.dir, guard, &ours),
+    }
 }
 
-fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd) -> io::Result<()> {
+/// For a first process that only holds its namespace.
+fn stand_by(
+    control: &OwnedFd,
+    cell: &Cell,
+    dir: &Path,
+    child: KillOnDrop,
+    init: &OwnedFd,
+    join: Vec<PathBuf>,
+) -> io::Result<()> {
+    wire::send(init.as_fd(), &init::Order { dir: dir.to_owned(), hold: Some(join) }, &[])?;
+    let failed =
+        |message: String| wire::send(control.as_fd(), &Outcome::Failed(StartError { config: false, message }), &[]);
+    match report(init)? {
+        Report::Built(_) => {}
+        Report::Failed(error) => return failed(error.message),
+        Report::Silence => return failed("the process that holds the pod's PID namespace ended early".to_owned()),
+    }
+    let run = run_of(cell, child.0, crate::clock::now())?;
+    record::write(&dir.join("run.json"), &run)?;
+    wire::send(control.as_fd(), &Outcome::Started(Box::new(run)), &[])?;
+    child.wait().map(drop)
+}
+
+fn run_of(cell: &Cell, child: Pid, started: jiff::Timestamp) -> io::Result<Run> {
+    Ok(Run {
+        version: record::VERSION,
+        boot: record::boot_id(),
+        keeper: record::ProcessId::of(nix::unistd::getpid())?,
+        process: record::ProcessId::of(child)?,
+        isolation: cell.isolation,
+        group: cell.group.clone(),
+        started,
+    })
+}
+
+fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: KillOnDrop, init: &OwnedFd) -> io::Result<()> {
     let (mut stdout, container_stdout) = fifo(&dir.join("stdout"))?;
     let (mut stderr, container_stderr) = fifo(&dir.join("stderr"))?;
-    let order = init::Order { dir: dir.to_owned() };
+    let order = init::Order { dir: dir.to_owned(), hold: None };
     wire::send(init.as_fd(), &order, &[container_stdout.as_raw_fd(), container_stderr.as_raw_fd()])?;
     drop((container_stdout, container_stderr));
     // While the container's process builds its view of the world, this one does what must be there before exec.
@@ -114,7 +150,7 @@ fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd)
         group.set_bounds(&launch.limits)?;
         oom_before = group.oom_kills();
     }
-    let pidfd = sys::pidfd_open(child)?;
+    let pidfd = sys::pidfd_open(child.0)?;
     let mut theirs = None;
     let mut failure = match report(init)? {
         Report::Failed(error) => Some(error),
@@ -141,7 +177,7 @@ fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd)
         };
     }
     if let Some(error) = failure {
-        let _ = waitpid(child, None);
+        let _ = child.wait();
         let mut nobody = Guests::none();
         drain(&mut log, &mut nobody, &mut stdout, Stream::Stdout);
         drain(&mut log, &mut nobody, &mut stderr, Stream::Stderr);
@@ -150,15 +186,7 @@ fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd)
         return Ok(());
     }
     let started = crate::clock::now();
-    let run = Run {
-        version: record::VERSION,
-        boot: record::boot_id(),
-        keeper: record::ProcessId::of(nix::unistd::getpid())?,
-        process: record::ProcessId::of(child)?,
-        isolation: cell.isolation,
-        group: cell.group.clone(),
-        started,
-    };
+    let run = run_of(cell, child.0, started)?;
     record::write(&dir.join("run.json"), &run)?;
     // The runtime may have ended since its order: then it finds the record.
     let _ = wire::send(control.as_fd(), &Outcome::Started(Box::new(run)), &[]);
@@ -173,9 +201,9 @@ fn serve(control: &OwnedFd, cell: &Cell, dir: &Path, child: Pid, init: &OwnedFd)
     copy_until_end(&mut log, &mut guests, &mut stdout, &mut stderr, &pidfd)?;
     if cell.isolation == Isolation::None {
         // No PID namespace ends its children with it. Its number stands for its group until it is waited for.
-        let _ = nix::sys::signal::killpg(child, nix::sys::signal::SIGKILL);
+        let _ = nix::sys::signal::killpg(child.0, nix::sys::signal::SIGKILL);
     }
-    let status = waitpid(child, None)?;
+    let status = child.wait()?;
     drain(&mut log, &mut guests, &mut stdout, Stream::Stdout);
     drain(&mut log, &mut guests, &mut stderr, Stream::Stderr);
     drop((guests, held));
@@ -300,6 +328,15 @@ fn map_user(child: Pid) -> io::Result<()> {
 
 /// Ends a first process that never got an order, or whose order failed half-way.
 struct KillOnDrop(Pid);
+
+impl KillOnDrop {
+    /// Waits for its end; afterwards its number may be another's.
+    fn wait(self) -> io::Result<WaitStatus> {
+        let child = self.0;
+        std::mem::forget(self);
+        Ok(waitpid(child, None)?)
+    }
+}
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {

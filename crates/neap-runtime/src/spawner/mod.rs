@@ -76,6 +76,8 @@ fn serve(socket: &OwnedFd) -> io::Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     // A session of its own: Ctrl-C in neap's terminal is neap's business.
     let _ = nix::unistd::setsid();
+    // The keys of whoever started neap are no business of containers, nor of commands that join them.
+    let _ = sys::fresh_keyring();
     // What a killed keeper leaves comes here and is asked about, not to whoever is the machine's first process: that may
     // be neap itself, which would let its number stand for ever.
     let _ = nix::sys::prctl::set_child_subreaper(true);
@@ -128,12 +130,12 @@ fn handle(socket: &OwnedFd, request: Request, fds: Vec<OwnedFd>, commands: &mut 
         Request::Keeper { id, cell } => {
             let (ours, theirs) = sys::socket_pair()?;
             match sys::fork() {
-                Ok(Fork::Child) => {
+                Ok(Fork::Child) => sys::contained(|| {
                     forget_spawner(&[theirs.as_raw_fd()]);
                     // It outlives whoever reads neap's standard error, and must not keep that open.
                     sys::silence();
                     keeper::run(&theirs, &cell)
-                }
+                }),
                 Ok(Fork::Parent(pid)) => {
                     wire::send(socket.as_fd(), &Reply::Keeper { id, pid: pid.as_raw() }, &[ours.as_raw_fd()])
                 }
@@ -146,6 +148,10 @@ fn handle(socket: &OwnedFd, request: Request, fds: Vec<OwnedFd>, commands: &mut 
             let error = in_child(|| sandbox::build(&sandbox)).err().map(|e| e.to_string());
             wire::send(socket.as_fd(), &Reply::Done { id, error }, &[])
         }
+        Request::Users { id, users } => {
+            let error = in_child(|| sandbox::hold_users(&users)).err().map(|e| e.to_string());
+            wire::send(socket.as_fd(), &Reply::Done { id, error }, &[])
+        }
         Request::Exec { id, exec } => {
             let Ok(stdio) = <[OwnedFd; 3]>::try_from(fds) else {
                 return wire::send(
@@ -155,10 +161,10 @@ fn handle(socket: &OwnedFd, request: Request, fds: Vec<OwnedFd>, commands: &mut 
                 );
             };
             match sys::fork() {
-                Ok(Fork::Child) => {
+                Ok(Fork::Child) => sys::contained(|| {
                     forget_spawner(&stdio.each_ref().map(|fd| fd.as_raw_fd()));
                     exec::run(&exec, stdio)
-                }
+                }),
                 Ok(Fork::Parent(pid)) => {
                     commands.insert(pid, id);
                     Ok(())
@@ -190,12 +196,12 @@ fn in_child(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     use io::{Read, Write};
     let (mut reader, mut writer) = io::pipe()?;
     match sys::fork()? {
-        Fork::Child => {
+        Fork::Child => sys::contained(|| {
             if let Err(error) = work() {
                 let _ = writer.write_all(error.to_string().as_bytes());
             }
             sys::exit_now(0)
-        }
+        }),
         Fork::Parent(child) => {
             drop(writer);
             let mut text = String::new();

@@ -14,7 +14,7 @@ use nix::unistd::{Gid, Uid};
 
 use super::init::{Started, step};
 use super::wire::StartError;
-use crate::launch::{Isolation, Process};
+use crate::launch::{Isolation, Launch, Process};
 use crate::seccomp::Program;
 use crate::sys;
 use crate::users::{self, Identity};
@@ -37,9 +37,23 @@ pub(super) struct Ready {
     no_new_privileges: bool,
     seccomp: Program,
     isolation: Isolation,
+    users: Option<OwnUsers>,
 }
 
-pub(super) fn prepare(process: &Process, isolation: Isolation) -> Started<Ready> {
+/// A user namespace, and what its root is outside.
+pub(super) type OwnUsers = (OwnedFd, u32);
+/// Users that a pod has of its own.
+const USERS: u32 = 65536;
+
+/// Opens the user namespace of the pod, if it has one.
+pub(super) fn own_users(launch: &Launch) -> Started<Option<OwnUsers>> {
+    let Some(users) = &launch.users else { return Ok(None) };
+    let what = format_args!("open the pod's user namespace {}", users.namespace.display());
+    let file = fs::File::open(&users.namespace).or_else(step(what))?;
+    Ok(Some((file.into(), users.first)))
+}
+
+pub(super) fn prepare(process: &Process, isolation: Isolation, own: Option<OwnUsers>) -> Started<Ready> {
     let identity = match isolation {
         Isolation::Full => {
             let (users, groups) = (list("/etc/passwd"), list("/etc/group"));
@@ -47,6 +61,13 @@ pub(super) fn prepare(process: &Process, isolation: Isolation) -> Started<Ready>
             identity.groups.extend(&process.groups);
             if process.non_root && identity.uid == 0 {
                 return Err(config("runAsNonRoot is set, and the container would run as root".into()));
+            }
+            let ids = [identity.uid, identity.gid].into_iter().chain(identity.groups.iter().copied());
+            if let Some(beyond) = ids.into_iter().find(|id| own.is_some() && *id >= USERS) {
+                let last = USERS - 1;
+                let message =
+                    format!("with hostUsers: false the users and groups of a pod go to {last}, and it wants {beyond}");
+                return Err(config(message));
             }
             Some(identity)
         }
@@ -76,6 +97,7 @@ pub(super) fn prepare(process: &Process, isolation: Isolation) -> Started<Ready>
         no_new_privileges: process.no_new_privileges,
         seccomp: process.seccomp.clone(),
         isolation,
+        users: own,
     })
 }
 
@@ -92,9 +114,17 @@ impl Ready {
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
         if let Some(identity) = &self.identity {
             let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+            let first = self.users.as_ref().map_or(0, |(_, first)| *first);
             for fd in &stdio[1..] {
                 // Programs open /dev/stdout anew, which asks for permission on the pipe.
+                let (uid, gid) = (Uid::from_raw(first + identity.uid), Gid::from_raw(first + identity.gid));
                 let _ = nix::unistd::fchown(fd.as_fd(), Some(uid), Some(gid));
+            }
+            if let Some((namespace, _)) = &self.users {
+                // As late as it may be: what was done before, the machine's root had to do.
+                nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWUSER)
+                    .map_err(io::Error::from)
+                    .or_else(step("enter the pod's user namespace"))?;
             }
             let groups: Vec<_> = identity.groups.iter().map(|g| Gid::from_raw(*g)).collect();
             let become_user = || -> io::Result<()> {

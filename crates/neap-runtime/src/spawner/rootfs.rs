@@ -17,7 +17,7 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use super::init::{Started, step};
 use super::wire::StartError;
-use crate::launch::{Bind, Isolation, Launch, Root};
+use crate::launch::{Bind, ImageMount, Isolation, Launch, Root};
 use crate::sys;
 
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
@@ -80,12 +80,17 @@ enum Target {
 }
 
 /// Makes the root of the calling process the container's. Its mount namespace must be its own and private.
-pub(super) fn build(launch: &Launch) -> Started<()> {
+/// `users`: the pod's own, if it has them; everything that the container is to own is then shown to belong to them.
+pub(super) fn build(launch: &Launch, users: Option<&OwnedFd>) -> Started<()> {
     let user = launch.isolation == Isolation::User;
-    let root = mount_root(&launch.root)?;
+    let root = mount_root(&launch.root, users)?;
+    for image in &launch.images {
+        mount_image(image, users)?;
+    }
+    let first_user = launch.users.as_ref().map(|users| users.first);
     let mut pending = system_mounts(launch, user)?;
     for bind in &launch.mounts {
-        pending.push(open_bind(bind, launch.privileged)?);
+        pending.push(open_bind(bind, launch.privileged, users)?);
     }
     let (devices, covers) = match launch.privileged {
         true => (Vec::new(), Vec::new()),
@@ -97,7 +102,7 @@ pub(super) fn build(launch: &Launch) -> Started<()> {
     for item in &pending {
         let was_there = is_at(&item.mount, "/dev");
         match item.volume {
-            true => hang_volume(&root, item, launch.privileged)?,
+            true => hang_volume(&root, item, launch.privileged, first_user)?,
             false => hang(item)?,
         }
         if !launch.privileged && !was_there && is_at(&item.mount, "/dev") {
@@ -112,7 +117,7 @@ pub(super) fn build(launch: &Launch) -> Started<()> {
     }
     // Images name working directories that they do not hold; other runtimes make them too.
     if !launch.process.cwd.as_os_str().is_empty() {
-        let _ = fs::create_dir_all(&launch.process.cwd);
+        let _ = make_working_dir(&launch.process.cwd, first_user);
     }
     if launch.read_only_root {
         close_writing("/", MsFlags::MS_NODEV)?;
@@ -128,15 +133,87 @@ fn close_writing(path: &str, keep: MsFlags) -> Started<()> {
         .or_else(step(format_args!("make {path} read-only")))
 }
 
-fn mount_root(root: &Root) -> Started<PathBuf> {
+/// All but the last part belong to whom they would: what is missing is made for the container's root.
+fn make_working_dir(path: &Path, owner: Option<u32>) -> io::Result<()> {
+    let mut so_far = PathBuf::from("/");
+    for part in path.components() {
+        so_far.push(part);
+        match fs::create_dir(&so_far) {
+            Ok(()) => std::os::unix::fs::lchown(&so_far, owner, owner)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Why a pod cannot have users of its own here, once and in one sentence.
+fn no_own_users<T>(what: &Path) -> impl FnOnce(io::Error) -> Started<T> {
+    move |error| {
+        let message = format!(
+            "hostUsers: false is not possible here: the filesystem of {} cannot show files with other owners (idmapped \
+             mounts: {error})",
+            what.display()
+        );
+        Err(StartError { config: true, message })
+    }
+}
+
+/// Layers as the pod's users own them, hung up in a small filesystem at `at`, for an overlay to be made of them.
+fn layers_for(layers: &[PathBuf], users: &OwnedFd, at: &Path) -> Started<Vec<PathBuf>> {
+    let place = sys::new_filesystem(c"tmpfs", &[("mode", "700"), ("size", "64k")], NOSUID | NODEV | NOEXEC);
+    place
+        .and_then(|place| sys::move_mount(place.as_fd(), at))
+        .or_else(step(format_args!("make room for layers at {}", at.display())))?;
+    let hang = |(number, layer): (usize, &PathBuf)| {
+        let target = at.join(number.to_string());
+        fs::create_dir(&target).or_else(step(format_args!("make room for the layer {}", layer.display())))?;
+        let tree = sys::open_tree(layer, false).or_else(step(format_args!("open the layer {}", layer.display())))?;
+        sys::mount_for(tree.as_fd(), users.as_fd(), false).or_else(no_own_users(layer))?;
+        sys::move_mount(tree.as_fd(), &target).or_else(step(format_args!("mount the layer {}", layer.display())))?;
+        Ok(target)
+    };
+    layers.iter().enumerate().map(hang).collect()
+}
+
+/// The content of an image, read-only, at a place of its own in this view.
+fn mount_image(image: &ImageMount, users: Option<&OwnedFd>) -> Started<()> {
+    let target = &image.target;
+    let layers = match users {
+        Some(users) => layers_for(&image.layers, users, target)?,
+        None => image.layers.clone(),
+    };
+    let what = || format!("mount an image of {} layers at {}", layers.len(), target.display());
+    if let [layer] = &layers[..] {
+        // An overlay wants two.
+        return sys::open_tree(layer, false)
+            .and_then(|tree| sys::mount_set(tree.as_fd(), RDONLY, false).map(|()| tree))
+            .and_then(|tree| sys::move_mount(tree.as_fd(), target))
+            .or_else(step(what()));
+    }
+    let options = overlay_options(&layers, None, false)?;
+    enter_parent(&layers)?;
+    mount(Some("overlay"), target, Some("overlay"), MsFlags::MS_NODEV | MsFlags::MS_RDONLY, Some(options.as_str()))
+        .map_err(io::Error::from)
+        .or_else(step(what()))
+}
+
+fn enter_parent(layers: &[PathBuf]) -> Started<()> {
+    let Some(parent) = layers.first().and_then(|l| l.parent()) else { return Ok(()) };
+    nix::unistd::chdir(parent)
+        .map_err(io::Error::from)
+        .or_else(step(format_args!("change to the layers at {}", parent.display())))
+}
+
+fn mount_root(root: &Root, users: Option<&OwnedFd>) -> Started<PathBuf> {
     match root {
         Root::Overlay { lower, upper, work, target, user_xattr } => {
-            let options = overlay_options(lower, upper, work, *user_xattr)?;
-            if let Some(parent) = lower.first().and_then(|l| l.parent()) {
-                nix::unistd::chdir(parent)
-                    .map_err(io::Error::from)
-                    .or_else(step(format_args!("change to the layers at {}", parent.display())))?;
-            }
+            let lower = &match users {
+                Some(users) => layers_for(lower, users, target)?,
+                None => lower.clone(),
+            };
+            let options = overlay_options(lower, Some((upper, work)), *user_xattr)?;
+            enter_parent(lower)?;
             let mount_with =
                 |options: &str| mount(Some("overlay"), target, Some("overlay"), MsFlags::MS_NODEV, Some(options));
             // "volatile": the writable layer goes with the container, so nothing of it need ever be flushed. Kernels
@@ -154,7 +231,7 @@ fn mount_root(root: &Root) -> Started<PathBuf> {
 }
 
 /// Lower directories are named relative to the first one's parent, so that many layers fit on a page.
-fn overlay_options(lower: &[PathBuf], upper: &Path, work: &Path, user_xattr: bool) -> Started<String> {
+fn overlay_options(lower: &[PathBuf], writable: Option<(&Path, &Path)>, user_xattr: bool) -> Started<String> {
     let parent = lower.first().and_then(|l| l.parent());
     let escape = |path: &Path| {
         let text = path.to_string_lossy();
@@ -168,7 +245,10 @@ fn overlay_options(lower: &[PathBuf], upper: &Path, work: &Path, user_xattr: boo
             None => escape(layer),
         })
         .collect();
-    let mut options = format!("lowerdir={},upperdir={},workdir={}", names.join(":"), escape(upper), escape(work));
+    let mut options = format!("lowerdir={}", names.join(":"));
+    if let Some((upper, work)) = writable {
+        options.push_str(&format!(",upperdir={},workdir={}", escape(upper), escape(work)));
+    }
     if user_xattr {
         options.push_str(",userxattr");
     }
@@ -205,8 +285,10 @@ fn system_mounts(launch: &Launch, user: bool) -> Started<Vec<Pending>> {
         // No device works here but those that are mounted in: what a container makes itself cannot be opened.
         add("/dev", sys::new_filesystem(c"tmpfs", &[("mode", "755"), ("size", "64m")], NOSUID | NODEV))?;
         let mut options = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
+        // The group of terminals in most images.
+        let group = (launch.users.as_ref().map_or(0, |users| users.first) + 5).to_string();
         if !user {
-            options.push(("gid", "5"));
+            options.push(("gid", &group));
         }
         add("/dev/pts", sys::new_filesystem(c"devpts", &options, NOSUID | NOEXEC))?;
     }
@@ -224,12 +306,12 @@ fn system_mounts(launch: &Launch, user: bool) -> Started<Vec<Pending>> {
     Ok(all)
 }
 
-fn open_bind(bind: &Bind, privileged: bool) -> Started<Pending> {
+fn open_bind(bind: &Bind, privileged: bool, users: Option<&OwnedFd>) -> Started<Pending> {
     let what = || format!("open {} for {}", bind.source.display(), bind.target.display());
     let tree = match &bind.sub_path {
         None => sys::open_tree(&bind.source, bind.recursive).or_else(step(what()))?,
         Some(sub) => {
-            let inside = open_sub_path(&bind.source, sub).or_else(step(what()))?;
+            let inside = open_sub_path(&bind.source, sub, !bind.image).or_else(step(what()))?;
             let named = PathBuf::from(format!("/proc/self/fd/{}", inside.as_raw_fd()));
             sys::open_tree(&named, bind.recursive).or_else(step(what()))?
         }
@@ -237,6 +319,13 @@ fn open_bind(bind: &Bind, privileged: bool) -> Started<Pending> {
     let mut attributes = if privileged { 0 } else { NOSUID | NODEV };
     if bind.read_only {
         attributes |= RDONLY;
+    }
+    if bind.image {
+        attributes |= RDONLY | NOEXEC;
+    }
+    // The layers of an image are shown so already.
+    if let Some(users) = users.filter(|_| !bind.image) {
+        sys::mount_for(tree.as_fd(), users.as_fd(), bind.recursive).or_else(no_own_users(&bind.source))?;
     }
     if attributes != 0 {
         sys::mount_set(tree.as_fd(), attributes, bind.recursive).or_else(step(what()))?;
@@ -247,10 +336,10 @@ fn open_bind(bind: &Bind, privileged: bool) -> Started<Pending> {
 }
 
 /// A path inside a volume, made as directories where it is missing, never followed out of the volume.
-fn open_sub_path(volume: &Path, sub: &Path) -> io::Result<OwnedFd> {
+fn open_sub_path(volume: &Path, sub: &Path, make: bool) -> io::Result<OwnedFd> {
     let root: OwnedFd = fs::File::open(volume)?.into();
     match sys::open_in_root(root.as_fd(), sub, libc::O_PATH) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound && make => {}
         other => return other,
     }
     let mut so_far = PathBuf::from(".");
@@ -297,10 +386,10 @@ fn hang(item: &Pending) -> Started<()> {
 
 /// Where the image's links lead, as everywhere: `/var/run` is `/run` in most of them. But not into /proc, which other
 /// containers' volumes could lead it to, and where the rest of this file relies on what it finds.
-fn hang_volume(root: &OwnedFd, item: &Pending, privileged: bool) -> Started<()> {
+fn hang_volume(root: &OwnedFd, item: &Pending, privileged: bool, owner: Option<u32>) -> Started<()> {
     let target = &item.target;
-    let place =
-        reach(root, target, &item.kind).or_else(step(format_args!("make the mount point {}", target.display())))?;
+    let place = reach(root, target, &item.kind, owner)
+        .or_else(step(format_args!("make the mount point {}", target.display())))?;
     if !privileged && !HARMLESS.iter().any(|path| target == Path::new(path)) {
         let there = fstatfs(&place).map_err(io::Error::from);
         let there = there.or_else(step(format_args!("look at the mount point {}", target.display())))?;
@@ -314,7 +403,7 @@ fn hang_volume(root: &OwnedFd, item: &Pending, privileged: bool) -> Started<()> 
 
 /// Opens a mount point, and makes what is missing of it. A directory is looked for where links lead; a file is mounted
 /// over the link that has its name.
-fn reach(root: &OwnedFd, target: &Path, kind: &Target) -> io::Result<OwnedFd> {
+fn reach(root: &OwnedFd, target: &Path, kind: &Target, owner: Option<u32>) -> io::Result<OwnedFd> {
     let flags = match kind {
         Target::Directory => libc::O_PATH | libc::O_DIRECTORY,
         Target::File => libc::O_PATH | libc::O_NOFOLLOW,
@@ -350,6 +439,7 @@ fn reach(root: &OwnedFd, target: &Path, kind: &Target) -> io::Result<OwnedFd> {
                     Target::File if rest.is_empty() => fs::File::create_new(&here).map(drop)?,
                     _ => fs::create_dir(&here)?,
                 }
+                std::os::unix::fs::lchown(&here, owner, owner)?;
                 at = here;
             }
             Err(error) => return Err(error),

@@ -11,12 +11,46 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::wire::Sandbox;
+use super::wire::{Sandbox, Users};
 use crate::net::links;
 use crate::net::netlink::Socket;
+use crate::sys::{self, Fork};
 
 /// The namespaces of a pod, as files under /proc/self/ns and under the sandbox's directory.
 pub(crate) const NAMESPACES: [&str; 3] = ["net", "ipc", "uts"];
+
+/// Beside them, where the pod has users of its own.
+pub(crate) const USER_NAMESPACE: &str = "user";
+
+/// Makes a user namespace in which nobody lives, and pins it. Everything else of the pod stays the machine's own root's:
+/// what a container may do to it is what any stranger may.
+pub(super) fn hold_users(users: &Users) -> io::Result<()> {
+    let (reader, writer) = io::pipe()?;
+    match sys::clone(CloneFlags::CLONE_NEWUSER)? {
+        Fork::Child => {
+            drop(writer);
+            // Until the other end is closed.
+            let _ = io::Read::read(&mut { reader }, &mut [0]);
+            sys::exit_now(0)
+        }
+        Fork::Parent(child) => {
+            drop(reader);
+            let proc = |file: &str| format!("/proc/{child}/{file}");
+            let map = format!("0 {} {}", users.first, users.count);
+            let made = fs::write(proc("uid_map"), &map)
+                .and_then(|()| fs::write(proc("gid_map"), &map))
+                .and_then(|()| fs::File::create(&users.file).map(drop))
+                .and_then(|()| {
+                    let source = proc("ns/user");
+                    let flags = MsFlags::MS_BIND;
+                    Ok(mount(Some(source.as_str()), &users.file, None::<&str>, flags, None::<&str>)?)
+                });
+            drop(writer);
+            let _ = nix::sys::wait::waitpid(child, None);
+            made
+        }
+    }
+}
 
 pub(super) fn build(sandbox: &Sandbox) -> io::Result<()> {
     let host = fs::File::open("/proc/self/ns/net")?;

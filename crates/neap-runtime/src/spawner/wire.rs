@@ -16,7 +16,7 @@ use crate::launch::Isolation;
 use crate::record::{ProcessId, Run};
 
 /// Changes whenever the words below do: runtime and spawner are the same binary, so a difference is a mistake.
-pub(crate) const PROTOCOL: u32 = 4;
+pub(crate) const PROTOCOL: u32 = 5;
 /// Longest message. A socket takes about 200 KiB in one piece by default.
 pub(crate) const MAX_MESSAGE: usize = 128 * 1024;
 const MAX_FDS: usize = 4;
@@ -30,6 +30,8 @@ pub(crate) enum Request {
     Keeper { id: u64, cell: Cell },
     /// Network, IPC and UTS namespaces for a pod. Answered by [`Reply::Done`].
     Sandbox { id: u64, sandbox: Sandbox },
+    /// A user namespace for a pod. Answered by [`Reply::Done`].
+    Users { id: u64, users: Users },
     /// Runs a command in a container; stdin, stdout, stderr come as descriptors. Answered by [`Reply::Exited`].
     Exec { id: u64, exec: Exec },
     /// Answered by [`Reply::Done`], after everything that was asked before.
@@ -52,6 +54,9 @@ pub(crate) enum Reply {
 pub(crate) struct Order {
     /// Directory of this run: `launch.json` is in it, the keeper's records go there.
     pub dir: PathBuf,
+    /// No program: the first process only holds its PID namespace, for the containers of a pod that share one, in these
+    /// namespaces of that pod.
+    pub hold: Option<Vec<PathBuf>>,
 }
 
 /// Keeper to runtime: what became of the order. Everything later is told by files and by the keeper's end.
@@ -87,6 +92,16 @@ pub(crate) struct Sandbox {
     pub gateway: Ipv4Addr,
     /// Name of the machine's end of the cable.
     pub interface: String,
+}
+
+/// Users of a pod's own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Users {
+    /// Where the namespace is held.
+    pub file: PathBuf,
+    /// Root inside is this number outside, and the rest follow it.
+    pub first: u32,
+    pub count: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use neap_runtime::Mode;
-use neap_runtime::pod::{PodId, PodRuntime};
+use neap_runtime::pod::PodRuntime;
 use tokio::time::Instant;
 
 use crate::words::web;
-use crate::{get, world};
+use crate::world;
 
 /// Create to ready, twenty times, with the machine's pools filled; then twenty at once.
 pub(crate) async fn bench() {
@@ -37,19 +37,6 @@ pub(crate) async fn bench() {
     futures::future::join_all(all).await;
     println!("twenty at once: last ready after {:?}", begun.elapsed());
     println!("{}", memory());
-    let id = PodId("uid-m0".into());
-    let status = world.runtime.status(&id).expect("there");
-    let mut thaws = Vec::new();
-    for _ in 0..20 {
-        world.runtime.freeze(&id).await.expect("frozen");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let begun = Instant::now();
-        world.runtime.thaw(&id).await.expect("thawed");
-        get(&status, 8080).await.expect("served");
-        thaws.push(begun.elapsed());
-    }
-    thaws.sort();
-    println!("thaw to last byte: p50 {:?}, max {:?}", thaws[10], thaws[19]);
     world.end().await;
 }
 

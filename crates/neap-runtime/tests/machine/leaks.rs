@@ -1,6 +1,7 @@
 //! Pods started, used and removed, with `kill -9` of the runtime, of keepers and of containers in between: afterwards
 //! nothing of it is on the machine.
 
+use std::hash::BuildHasher;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::words::{http, pod, probe, web};
-use crate::{World, open_at, wait};
+use crate::{Leftovers, open_at, wait};
 
 /// The runtime of one round: takes pods, uses them, removes some, and says when it is in the middle of things.
 pub(crate) async fn churn(dir: &Path, round: u32, count: u32) {
@@ -107,13 +108,42 @@ pub(crate) fn cables(dir: &Path) -> Vec<String> {
     links().into_iter().filter(|name| name.starts_with(&prefix)).collect()
 }
 
-async fn rounds(rounds: u32, count: u32) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
+/// How many there are of each kind.
+fn count(traces: &[String]) -> String {
+    let mut kinds = std::collections::BTreeMap::new();
+    for trace in traces {
+        let kind = match trace.split_once(' ') {
+            Some(("mount", what)) if what.contains("nsfs") => "namespace",
+            Some((kind, _)) => kind,
+            None => "other",
+        };
+        *kinds.entry(kind).or_insert(0) += 1;
+    }
+    let all = ["process", "namespace", "link", "mount", "group", "file", "table"];
+    all.map(|kind| format!("{kind} {}", kinds.get(kind).unwrap_or(&0))).join(", ")
+}
+
+/// The packet filter of a neap whose interface is gone.
+fn orphaned_table(claim: Option<&str>) -> Option<String> {
+    let name = claim.filter(|name| !Path::new("/sys/class/net").join(name).exists())?;
+    let listed = std::process::Command::new("nft").args(["list", "tables"]).output().ok()?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    listed.lines().any(|line| line == format!("table ip {name}")).then(|| format!("table {name}"))
+}
+
+/// Says what is there before, in the middle of each round, and afterwards.
+async fn rounds(rounds: u32, count_of_pods: u32) {
+    let dir = Leftovers::new();
+    let before = traces(dir.path());
+    println!("before: {}", count(&before));
+    assert!(before.is_empty(), "{before:#?}");
+    let chance = std::hash::RandomState::new();
+    let mut claimed = None;
     for round in 0..rounds {
         let mut child = tokio::process::Command::new(std::env::current_exe().expect("this program"))
             .arg("--churn")
             .arg(dir.path())
-            .args([round.to_string(), count.to_string()])
+            .args([round.to_string(), count_of_pods.to_string()])
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -121,20 +151,24 @@ async fn rounds(rounds: u32, count: u32) {
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let wanted = if round % 2 == 0 { "busy" } else { "all" };
         while lines.next_line().await.expect("reads").is_some_and(|line| line != wanted) {}
-        // Some keepers and some containers die by themselves, then the runtime does.
-        let victims: Vec<i32> = traces(dir.path())
+        // Some keepers and some containers die by themselves, then the runtime does: it is what `neap` is to its pods.
+        let there = traces(dir.path());
+        claimed = claim(&dir.path().canonicalize().expect("there"));
+        let victims: Vec<i32> = there
             .iter()
             .filter(|t| t.starts_with("process") && !t.contains("pod-spawner"))
             .filter_map(|t| t.split('"').nth(1)?.parse().ok())
             .collect();
-        for pid in victims.iter().step_by(4) {
+        // One in four, by chance.
+        let victims: Vec<i32> = victims.into_iter().filter(|pid| chance.hash_one(pid) % 4 == 0).collect();
+        for pid in &victims {
             // It may have ended since.
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
         child.kill().await.expect("killed");
+        println!("round {round}: {}; kill -9 of {} of them and of the runtime", count(&there), victims.len());
     }
-    let runtime = open_at(dir.path(), Mode::Container).await;
-    let world = World { dir, runtime };
+    let world = dir.open().await;
     let pods = world.runtime.list();
     assert!(!pods.is_empty(), "something was left to look after");
     // Everybody is looked after again.
@@ -151,6 +185,8 @@ async fn rounds(rounds: u32, count: u32) {
         tokio::time::sleep(Duration::from_millis(50)).await;
         left = traces(world.dir.path());
     }
+    left.extend(orphaned_table(claimed.as_deref()));
+    println!("after: {}", count(&left));
     assert!(left.is_empty(), "{left:#?}");
 }
 

@@ -22,8 +22,10 @@ mod bench;
 mod commands;
 mod escapes;
 mod leaks;
+mod network;
 mod pods;
 mod runc;
+mod users;
 mod words;
 
 use words::{container, http, pod, probe, web};
@@ -44,7 +46,6 @@ const CASES: &[Case] = cases![
     looks_right_inside,
     restarts_and_backs_off,
     survives_the_runtime,
-    freezes_and_thaws,
     is_killed_for_memory,
     mounts_volumes,
     runs_init_containers_first,
@@ -75,6 +76,11 @@ const CASES: &[Case] = cases![
     escapes::who_fills_the_disk_is_evicted,
     leaks::nothing_is_left_after_crashes,
     runc::runs_our_bundle_alike,
+    users::has_users_of_its_own,
+    network::is_reached_by_the_ports_of_services,
+    network::reaches_out_where_forwarding_is_dropped,
+    users::keeps_its_own_users_by_rules,
+    users::mounts_images,
 ];
 
 /// What an ordinary user can run, too.
@@ -89,6 +95,12 @@ fn main() {
         && flag == "--hold"
     {
         return runtime.block_on(hold(Path::new(dir)));
+    }
+    if let [flag, dir] = &arguments[..]
+        && flag == "--forward"
+    {
+        std::fs::create_dir_all(dir).expect("made");
+        return runtime.block_on(network::forward(Path::new(dir)));
     }
     if let [flag, dir, round, count] = &arguments[..]
         && flag == "--churn"
@@ -110,6 +122,12 @@ fn main() {
     if wanted.is_some_and(|w| w == "bench") {
         return runtime.block_on(bench::bench());
     }
+    if let Some(wanted) = wanted
+        && CASES.iter().all(|(name, _)| !name.contains(wanted.as_str()))
+    {
+        eprintln!("no case is called {wanted:?}");
+        std::process::exit(1);
+    }
     for (name, case) in CASES {
         if wanted.is_some_and(|w| !name.contains(w.as_str())) {
             continue;
@@ -129,15 +147,90 @@ fn main() {
 struct World {
     dir: tempfile::TempDir,
     runtime: Arc<Runtime>,
+    /// Nothing is left to take away.
+    ended: std::sync::atomic::AtomicBool,
 }
 
-async fn open_at(dir: &Path, mode: Mode) -> Arc<Runtime> {
-    let config = Config {
-        data_dir: dir.to_owned(),
+/// Also where a case fails half-way nothing may stay on the machine.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !self.ended.load(std::sync::atomic::Ordering::SeqCst) {
+            take_away(&self.runtime);
+        }
+    }
+}
+
+/// A directory in which a runtime of another process may have left pods.
+struct Leftovers(Option<tempfile::TempDir>);
+
+impl Leftovers {
+    fn new() -> Self {
+        Self(Some(tempfile::tempdir().expect("a temporary directory")))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.as_ref().expect("until it is taken over").path()
+    }
+
+    /// A runtime that looks after what is there.
+    async fn open(mut self) -> World {
+        let runtime = open_at(self.path(), Mode::Container).await;
+        World { dir: self.0.take().expect("until now"), runtime, ended: Default::default() }
+    }
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        let Some(dir) = self.0.take() else { return };
+        let opened = on_another_thread(async move {
+            let config = Config { data_dir: dir.path().to_owned(), ..config(Mode::Container) };
+            (Runtime::open(config).await, dir)
+        });
+        if let Some((Ok(runtime), _dir)) = opened {
+            take_away(&runtime);
+        }
+    }
+}
+
+fn take_away(runtime: &Arc<Runtime>) {
+    let runtime = runtime.clone();
+    on_another_thread(async move {
+        for pod in runtime.list() {
+            let _ = runtime.remove(&pod.id, Duration::ZERO).await;
+        }
+        runtime.shutdown().await;
+    });
+}
+
+/// Waits for it where nobody may wait otherwise: while a case is dropped.
+fn on_another_thread<T: Send>(work: impl Future<Output = T> + Send) -> Option<T> {
+    let handle = tokio::runtime::Handle::try_current().ok()?;
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| handle.block_on(async { tokio::time::timeout(PATIENCE, work).await.ok() }));
+        waiting.join().ok().flatten()
+    })
+}
+
+fn config(mode: Mode) -> Config {
+    Config {
+        data_dir: PathBuf::new(),
         mode,
         pod_cidr: "198.19.0.0/16".to_owned(),
         images: neap_runtime::image::Config::default(),
-    };
+    }
+}
+
+/// Waits for something that nobody tells of.
+async fn until(what: &str, reached: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !reached() {
+        assert!(begun.elapsed() < PATIENCE, "waited for: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn open_at(dir: &Path, mode: Mode) -> Arc<Runtime> {
+    let config = Config { data_dir: dir.to_owned(), ..config(mode) };
     let runtime =
         Runtime::open(config).await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
     let busybox = std::fs::read(BUSYBOX).expect("busybox");
@@ -163,7 +256,7 @@ async fn open_at(dir: &Path, mode: Mode) -> Arc<Runtime> {
 async fn world(mode: Mode) -> World {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let runtime = open_at(dir.path(), mode).await;
-    World { dir, runtime }
+    World { dir, runtime, ended: Default::default() }
 }
 
 impl World {
@@ -173,6 +266,7 @@ impl World {
             self.runtime.remove(&pod.id, Duration::ZERO).await.expect("removes");
         }
         self.runtime.shutdown().await;
+        self.ended.store(true, std::sync::atomic::Ordering::SeqCst);
         let dir = self.dir.path().canonicalize().expect("there");
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
         let left: Vec<_> = mounts.lines().filter(|l| l.contains(&*dir.to_string_lossy())).collect();
@@ -193,7 +287,11 @@ impl World {
     }
 
     async fn log(&self, id: &PodId, options: LogOptions) -> String {
-        let mut stream = self.runtime.logs(id, "user", options).await.expect("a log");
+        self.log_of(id, "user", options).await
+    }
+
+    async fn log_of(&self, id: &PodId, container: &str, options: LogOptions) -> String {
+        let mut stream = self.runtime.logs(id, container, options).await.expect("a log");
         let mut all = Vec::new();
         while let Some(bytes) = stream.next().await {
             all.extend(bytes.expect("reads"));
@@ -203,9 +301,17 @@ impl World {
 
     /// Waits until the log is this.
     async fn says(&self, id: &PodId, expected: &str) {
+        self.says_in(id, "user", expected).await;
+    }
+
+    async fn says_in(&self, id: &PodId, container: &str, expected: &str) {
         let begun = Instant::now();
-        while self.log(id, LogOptions::default()).await != expected {
-            assert!(begun.elapsed() < PATIENCE, "{:?}", self.log(id, LogOptions::default()).await);
+        loop {
+            let said = self.log_of(id, container, LogOptions::default()).await;
+            if said == expected {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{said:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -403,7 +509,7 @@ async fn hold(dir: &Path) {
 }
 
 async fn survives_the_runtime() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = Leftovers::new();
     let mut child = tokio::process::Command::new(std::env::current_exe().expect("this program"))
         .arg("--hold")
         .arg(dir.path())
@@ -416,11 +522,14 @@ async fn survives_the_runtime() {
     tokio::io::AsyncBufReadExt::read_line(&mut tokio::io::BufReader::new(stdout), &mut line).await.expect("reads");
     assert_eq!(line, "ready\n");
     child.kill().await.expect("killed");
-    // Long enough for the dying one to die unseen, and for the held one to go on talking.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // The dying one dies unseen, and the held one goes on talking.
+    let talk = dir.path().join("logs/test_held_uid-held/user/0.log");
+    let ticks = || std::fs::read_to_string(&talk).expect("a log").lines().count();
+    let before = ticks();
+    let died = dir.path().join("pods/uid-dying/c/user/0/exit.json");
+    until("the end of one and the talk of the other", || died.exists() && ticks() > before + 20).await;
 
-    let runtime = open_at(dir.path(), Mode::Container).await;
-    let world = World { dir, runtime };
+    let world = dir.open().await;
     let id = PodId("uid-held".into());
     let status = world.wait(&id, "adoption", |s| s.ready).await;
     assert_eq!(status.containers[0].restarts, 0, "it was adopted, not started anew");
@@ -434,28 +543,6 @@ async fn survives_the_runtime() {
     let dying = PodId("uid-dying".into());
     let status = world.wait(&dying, "the restart of what died meanwhile", |s| s.containers[0].restarts >= 1).await;
     assert_eq!(status.containers[0].last.as_ref().map(|t| t.exit_code), Some(9));
-    world.end().await;
-}
-
-async fn freezes_and_thaws() {
-    let world = world(Mode::Container).await;
-    let mut spec = web("cold");
-    spec.containers[0].liveness = Some(probe(http()));
-    let id = world.run(spec).await;
-    let status = world.wait(&id, "readiness", |s| s.ready).await;
-    world.runtime.freeze(&id).await.expect("frozen");
-    assert!(world.runtime.status(&id).expect("there").frozen);
-    let asked = tokio::time::timeout(Duration::from_millis(1500), get(&status, 8080)).await;
-    assert!(asked.is_err(), "a frozen pod does not answer");
-    let begun = Instant::now();
-    world.runtime.thaw(&id).await.expect("thawed");
-    get(&status, 8080).await.expect("served");
-    // Far from what a restart would take, also on a machine that is busy with other things.
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    let after = world.runtime.status(&id).expect("there");
-    assert_eq!((after.containers[0].restarts, after.ready, after.frozen), (0, true, false), "probes held still");
-    world.runtime.freeze(&id).await.expect("frozen");
-    world.runtime.remove(&id, Duration::from_secs(20)).await.expect("a frozen pod can be removed");
     world.end().await;
 }
 
@@ -512,20 +599,11 @@ async fn mounts_volumes() {
     spec.containers.push(second);
     let id = world.run(spec.clone()).await;
     world.wait(&id, "both to run", |s| s.ready).await;
-    let read = async |container: &str| {
-        let mut stream = world.runtime.logs(&id, container, LogOptions::default()).await.expect("a log");
-        let mut all = Vec::new();
-        while let Some(bytes) = stream.next().await {
-            all.extend(bytes.expect("reads"));
-        }
-        String::from_utf8_lossy(&all).into_owned()
-    };
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(read("second").await, "two\nf\n1\n");
+    world.says_in(&id, "second", "two\nf\n1\n").await;
     spec.volumes.insert("config".to_owned(), Volume::Files(BTreeMap::from([("a".into(), file("changed\n"))])));
     world.runtime.ensure(spec).await.expect("taken");
     let seen = async {
-        while !read("user").await.contains("changed") {
+        while !world.log(&id, LogOptions::default()).await.contains("changed") {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -596,18 +674,17 @@ async fn ends_gracefully() {
     world.wait(&id, "a run", |s| s.ready).await;
     let following =
         world.runtime.logs(&id, "user", LogOptions { follow: true, ..LogOptions::default() }).await.expect("a log");
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    world.says(&id, "up\n").await;
     let reading = following.map(|b| b.expect("reads")).collect::<Vec<_>>();
     let (removed, said) = tokio::join!(world.runtime.remove(&id, Duration::from_secs(10)), reading);
     removed.expect("removed");
     assert_eq!(String::from_utf8_lossy(&said.concat()), "up\nhook\nterm\nbye\n");
-    let script = "trap '' TERM; echo up; while :; do /bin/busybox usleep 10000; done";
+    let script = "trap 'echo heard' TERM; echo up; while :; do /bin/busybox usleep 10000; done";
     let id = world.run(pod("stubborn", &["/bin/busybox", "sh", "-c", script])).await;
-    world.wait(&id, "a run", |s| s.ready).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    world.says(&id, "up\n").await;
     let begun = Instant::now();
     let (slow, quick) = tokio::join!(world.runtime.remove(&id, Duration::from_secs(60)), async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.says(&id, "up\nheard\n").await;
         world.runtime.remove(&id, Duration::from_millis(300)).await
     });
     slow.and(quick).expect("removed");
@@ -658,38 +735,35 @@ async fn outlives_its_spawner() {
 
 async fn shares_what_is_asked_for() {
     let world = world(Mode::Container).await;
-    let mut spec = pod("shared", &["/bin/busybox", "sh", "-c", "while :; do /bin/busybox usleep 50000; done"]);
+    // The first one ends again and again; that is no affair of the others'.
+    let mut spec = pod("shared", &["/bin/busybox", "sh", "-c", "/bin/busybox usleep 300000; exit 1"]);
     spec.share_process_namespace = true;
-    spec.containers.push(container(
-        "other",
-        &[
-            "/bin/busybox",
-            "sh",
-            "-c",
-            "/bin/busybox ls /proc | /bin/busybox grep -c '^1$'; echo pid $$; /bin/busybox sleep 100",
-        ],
-    ));
+    let look = "P=/bin/busybox; until $P grep -q '[3]00000' /proc/[0-9]*/cmdline 2>/dev/null; do $P usleep 10000; done; echo sees; [ $$ != 1 ] && echo other; \
+        $P cat /proc/1/comm; $P ls /proc/1/root/ 2>/dev/null; ($P true & exec $P usleep 100000); exec $P sleep 100";
+    spec.containers.push(container("other", &["/bin/busybox", "sh", "-c", look]));
     let id = world.run(spec).await;
-    world.wait(&id, "both", |s| s.ready).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let mut stream = world.runtime.logs(&id, "other", LogOptions::default()).await.expect("a log");
-    let said = stream.next().await.expect("something").expect("reads");
-    let said = String::from_utf8_lossy(&said);
-    assert!(said.starts_with("1\npid ") && !said.contains("pid 1\n"), "it sees the first one's process: {said}");
+    let status = world.wait(&id, "the first one's restart", |s| s.containers[0].restarts > 0).await;
+    assert_eq!(status.containers[1].restarts, 0, "it lives on");
+    world.says_in(&id, "other", "sees\nother\npod-init\n").await;
+    let holder = world.dir.path().join("pods/uid-shared/c/.pids/0/run.json");
+    let holder: serde_json::Value = serde_json::from_slice(&std::fs::read(holder).expect("there")).expect("JSON");
+    let holder = format!("/proc/{}/status", holder["process"]["pid"]);
+    let about = std::fs::read_to_string(&holder).expect("it lives");
+    assert!(about.contains("Uid:\t65534\t65534") && about.contains("CapBnd:\t0000000000000000"), "{about}");
+    world.runtime.remove(&id, Duration::ZERO).await.expect("removed");
+    until("the holder of the processes is gone", || !Path::new(&holder).exists()).await;
     let mut spec = pod(
         "host",
         &[
             "/bin/busybox",
             "sh",
             "-c",
-            "/bin/busybox ip -o link | /bin/busybox grep -c neap; exec /bin/busybox sleep 100",
+            "/bin/busybox ip -o link | /bin/busybox grep -q neap && echo sees; exec /bin/busybox sleep 100",
         ],
     );
     spec.host_network = true;
     let id = world.run(spec).await;
-    world.wait(&id, "a run", |s| s.ready).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_ne!(world.log(&id, LogOptions::default()).await, "0\n", "it sees the machine's interfaces");
+    world.says(&id, "sees\n").await;
     world.end().await;
 }
 
@@ -726,8 +800,6 @@ async fn runs_as_a_process() {
     let port = status.ports["user-port"];
     world.says(&id, &format!("port {port}\n")).await;
     assert!(get(&status, 0).await.is_ok());
-    world.runtime.freeze(&id).await.expect("frozen");
-    world.runtime.thaw(&id).await.expect("thawed");
     world.runtime.remove(&id, Duration::from_secs(5)).await.expect("removed");
     assert!(get(&status, 0).await.is_err());
     world.end().await;

@@ -25,11 +25,10 @@ pub(super) async fn controller(flags: args::Controller, env: &BTreeMap<String, S
 
     let board = Arc::new(ServedBoard::default());
     let prober = Prober::new(base.client.clone(), base.settings.clone(), board.clone());
-    base.parts.spawn("gateway probes", prober.run());
     let registries = Registries::new(&neap_runtime::image::Config::default());
     let told = registries.clone();
     let following = follow_registries(base.settings.clone(), move |named| told.set_registries(named));
-    base.parts.spawn("registries", following);
+    base.parts.spawn_endless("registries", following);
     let controllers = Controllers {
         client: base.client.clone(),
         settings: base.settings.clone(),
@@ -45,7 +44,13 @@ pub(super) async fn controller(flags: args::Controller, env: &BTreeMap<String, S
         lead.run(stop, |leading| async move {
             let started = CancellationToken::new();
             let told = started.clone();
-            let running = controllers.run(started, leading);
+            let running = async {
+                // Who stands by need not know what gateways serve.
+                tokio::select! {
+                    result = controllers.run(started, leading) => result,
+                    () = prober.run() => unreachable!("it asks for ever"),
+                }
+            };
             tokio::pin!(running);
             tokio::select! {
                 result = &mut running => return result.map_err(Error::from),
@@ -74,7 +79,7 @@ pub(super) async fn autoscaler(flags: args::Autoscaler, env: &BTreeMap<String, S
 async fn start_autoscaler(base: &mut Base, flags: &args::Autoscaling, metrics: &mut Metrics) -> Result<(), Error> {
     let listener = listen(flags.statistics, "--statistics").await?;
     let statistics = Arc::new(Statistics::new());
-    base.parts.spawn("pods", statistics.clone().watch(base.client.clone()));
+    base.parts.spawn_endless("pods", statistics.clone().watch(base.client.clone()));
     let leading = CancellationToken::new();
     base.parts.spawn("statistics", pushed::serve(listener, statistics.clone(), leading.clone(), base.stop.clone()));
     let probe: Arc<dyn ActivationProbe> = match flags.always_in_path {

@@ -114,7 +114,12 @@ impl Prober {
                     Err(error) => tracing::warn!(%error, "the gateways' addresses cannot be watched; it is tried again"),
                 },
                 Ok(()) = self.settings.changed() => self.addresses(),
-                Some(Ok((key, hash))) = self.checks.join_next() => self.served(&key, hash),
+                Some(done) = self.checks.join_next() => {
+                    // One that was given up says nothing, but must be taken out of the way of those that end.
+                    if let Ok((key, hash)) = done {
+                        self.served(&key, hash);
+                    }
+                }
             }
         }
     }

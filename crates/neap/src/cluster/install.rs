@@ -25,6 +25,9 @@ const CONTROLLER: &str = "controller";
 const GATEWAY: &str = "gateway";
 
 pub(super) async fn run(flags: args::Install, env: &BTreeMap<String, String>) -> Result<(), Error> {
+    if let Some(domain) = flags.domain.as_ref().filter(|domain| !neap_logic::names::is_dns1123_subdomain(domain)) {
+        return Err(Error::Domain(domain.clone()));
+    }
     let definitions = definitions();
     let objects = objects(flags.domain.as_deref());
     if flags.print {

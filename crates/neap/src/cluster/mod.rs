@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{self, Cluster};
 use crate::parts::{Ended, Parts};
-use crate::process::{self, Signals, now};
+use crate::process::{self, Failure, Signals, now, say};
 
 /// Which messages are shown when `NEAP_LOG` says nothing: these run where logs are collected.
 const LOG_DEFAULT: &str = "info,kube=warn";
@@ -76,6 +76,11 @@ pub enum Error {
     NotEstablished(String),
     #[error("--autoscaler {0:?} is no address: give HOST:PORT")]
     Autoscaler(String),
+    #[error("--domain {0:?} is no domain name: give one such as apps.example.com")]
+    Domain(String),
+    /// Not a fault: it was told to end before it had begun.
+    #[error("it was told to end")]
+    Stopped,
     #[error("nothing can be printed")]
     Print(#[source] io::Error),
     #[error(transparent)]
@@ -86,7 +91,7 @@ pub enum Error {
 ///
 /// # Errors
 /// One line that says what to do.
-pub fn main(role: args::Role, env: &BTreeMap<String, String>) -> Result<(), String> {
+pub fn main(role: args::Role, env: &BTreeMap<String, String>) -> Result<(), Failure> {
     process::log(env, LOG_DEFAULT)?;
     let run = async {
         match role {
@@ -96,16 +101,24 @@ pub fn main(role: args::Role, env: &BTreeMap<String, String>) -> Result<(), Stri
             args::Role::Webhook(flags) => webhook::run(flags, env).await,
         }
     };
-    process::threads()?.block_on(run).map_err(|e| process::chain(&e))
+    process::threads()?.block_on(run).or_else(ended)
 }
 
 /// Puts Neap onto a cluster, or prints what would be put there.
 ///
 /// # Errors
 /// One line that says what to do.
-pub fn install(flags: args::Install, env: &BTreeMap<String, String>) -> Result<(), String> {
+pub fn install(flags: args::Install, env: &BTreeMap<String, String>) -> Result<(), Failure> {
     process::log(env, "warn")?;
-    process::threads()?.block_on(install::run(flags, env)).map_err(|e| process::chain(&e))
+    process::threads()?.block_on(install::run(flags, env)).or_else(ended)
+}
+
+fn ended(error: Error) -> Result<(), Failure> {
+    match error {
+        Error::Stopped => Ok(()),
+        Error::Autoscaler(_) | Error::Domain(_) => Err(Failure::Usage(process::chain(&error))),
+        other => Err(Failure::Failed(process::chain(&other))),
+    }
 }
 
 /// A client: of the kubeconfig that was named, else of the cluster this runs in, else of the user's.
@@ -134,6 +147,8 @@ struct Base {
     clock: Clock,
     parts: Parts<Error>,
     stop: CancellationToken,
+    /// Told to end, but still serving.
+    leaving: CancellationToken,
     signals: Signals,
 }
 
@@ -151,15 +166,22 @@ impl Base {
         tokio::select! {
             () = read.cancelled() => {}
             () = tokio::time::sleep(SETTINGS) => return Err(Error::NoSettings),
-            () = signals.any() => stop.cancel(),
+            () = signals.any() => {
+                // Nobody may go on as if there were settings: a gateway would serve nothing, a webhook register itself.
+                stop.cancel();
+                return Err(Error::Stopped);
+            }
         }
-        Ok(Self { client, settings, clock, parts, stop, signals })
+        Ok(Self { client, settings, clock, parts, stop, leaving: CancellationToken::new(), signals })
     }
 
     /// Serves metrics and health.
     async fn admin(&mut self, address: SocketAddr, metrics: Metrics) -> Result<(), Error> {
         let listener = listen(address, "--metrics").await?;
-        self.parts.spawn("metrics", crate::up::metrics::serve(listener, Arc::new(metrics), self.stop.clone()));
+        self.parts.spawn(
+            "metrics",
+            crate::up::metrics::serve(listener, Arc::new(metrics), self.leaving.clone(), self.stop.clone()),
+        );
         Ok(())
     }
 
@@ -189,5 +211,5 @@ async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, 
 
 /// The line scripts wait for.
 fn ready(role: &str) {
-    println!("ready: {role}");
+    say(format_args!("ready: {role}"));
 }

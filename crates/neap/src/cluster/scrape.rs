@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -27,15 +28,16 @@ use neap_controllers::autoscaler::{Sample, Stat, StatSource, Wake, WakeSet};
 use neap_logic::plan::metric::Collection;
 use neap_logic::routing::RevisionKey;
 use neap_logic::scale::scrape;
+use tokio::time::{Instant, timeout_at};
 
 use crate::process::now;
 
 /// The queue-proxy's port for statistics.
 const PORT: u16 = 9090;
-/// How long one pod may take. Upstream allows three seconds; here one slow pod would hold up everybody's next second.
+/// How long all pods together may take. Upstream allows three seconds; here slow pods would hold up everybody's next second.
 const PATIENCE: Duration = Duration::from_millis(900);
-/// Revisions asked at the same time.
-const REVISIONS: usize = 64;
+/// Revisions asked at the same time: enough that those of a dead node leave room for the others in that time.
+const REVISIONS: usize = 512;
 /// Idle connections kept per pod.
 const IDLE: usize = 1;
 
@@ -52,6 +54,14 @@ pub(super) struct Statistics {
 struct Seen {
     pods: Store<Pod>,
     metrics: Store<Metric>,
+    /// Whether the first listing of each is complete: before that nobody is known to be idle.
+    listed: Listed,
+}
+
+#[derive(Default)]
+struct Listed {
+    pods: AtomicBool,
+    metrics: AtomicBool,
 }
 
 /// What activators sent about one Revision since the last second.
@@ -64,7 +74,7 @@ struct Pushed {
 
 /// A pod to ask.
 struct Target {
-    address: IpAddr,
+    address: SocketAddr,
     age: Duration,
 }
 
@@ -81,11 +91,22 @@ impl Statistics {
     pub(super) async fn watch(self: Arc<Self>, client: Client) {
         let (pods, pod_writer) = reflector::store();
         let (metrics, metric_writer) = reflector::store();
-        if self.seen.set(Seen { pods, metrics }).is_err() {
+        let listing = Seen { pods: pods.clone(), metrics: metrics.clone(), listed: Listed::default() };
+        if self.seen.set(listing).is_err() {
             return;
         }
+        let Some(seen) = self.seen.get() else { return };
+        let listed = async {
+            // A writer lives as long as its watch, and both run below.
+            if metrics.wait_until_ready().await.is_ok() {
+                seen.listed.metrics.store(true, Ordering::Relaxed);
+            }
+            if pods.wait_until_ready().await.is_ok() {
+                seen.listed.pods.store(true, Ordering::Relaxed);
+            }
+        };
         let ours = watcher::Config::default().labels(serving::REVISION);
-        let pods = watcher(Api::<Pod>::all(client.clone()), ours)
+        let every_pod = watcher(Api::<Pod>::all(client.clone()), ours)
             .default_backoff()
             // Their specification is most of them, and nobody here reads it.
             .modify(|pod| {
@@ -93,11 +114,11 @@ impl Statistics {
                 pod.metadata.managed_fields = None;
             })
             .reflect(pod_writer);
-        let metrics = watcher(Api::<Metric>::all(client), watcher::Config::default())
+        let every_metric = watcher(Api::<Metric>::all(client), watcher::Config::default())
             .default_backoff()
             .modify(|metric| metric.metadata.managed_fields = None)
             .reflect(metric_writer);
-        tokio::join!(drain("pods", pods), drain("metrics", metrics));
+        tokio::join!(drain("pods", every_pod), drain("metrics", every_metric), listed);
     }
 
     /// Takes a message of an activator in.
@@ -144,16 +165,27 @@ impl Statistics {
         targets
     }
 
-    /// The window of a Revision's Metric; `None` when its pods are not to be asked (E3.6).
-    fn window(&self, key: &RevisionKey) -> Option<Duration> {
+    /// Whether a Revision's pods are to be asked.
+    fn asking(&self, key: &RevisionKey) -> Asking {
+        let Some(seen) = self.seen.get().filter(|seen| seen.listed.metrics.load(Ordering::Relaxed)) else {
+            return Asking::Unknown;
+        };
         let reference = reflector::ObjectRef::<Metric>::new(&key.name).within(&key.namespace);
-        let metric = self.seen.get()?.metrics.get(&reference)?;
-        let spec = &metric.spec;
-        let window = u64::try_from(spec.stable_window).unwrap_or_default();
-        (!spec.scrape_target.is_empty()).then(|| Duration::from_nanos(window))
+        let Some(metric) = seen.metrics.get(&reference).filter(|metric| !metric.spec.scrape_target.is_empty()) else {
+            return Asking::No;
+        };
+        if !seen.listed.pods.load(Ordering::Relaxed) {
+            return Asking::Unknown;
+        }
+        Asking::Yes(Duration::from_nanos(u64::try_from(metric.spec.stable_window).unwrap_or_default()))
     }
 
-    async fn ask_all(http: Http<HttpConnector, Empty<Bytes>>, mut targets: Vec<Target>, window: Duration) -> Scraped {
+    async fn ask_all(
+        http: Http<HttpConnector, Empty<Bytes>>,
+        mut targets: Vec<Target>,
+        window: Duration,
+        deadline: Instant,
+    ) -> Scraped {
         if targets.is_empty() {
             // Nobody there is nobody busy.
             return Ok((0.0, 0.0));
@@ -164,7 +196,7 @@ impl Statistics {
         let mut waiting = targets.into_iter().map(|target| ask(&http, target.address));
         let mut running: FuturesUnordered<_> = waiting.by_ref().take(size).collect();
         let mut answers = Vec::with_capacity(size);
-        while let Some(answer) = running.next().await {
+        while let Ok(Some(answer)) = timeout_at(deadline, running.next()).await {
             match answer {
                 Some(answer) => answers.push(answer),
                 // Another one takes its place.
@@ -180,19 +212,24 @@ impl StatSource for Statistics {
         let wanted: HashSet<RevisionKey> = wanted.into_iter().collect();
         let mut targets = self.targets(&wanted);
         let pushed = self.take_pushed();
-        let mut asked = Vec::new();
-        for key in &wanted {
-            if let Some(window) = self.window(key) {
-                asked.push((key.clone(), targets.remove(key).unwrap_or_default(), window));
+        let (mut asked, mut unknown) = (Vec::new(), Vec::new());
+        for key in wanted {
+            match self.asking(&key) {
+                Asking::Yes(window) => asked.push((targets.remove(&key).unwrap_or_default(), window, key)),
+                Asking::No => {}
+                Asking::Unknown => unknown.push((key, Err(Collection::NoEndpoints))),
             }
         }
         let http = self.http.clone();
         async move {
-            let asking = asked.into_iter().map(|(key, targets, window)| {
+            // One end for all: what has not answered then is not known this time.
+            let deadline = Instant::now() + PATIENCE;
+            let asking = asked.into_iter().map(|(targets, window, key)| {
                 let http = http.clone();
-                async move { (key, Self::ask_all(http, targets, window).await) }
+                async move { (key, Self::ask_all(http, targets, window, deadline).await) }
             });
-            let scraped: Vec<_> = stream::iter(asking).buffer_unordered(REVISIONS).collect().await;
+            let mut scraped: Vec<_> = stream::iter(asking).buffer_unordered(REVISIONS).collect().await;
+            scraped.extend(unknown);
             together(scraped, pushed)
         }
         .boxed()
@@ -201,6 +238,17 @@ impl StatSource for Statistics {
     fn woken(&self) -> BoxFuture<'_, Vec<Wake>> {
         self.wakes.woken().boxed()
     }
+}
+
+/// Whether pods are asked for their numbers.
+#[derive(Debug, PartialEq)]
+enum Asking {
+    /// With the window of the Revision's Metric.
+    Yes(Duration),
+    /// What is sent is the whole truth (E3.6).
+    No,
+    /// The watches have not told yet.
+    Unknown,
 }
 
 /// Concurrency and requests per second of a Revision, or why they are not known.
@@ -240,12 +288,13 @@ fn target(pod: &Pod, now: Timestamp) -> Option<(RevisionKey, Target)> {
     let key = RevisionKey::new(pod.metadata.namespace.as_deref()?, revision);
     let started = status.start_time.as_ref().map_or(now, |time| time.0);
     let age = Duration::try_from(now.duration_since(started)).unwrap_or_default();
-    Some((key, Target { address: status.pod_ip.as_deref()?.parse().ok()?, age }))
+    let ip: IpAddr = status.pod_ip.as_deref()?.parse().ok()?;
+    Some((key, Target { address: SocketAddr::new(ip, PORT), age }))
 }
 
 /// One pod's numbers; `None` when it does not give any.
-async fn ask(http: &Http<HttpConnector, Empty<Bytes>>, address: IpAddr) -> Option<statistics::Statistics> {
-    let request = Request::get(format!("http://{}/metrics", SocketAddr::new(address, PORT)))
+async fn ask(http: &Http<HttpConnector, Empty<Bytes>>, address: SocketAddr) -> Option<statistics::Statistics> {
+    let request = Request::get(format!("http://{address}/metrics"))
         .header(header::ACCEPT, statistics::CONTENT_TYPE)
         .body(Empty::new())
         .ok()?;
@@ -319,6 +368,43 @@ mod tests {
             (key("silent"), Sample::Stat(sent(3.0))),
         ];
         assert_eq!(together(scraped, pushed), want);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_pods_share_one_deadline() {
+        // It takes connections and never answers.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = silent.local_addr().expect("bound");
+        let targets = (0..5).map(|_| Target { address, age: Duration::ZERO }).collect();
+        let http = Http::builder(TokioExecutor::new()).build(HttpConnector::new());
+        let began = Instant::now();
+        let scraped = Statistics::ask_all(http, targets, Duration::ZERO, began + PATIENCE).await;
+        assert_eq!(scraped, Err(Collection::Silent));
+        assert!(began.elapsed() <= PATIENCE + Duration::from_millis(1), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn nobody_is_idle_before_the_watches_have_told() {
+        let statistics = Statistics::new();
+        let key = RevisionKey::new("ns", "rev");
+        let unknown = vec![(key.clone(), Sample::Trouble(Collection::NoEndpoints))];
+        assert_eq!(statistics.collect(vec![key.clone()]).await, unknown);
+        // The Metric is known, its pods are not.
+        let (pods, _pods) = reflector::store();
+        let (metrics, mut metric_writer) = reflector::store();
+        let metric: Metric = serde_json::from_value(json!({
+            "metadata": {"name": "rev", "namespace": "ns"},
+            "spec": {"stableWindow": 60, "panicWindow": 6, "scrapeTarget": "rev-private"},
+        }))
+        .expect("a Metric");
+        metric_writer.apply_watcher_event(&watcher::Event::Apply(metric));
+        let listed = Listed { metrics: AtomicBool::new(true), pods: AtomicBool::new(false) };
+        assert!(statistics.seen.set(Seen { pods, metrics, listed }).is_ok());
+        assert_eq!(statistics.collect(vec![key.clone()]).await, unknown);
+        // Without a Metric that says so nobody is asked, and nothing is unknown.
+        assert_eq!(statistics.collect(vec![RevisionKey::new("ns", "other")]).await, []);
+        statistics.seen.get().expect("set").listed.pods.store(true, Ordering::Relaxed);
+        assert_eq!(statistics.collect(vec![key.clone()]).await, [(key, Sample::Stat(Stat::default()))]);
     }
 
     #[test]

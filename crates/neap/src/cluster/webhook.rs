@@ -34,7 +34,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +60,8 @@ const CONNECTIONS: usize = 512;
 /// what it lists at once, which is more.
 const BODY_MAX: usize = 8 << 20;
 const CONVERSION_MAX: usize = 64 << 20;
+/// Of all questions together, in MiB: whoever reaches the port may ask, and nobody may use the process up by it.
+const ROOM: usize = 128;
 /// For a handshake, for a question to arrive, and for what has to be asked before it is answered: an API server waits so
 /// long for the answer (`timeoutSeconds`).
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -71,7 +73,8 @@ pub(super) async fn run(flags: args::Webhook, env: &BTreeMap<String, String>) ->
     let address =
         listener.local_addr().map_err(|source| Error::Listen { address: flags.listen, flag: "--listen", source })?;
     let tls = pki::server_config(&authority, &authority.serving(&names(flags.url.as_deref(), address))?)?;
-    let door = Arc::new(Door { client: base.client.clone(), settings: base.settings.clone() });
+    let door =
+        Arc::new(Door { client: base.client.clone(), settings: base.settings.clone(), room: Semaphore::new(ROOM) });
     base.parts.spawn("admission", serve(listener, tls, door, base.stop.clone()));
     // Only now: from here on every write of these kinds waits for this process.
     configure(&base.client, authority.pem(), flags.url.as_deref()).await?;
@@ -220,6 +223,8 @@ where
 struct Door {
     client: Client,
     settings: watch::Receiver<Arc<Settings>>,
+    /// One permit for each MiB of [`ROOM`].
+    room: Semaphore,
 }
 
 async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, door: Arc<Door>, stop: CancellationToken) {
@@ -253,7 +258,12 @@ async fn respond(request: Request<Incoming>, door: &Door) -> Response<Full<Bytes
         return text(StatusCode::OK, "webhook\n");
     }
     let converts = head.uri.path() == CONVERSION;
-    let body = Limited::new(body, if converts { CONVERSION_MAX } else { BODY_MAX }).collect();
+    let most = if converts { CONVERSION_MAX } else { BODY_MAX };
+    let room = door.room.acquire_many(mebibytes(&head.headers, most));
+    let Ok(Ok(_room)) = tokio::time::timeout(PATIENCE, room).await else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "too much is asked at once\n");
+    };
+    let body = Limited::new(body, most).collect();
     let Ok(body) = tokio::time::timeout(PATIENCE, body).await else {
         return text(StatusCode::REQUEST_TIMEOUT, "the review did not arrive in time\n");
     };
@@ -278,6 +288,12 @@ async fn respond(request: Request<Incoming>, door: &Door) -> Response<Full<Bytes
         }
         Err(error) => text(StatusCode::BAD_REQUEST, &format!("the review cannot be read: {error}")),
     }
+}
+
+/// How much room a question takes: as much as it says, or as it may.
+fn mebibytes(headers: &http::HeaderMap, most: usize) -> u32 {
+    let said = headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    u32::try_from(said.unwrap_or(most).min(most).div_ceil(1 << 20)).unwrap_or(1).max(1)
 }
 
 /// On a dry run the cluster is asked, dryly too, whether it would take the pods (A2.9).
@@ -449,6 +465,20 @@ mod tests {
             "apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "hello", "namespace": "default"},
             "spec": {"template": {"spec": {"containers": [{"image": image}]}}},
         })
+    }
+
+    #[test]
+    fn a_question_takes_the_room_it_says_or_may() {
+        let check = |said: Option<&str>, want: u32| {
+            let headers = said.map(|said| (http::header::CONTENT_LENGTH, said.parse().expect("a value")));
+            assert_eq!(mebibytes(&headers.into_iter().collect(), BODY_MAX), want, "{said:?}");
+        };
+        check(None, 8);
+        check(Some("10"), 1);
+        check(Some("1048577"), 2);
+        check(Some("99999999999"), 8);
+        check(Some("x"), 8);
+        const { assert!(CONVERSION_MAX >> 20 <= ROOM, "the largest must fit") };
     }
 
     #[test]

@@ -55,7 +55,7 @@ async fn run(flags: &args::Activator, env: &BTreeMap<String, String>, settings: 
         .start(sockets, listen(METRICS_PORT)?, workers, &life)
         .map_err(|e| format!("the machine gives no threads: {e}"))?;
     let Started { running, messages, connection, background } = started;
-    println!("ready: activator");
+    process::say("ready: activator");
     let end = async {
         signals.any().await;
         tracing::info!("told to end: serving until all routers know");

@@ -1,11 +1,12 @@
 //! The API server of this machine: kinds, certificates, listeners, and the client inside the process.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
-use futures::TryFutureExt;
 use k8s_openapi::api::authentication::v1::UserInfo;
 use kube::Client;
 use neap_apiserver::auth::token::Signer;
@@ -28,6 +29,8 @@ const SELF: &str = "system:serviceaccount:knative-serving:controller";
 const ADMIN: &str = "neap-admin";
 /// Who says that a service account's token is good, and for whom it is meant unless somebody asks otherwise.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+/// Between two attempts to write the audit log.
+const AUDIT_AGAIN: Duration = Duration::from_secs(10);
 /// May do everything.
 const MASTERS: &str = "system:masters";
 
@@ -54,10 +57,57 @@ struct Audit {
 
 impl Audit {
     fn open(path: &Path) -> Result<Self, Error> {
-        let unusable = |source| Error::AuditLog { path: path.to_owned(), source };
-        let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(unusable)?;
+        let file = open_log(path).map_err(|source| Error::AuditLog { path: path.to_owned(), source })?;
         let (queue, lines) = neap_apiserver::audit::queue(neap_apiserver::audit::Policy::default());
         Ok(Self { path: path.to_owned(), file, queue, lines })
+    }
+}
+
+/// The addresses of this machine's interfaces, those left out that mean something on one cable only.
+fn own_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let addresses = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+    });
+    let mut addresses: Vec<IpAddr> =
+        addresses.filter(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())).collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
+fn open_log(path: &Path) -> io::Result<std::fs::File> {
+    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// Writes until `stop`. A disk that is full costs lines of the log, never the platform.
+async fn write_audit(
+    mut lines: neap_apiserver::audit::Lines,
+    file: std::fs::File,
+    open: impl Fn() -> Result<std::fs::File, Error>,
+    stop: CancellationToken,
+) {
+    let mut file = Ok(file);
+    loop {
+        let why = match file {
+            Ok(file) => match lines.write_to(tokio::fs::File::from_std(file), stop.clone()).await {
+                Ok(()) => return,
+                Err(error) => crate::process::chain(&error),
+            },
+            Err(error) => crate::process::chain(&error),
+        };
+        if stop.is_cancelled() {
+            tracing::warn!(why, "the last lines of the audit log cannot be written");
+            return;
+        }
+        tracing::warn!(why, "the audit log cannot be written: lines are lost; it is tried again");
+        tokio::select! {
+            () = tokio::time::sleep(AUDIT_AGAIN) => {}
+            () = stop.cancelled() => {}
+        }
+        file = open();
     }
 }
 
@@ -82,6 +132,16 @@ impl Api {
                 .to_vec();
         names.push("kubernetes.default.svc.cluster.local".into());
         names.extend([Some(config.listen), bridge.map(IpAddr::V4)].into_iter().flatten().map(|ip| ip.to_string()));
+        if config.listen.is_unspecified() {
+            // By whatever address or name somebody reaches this machine.
+            names.extend(own_addresses().iter().map(IpAddr::to_string));
+            names.extend(
+                nix::unistd::gethostname()
+                    .ok()
+                    .and_then(|name| name.into_string().ok())
+                    .filter(|name| neap_logic::names::is_dns1123_subdomain(name)),
+            );
+        }
         names.sort();
         names.dedup();
         let tls = pki::server_config(&authority, &authority.serving(&names)?)?;
@@ -105,8 +165,8 @@ impl Api {
         self.address.get_or_init(|| address);
         if let Some(Audit { path, file, lines, .. }) = self.audit.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
-            let writing = lines.write_to(tokio::fs::File::from_std(file), self.stop.clone());
-            parts.spawn_fallible("audit log", writing.map_err(|source| Error::AuditLog { path, source }));
+            let open = move || open_log(&path).map_err(|source| Error::AuditLog { path: path.clone(), source });
+            parts.spawn("audit log", write_audit(lines, file, open, self.stop.clone()));
         }
         if let Some(ip) = bridge.filter(|ip| !address.ip().is_unspecified() && address.ip() != IpAddr::V4(*ip)) {
             let inner = listen("the API for pods", ip.into(), address.port(), "--api-port").await?;

@@ -20,20 +20,28 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+/// Kubernetes' annotation of roles that a start brings up to date: `false` keeps them as they are.
+const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 /// Name of the Service in front of public hosts.
 pub const GATEWAY: &str = "neap-gateway";
 /// Name of the Service in front of cluster-local hosts.
 pub const GATEWAY_INTERNAL: &str = "neap-gateway-internal";
 
+/// Services get their names here until somebody says otherwise: such names lead to this machine by themselves.
+const DOMAIN: &str = "localhost";
+
 /// What this start decided and the objects must say.
 pub struct Facts {
-    pub domain: String,
+    /// `None`: no flag said one.
+    pub domain: Option<String>,
     /// Where the gateway is reached from outside.
     pub listen: IpAddr,
     pub http_port: u16,
     pub https_port: u16,
     /// Where pods reach the gateway: address and port.
     pub internal: (IpAddr, u16),
+    /// The same with TLS.
+    pub internal_https_port: u16,
     pub version: String,
 }
 
@@ -53,7 +61,7 @@ pub async fn run(client: &Client, facts: &Facts) -> kube::Result<()> {
         ensure(&Api::all(client.clone()), &namespace).await?;
     }
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), keys::config::NAMESPACE);
-    for map in neap_logic::config::examples(&facts.domain) {
+    for map in neap_logic::config::examples(facts.domain.as_deref().unwrap_or(DOMAIN)) {
         ensure(&maps, &map).await?;
     }
     follow_flags(&maps, facts).await?;
@@ -62,28 +70,44 @@ pub async fn run(client: &Client, facts: &Facts) -> kube::Result<()> {
         ensure(&api, &ServiceAccount { metadata: named(account), ..Default::default() }).await?;
     }
     for role in roles() {
-        ensure(&Api::all(client.clone()), &role).await?;
+        renew_role(&Api::all(client.clone()), &role).await?;
     }
     ensure(&Api::all(client.clone()), &administrators()).await?;
     ensure(&Api::all(client.clone()), &local_storage()).await?;
     gateway(client, facts).await
 }
 
-/// The keys that a flag decides are set anew at each start.
+/// The keys that a flag decides are set anew at each start that gives the flag.
 async fn follow_flags(maps: &Api<ConfigMap>, facts: &Facts) -> kube::Result<()> {
     let ports = json!({"data": {
         "external-http-port": facts.http_port.to_string(),
         "external-https-port": facts.https_port.to_string(),
     }});
-    maps.patch(keys::config::NEAP, &PatchParams::default(), &Patch::Merge(ports)).await?;
+    match maps.patch(keys::config::NEAP, &PatchParams::default(), &Patch::Merge(ports)).await {
+        // Something else in it is wrong. It can only be mended through the API, so that has to start.
+        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
+            tracing::warn!(
+                error = status.message,
+                "config-neap does not take the ports of this start: mend it with `kubectl -n knative-serving edit configmap config-neap`"
+            );
+        }
+        other => drop(other?),
+    }
+    // Nobody else makes certificates here. What a user wrote stays.
+    let network = maps.get(keys::config::NETWORK).await?.data.unwrap_or_default();
+    if !["certificate-class", "certificate.class"].iter().any(|key| network.contains_key(*key)) {
+        let class = json!({"data": {"certificate-class": keys::networking::NEAP_CERTIFICATE_CLASS}});
+        maps.patch(keys::config::NETWORK, &PatchParams::default(), &Patch::Merge(class)).await?;
+    }
+    let Some(wanted) = &facts.domain else { return Ok(()) };
     let domains = maps.get(keys::config::DOMAIN).await?.data.unwrap_or_default();
     let written: Vec<_> = domains.iter().filter(|(name, _)| *name != neap_logic::config::EXAMPLE_KEY).collect();
     // One domain for everything is what a start writes; anything else is a user's own arrangement.
     if let [(name, selector)] = written.as_slice()
         && selector.trim().is_empty()
-        && **name != facts.domain
+        && *name != wanted
     {
-        let patch = json!({"data": { (**name).clone(): null, facts.domain.clone(): "" }});
+        let patch = json!({"data": { (**name).clone(): null, wanted.clone(): "" }});
         maps.patch(keys::config::DOMAIN, &PatchParams::default(), &Patch::Merge(patch)).await?;
     }
     Ok(())
@@ -134,26 +158,42 @@ async fn gateway(client: &Client, facts: &Facts) -> kube::Result<()> {
         },
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".into()),
-            ports: Some(vec![ServicePort { node_port: None, ..port("http2", 80, real) }]),
+            ports: Some(vec![
+                ServicePort { node_port: None, ..port("http2", 80, real) },
+                ServicePort { node_port: None, ..port("https", 443, facts.internal_https_port) },
+            ]),
             ..Default::default()
         }),
         status: None,
     };
     replace(&services, &internal).await?;
+    let endpoint_port = |name: &str, port: u16| EndpointPort {
+        name: Some(name.into()),
+        port: i32::from(port),
+        protocol: Some("TCP".into()),
+        ..Default::default()
+    };
     let endpoints = Endpoints {
         metadata: named(GATEWAY_INTERNAL),
         subsets: Some(vec![EndpointSubset {
             addresses: Some(vec![EndpointAddress { ip: address.to_string(), ..Default::default() }]),
-            ports: Some(vec![EndpointPort {
-                name: Some("http2".into()),
-                port: i32::from(real),
-                protocol: Some("TCP".into()),
-                ..Default::default()
-            }]),
+            ports: Some(vec![endpoint_port("http2", real), endpoint_port("https", facts.internal_https_port)]),
             ..Default::default()
         }]),
     };
     replace(&Api::namespaced(client.clone(), keys::config::NAMESPACE), &endpoints).await
+}
+
+/// Makes a role, or gives it the rules of this version, unless its owner has said that they stay.
+async fn renew_role(api: &Api<ClusterRole>, role: &ClusterRole) -> kube::Result<()> {
+    ensure(api, role).await?;
+    let held = api.get(&role.name_any()).await?;
+    let is_kept = held.annotations().get(AUTOUPDATE).is_some_and(|value| value == "false");
+    if is_kept || held.rules == role.rules {
+        return Ok(());
+    }
+    let patch = json!({"rules": role.rules});
+    api.patch(&role.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
 }
 
 /// An address one can dial: listening everywhere is listening on loopback too.
@@ -226,10 +266,12 @@ fn roles() -> Vec<ClusterRole> {
             rule(&["apps"], &["deployments", "replicasets", "deployments/scale"], verbs),
             rule(&["discovery.k8s.io"], &["endpointslices"], verbs),
             rule(&[neap_api::serving::GROUP], SERVING, verbs),
+            rule(&[neap_api::serving::GROUP], &["revisions/log"], &["get"]),
         ]
     };
     let mut editing = on_workloads(&write);
     editing.push(rule(&[""], &["secrets"], &write));
+    editing.push(rule(&[""], &["pods/exec", "pods/attach", "pods/portforward"], &["get", "create"]));
     let mut administering = editing.clone();
     administering.push(rule(&["rbac.authorization.k8s.io"], &["roles", "rolebindings"], &write));
     let role = |name: &str, rules| ClusterRole { metadata: named(name), rules: Some(rules), ..Default::default() };

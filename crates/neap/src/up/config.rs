@@ -14,7 +14,8 @@ pub struct Config {
     pub http_port: u16,
     pub https_port: u16,
     pub registry_port: u16,
-    pub domain: String,
+    /// `None`: what the settings say, and `localhost` where they say nothing yet.
+    pub domain: Option<String>,
     pub runtime: Runtime,
     pub pod_cidr: String,
     pub audit_log: Option<PathBuf>,
@@ -54,8 +55,8 @@ impl Config {
             Some(dir) => dir,
             None => default_data_dir(nix::unistd::geteuid().is_root(), env).ok_or(Mistake::NoHome)?,
         };
-        if !neap_logic::names::is_dns1123_subdomain(&domain) {
-            return Err(Mistake::Domain(domain));
+        if let Some(domain) = domain.as_ref().filter(|domain| !neap_logic::names::is_dns1123_subdomain(domain)) {
+            return Err(Mistake::Domain(domain.clone()));
         }
         if !is_network(&pod_cidr) {
             return Err(Mistake::PodCidr(pod_cidr));

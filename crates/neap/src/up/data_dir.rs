@@ -54,7 +54,12 @@ impl DataDir {
         let written =
             lock.set_len(0).and_then(|()| lock.seek(SeekFrom::Start(0))).and_then(|_| lock.write_all(pid.as_bytes()));
         written.map_err(disk("write", &path))?;
-        Ok(Self { root, _lock: lock })
+        let data = Self { root, _lock: lock };
+        // Whoever waits for this file waits for this start, not for the ports of the last one.
+        match fs::remove_file(data.endpoints()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(disk("remove", &data.endpoints())(error)),
+            _ => Ok(data),
+        }
     }
 
     pub fn root(&self) -> &Path {
@@ -80,6 +85,11 @@ impl DataDir {
 
     pub fn kubeconfig(&self) -> PathBuf {
         self.root.join("kubeconfig")
+    }
+
+    /// The authority that the gateway's certificates come from, where nobody else issues them.
+    pub fn authority(&self) -> PathBuf {
+        self.root.join("ca.crt")
     }
 
     pub fn endpoints(&self) -> PathBuf {
@@ -113,6 +123,8 @@ mod tests {
         let Err(Error::Held { holder, .. }) = DataDir::hold(dir.path()) else { panic!("it is held") };
         assert_eq!(holder, std::process::id().to_string());
         drop(first);
-        DataDir::hold(dir.path()).expect("free again");
+        fs::write(dir.path().join("endpoints.json"), "{}").expect("a file");
+        let again = DataDir::hold(dir.path()).expect("free again");
+        assert!(!again.endpoints().exists(), "what the last start said");
     }
 }

@@ -23,12 +23,16 @@ impl Endpoints {
         format!("http://{}", dialable(self.http))
     }
 
+    pub fn https_url(&self) -> String {
+        format!("https://{}", dialable(self.https))
+    }
+
     /// What is written to the file: the shape is a contract.
     pub fn json(&self) -> String {
         let value = json!({
             "api": self.api_url(),
             "http": self.http_url(),
-            "https": format!("https://{}", dialable(self.https)),
+            "https": self.https_url(),
             "registry": dialable(self.registry).to_string(),
             "metrics": format!("http://{}/metrics", dialable(self.metrics)),
         });

@@ -20,13 +20,20 @@ const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Scrapers at once.
 const CONNECTIONS: usize = 32;
 
-/// Serves until `stop`.
-pub(crate) async fn serve(listener: TcpListener, registry: Arc<Registry>, stop: CancellationToken) {
+/// Serves until `stop`. From `leaving` on nobody new should be sent here, and health says so.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    registry: Arc<Registry>,
+    leaving: CancellationToken,
+    stop: CancellationToken,
+) {
     accept::each(listener, CONNECTIONS, stop, |stream| {
-        let registry = registry.clone();
+        let (registry, leaving) = (registry.clone(), leaving.clone());
         async move {
-            let service =
-                service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(&registry, &request))));
+            let service = service_fn(move |request: Request<Incoming>| {
+                let answer = answer(&registry, leaving.is_cancelled(), request.uri().path());
+                std::future::ready(Ok::<_, Infallible>(answer))
+            });
             let mut server = hyper::server::conn::http1::Builder::new();
             // A scraper that breaks off comes again by itself.
             drop(server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await);
@@ -35,8 +42,8 @@ pub(crate) async fn serve(listener: TcpListener, registry: Arc<Registry>, stop: 
     .await;
 }
 
-fn answer(registry: &Registry, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let (status, type_, body) = match request.uri().path() {
+fn answer(registry: &Registry, leaving: bool, path: &str) -> Response<Full<Bytes>> {
+    let (status, type_, body) = match path {
         "/metrics" => {
             let mut text = String::new();
             match encode(&mut text, registry) {
@@ -44,6 +51,7 @@ fn answer(registry: &Registry, request: &Request<Incoming>) -> Response<Full<Byt
                 Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string()),
             }
         }
+        "/healthz" if leaving => (StatusCode::SERVICE_UNAVAILABLE, "text/plain", "told to end\n".to_owned()),
         "/healthz" => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
         _ => (StatusCode::NOT_FOUND, "text/plain", "/metrics and /healthz are here\n".to_owned()),
     };
@@ -52,4 +60,16 @@ fn answer(registry: &Registry, request: &Request<Incoming>) -> Response<Full<Byt
         .header(header::CONTENT_TYPE, type_)
         .body(Full::new(body.into()))
         .expect("status and type are legal")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_ends_before_the_process_does() {
+        let status = |leaving: bool, path: &str| answer(&Registry::default(), leaving, path).status().as_u16();
+        assert_eq!((status(false, "/healthz"), status(true, "/healthz")), (200, 503));
+        assert_eq!((status(true, "/metrics"), status(false, "/")), (200, 404));
+    }
 }

@@ -5,6 +5,7 @@
 
 mod api;
 mod bootstrap;
+mod certificates;
 mod config;
 mod data_dir;
 mod demo;
@@ -14,12 +15,14 @@ mod logs;
 pub(crate) mod metrics;
 mod platform;
 mod ports;
+mod pulls;
+mod shipping;
 mod top;
 
 use std::collections::BTreeMap;
 
 use crate::args;
-use crate::process::{self, Signals};
+use crate::process::{self, Failure, Signals, Told, say};
 
 pub use config::Config;
 pub use platform::Error;
@@ -31,30 +34,49 @@ const LOG_DEFAULT: &str = "warn";
 ///
 /// # Errors
 /// One line that says what to do.
-pub fn main(flags: args::Up, env: &BTreeMap<String, String>) -> Result<(), String> {
+pub fn main(flags: args::Up, env: &BTreeMap<String, String>) -> Result<(), Failure> {
     process::log(env, LOG_DEFAULT)?;
-    let config = Config::resolve(flags, env).map_err(|e| e.to_string())?;
+    let config = Config::resolve(flags, env).map_err(|e| Failure::Usage(e.to_string()))?;
     // The gateway has threads of its own.
-    process::threads()?.block_on(serve(config)).map_err(|e| process::chain(&e))
+    process::threads()?.block_on(serve(config)).map_err(|e| process::chain(&e).into())
 }
 
 async fn serve(config: Config) -> Result<(), Error> {
     let mut signals = Signals::catch().map_err(Error::Signals)?;
     let demo = config.demo;
-    let mut platform = platform::Platform::start(config).await?;
-    for line in platform.banner() {
-        println!("{line}");
-    }
-    if demo {
-        println!("{}", demo::deploy(&platform).await?);
-    }
-    println!("{}", platform.ready_line());
-    let (ending, result) = tokio::select! {
-        _ = signals.interrupt.recv() => (platform::Ending::Whole, Ok(())),
-        // A service manager restarts us: what runs goes on running.
-        _ = signals.terminate.recv() => (platform::Ending::LeavePods, Ok(())),
-        fault = platform.failed() => (platform::Ending::LeavePods, Err(fault)),
+    let mut platform = tokio::select! {
+        started = platform::Platform::start(config) => started?,
+        _ = signals.next() => return Ok(()),
     };
-    platform.stop(ending).await;
+    platform.banner().iter().for_each(say);
+    if demo {
+        let told = tokio::select! {
+            deployed = demo::deploy(&platform) => deployed,
+            signal = signals.next() => return end(platform, signal, &mut signals, Ok(())).await,
+        };
+        // Without its sample the platform is still one.
+        say(told.unwrap_or_else(|error| process::chain(&error)));
+    }
+    say(platform.ready_line());
+    let (signal, result) = tokio::select! {
+        signal = signals.next() => (signal, Ok(())),
+        fault = platform.failed() => (Told::Terminate, Err(fault)),
+    };
+    end(platform, signal, &mut signals, result).await
+}
+
+/// Ends in order; a second signal cuts the requests in flight.
+async fn end(
+    platform: platform::Platform,
+    signal: Told,
+    signals: &mut Signals,
+    result: Result<(), Error>,
+) -> Result<(), Error> {
+    let ending = match signal {
+        Told::Interrupt | Told::HangUp => platform::Ending::Whole,
+        // A service manager restarts us: what runs goes on running.
+        Told::Terminate => platform::Ending::LeavePods,
+    };
+    platform.stop(ending, signals.any()).await;
     result
 }

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use kube::Client;
 use neap_controllers::autoscaler::{self, AlwaysInPath, Autoscaler};
-use neap_controllers::{Clock, Controllers, ServedBoard, SettingsFollower};
+use neap_controllers::{Authority, AuthorityError, Clock, Controllers, ServedBoard, SettingsFollower};
 use neap_dataplane::{DataPlane, Door, Gateway, GatewayListener};
 use neap_node::kubelet::{self, ApiAccess, Kubelet, Machine, Surroundings};
-use neap_node::{claims, deployments, dns, endpoints as addresses, events, gc, namespaces, quota, registry};
+use neap_node::{
+    claims, deployments, dns, endpoints as addresses, events, gc, namespaces, quota, registry, service_ports,
+};
 use neap_runtime::image::Images;
 use neap_runtime::pod::PodRuntime;
 use prometheus_client::registry::Registry as Metrics;
@@ -19,14 +21,16 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::api::Api;
+use super::certificates::Fallback;
 use super::config::Config;
 use super::data_dir::{self, DataDir};
 use super::endpoints::{Endpoints, dialable};
 use super::ports::{Drains, Resolver, Stats, mirror_ingress_status};
-use super::{bootstrap, logs};
+use super::pulls::Pulls;
+use super::{bootstrap, logs, shipping};
 use crate::args;
 use crate::parts::{Ended, Parts};
-use crate::process::{follow_registries, now};
+use crate::process::{follow_registries, now, say};
 
 /// The cluster's own domain.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -36,11 +40,15 @@ const NODE: &str = "neap";
 const PODS: u32 = 1000;
 /// The gateway's port for the inside, where pods have a network of their own: what `http://SERVICE` means.
 const INTERNAL_PORT: u16 = 80;
+/// The same with TLS: what `https://SERVICE` means.
+const INTERNAL_TLS_PORT: u16 = 443;
 const DNS_PORT: u16 = 53;
 /// How long the parts may take until everything serves.
 const START: Duration = Duration::from_secs(60);
 /// How long requests in flight may take at the end: Knative's longest request.
 const DRAIN: Duration = Duration::from_secs(600);
+/// After so long a person is told why nothing seems to happen.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How long pods may take to end when the platform is stopped by hand.
 const POD_GRACE: Duration = Duration::from_secs(10);
 
@@ -50,7 +58,7 @@ pub enum Error {
     Signals(#[source] io::Error),
     #[error(transparent)]
     DataDir(#[from] data_dir::Error),
-    #[error("{what} cannot listen on {address}: give another {flag}, or 0 for a free port")]
+    #[error("{what} cannot listen on {address}: {}", remedy(flag))]
     Listen { what: &'static str, address: SocketAddr, flag: &'static str, source: io::Error },
     #[error("a bound socket cannot be used")]
     Socket(#[source] io::Error),
@@ -58,6 +66,8 @@ pub enum Error {
     Store { path: PathBuf, source: neap_store::Error },
     #[error("the certificates of this platform cannot be made")]
     Pki(#[from] neap_apiserver::pki::PkiError),
+    #[error("the certificates of the gateway cannot be made")]
+    Authority(#[from] AuthorityError),
     #[error(
         "the key that signs tokens cannot be used: remove pki/sa.key from the data directory to have a new one made"
     )]
@@ -105,9 +115,11 @@ pub struct Platform {
     gateway: neap_proxy::Running,
     /// Stops the gateway: first, while pods still answer.
     gateway_stop: CancellationToken,
-    /// Stops everything else.
-    stop: CancellationToken,
+    /// Everything between the gateway and the API.
     parts: Parts<Error>,
+    stop: CancellationToken,
+    api_parts: Parts<Error>,
+    api_stop: CancellationToken,
 }
 
 impl Platform {
@@ -141,11 +153,14 @@ impl Platform {
         };
         let store = opened.await.expect("opening a store does not panic");
         let store = store.map_err(|source| Error::Store { path, source })?;
-        let api = Api::new(&config, &data, store.clone(), bridge, stop.clone())?;
+        // Its users end before it does.
+        let api_stop = CancellationToken::new();
+        let api = Api::new(&config, &data, store.clone(), bridge, api_stop.clone())?;
         let client = api.client();
 
+        let mut api_parts = Parts::new(api_stop.clone());
+        api.serve(&mut api_parts, sockets.api, bridge).await?;
         let mut parts = Parts::new(stop.clone());
-        api.serve(&mut parts, sockets.api, bridge).await?;
 
         let internal = Internal::bind(bridge).await?;
         let endpoints = Endpoints {
@@ -161,11 +176,14 @@ impl Platform {
             http_port: endpoints.http.port(),
             https_port: endpoints.https.port(),
             internal: (internal.gateway_address.ip(), internal.gateway_address.port()),
+            internal_https_port: internal.gateway_tls.local_addr().map_err(Error::Socket)?.port(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         bootstrap::run(&client, &facts).await?;
         // From here on pods reach the platform's own doors on this machine, and nothing else of it.
-        if let Err(error) = runtime.guard(&[DNS_PORT, INTERNAL_PORT, endpoints.api.port()], &[DNS_PORT]) {
+        if let Err(error) =
+            runtime.guard(&[DNS_PORT, INTERNAL_PORT, INTERNAL_TLS_PORT, endpoints.api.port()], &[DNS_PORT])
+        {
             tracing::warn!(%error, "pods can reach everything that listens on this machine");
         }
 
@@ -173,19 +191,38 @@ impl Platform {
         let (follower, settings) = SettingsFollower::new(client.clone(), clock.clone());
         let settings_read = CancellationToken::new();
         parts.spawn("settings", follower.run(settings_read.clone(), stop.clone()));
-        within(settings_read.cancelled()).await?;
+        within(&mut [&mut parts, &mut api_parts], settings_read.cancelled()).await?;
         api.follow(settings.clone());
         let registries = images.clone();
-        parts.spawn("registries", follow_registries(settings.clone(), move |named| registries.set_registries(named)));
+        parts.spawn_endless(
+            "registries",
+            follow_registries(settings.clone(), move |named| registries.set_registries(named)),
+        );
 
         let mut metrics = Metrics::default();
+        metrics.register_collector(Box::new(Pulls(images.clone())));
+        // Nowhere, until its headers are known.
+        let wished = neap_node::logs::Settings { target: None, ..shipping::translate(&settings.borrow(), NODE) };
+        let (logs_wished, logs_settings) = tokio::sync::watch::channel(Arc::new(wished));
+        let shelf = runtime.shelf().clone();
+        let follow = shipping::follow(settings.clone(), client.clone(), shelf.clone(), logs_wished, NODE.into());
+        parts.spawn_endless("settings of logs", follow);
+        let shipped = data.root().join("shipped-logs.json");
+        let told = neap_node::logs::Metrics::register(&mut metrics);
+        let shipper = neap_node::logs::Shipper::new(shelf, logs_settings, shipped, Arc::new(now), told);
+        parts.spawn_endless("log shipping", shipper.run());
         let (plane, wakes) = DataPlane::new(neap_api::keys::networking::NEAP_INGRESS_CLASS);
-        let gateway = Gateway::new(gateway_config(&endpoints), plane.clone(), &mut metrics);
+        let authority = Box::pin(Authority::ensure(&client, now())).await?;
+        data_dir::replace(&data.authority(), authority.pem().as_bytes(), 0o644)?;
+        let fallback = Fallback::new(authority, plane.clone(), config.domain.as_deref(), config.listen);
+        let gateway =
+            neap_dataplane::Config { fallback_certificate: Some(Arc::new(fallback)), ..gateway_config(&endpoints) };
+        let gateway = Gateway::new(gateway, plane.clone(), &mut metrics);
         let listed = CancellationToken::new();
         let watches = neap_dataplane::watch::run(client.clone(), plane.clone(), listed.clone(), stop.clone());
         parts.spawn("gateway watches", watches);
         // Before that every host would be unknown; who comes earlier waits in the sockets' backlog.
-        within(listed.cancelled()).await?;
+        within(&mut [&mut parts, &mut api_parts], listed.cancelled()).await?;
         let mut listeners = vec![
             GatewayListener {
                 socket: blocking(sockets.http)?,
@@ -200,19 +237,17 @@ impl Platform {
                 trust_forwarded: false,
             },
         ];
-        listeners.push(GatewayListener {
-            socket: blocking(internal.gateway)?,
-            door: Door::Local,
-            tls: false,
-            trust_forwarded: false,
-        });
+        for (socket, tls) in [(internal.gateway, false), (internal.gateway_tls, true)] {
+            let socket = blocking(socket)?;
+            listeners.push(GatewayListener { socket, door: Door::Local, tls, trust_forwarded: false });
+        }
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let gateway = gateway.start(listeners, workers, gateway_stop.clone()).map_err(Error::Gateway)?;
 
         let board = Arc::new(ServedBoard::default());
-        parts.spawn("ingress status", mirror_ingress_status(plane.ingress_status(), board.clone()));
+        parts.spawn_endless("ingress status", mirror_ingress_status(plane.ingress_status(), board.clone()));
         let stats = Arc::new(Stats::new(plane.clone()));
-        parts.spawn("wakes", stats.clone().forward(wakes));
+        parts.spawn_endless("wakes", stats.clone().forward(wakes));
         let autoscaler = Autoscaler {
             client: client.clone(),
             settings: settings.clone(),
@@ -240,6 +275,9 @@ impl Platform {
         parts.spawn("registry", registry::serve(sockets.registry, images.clone(), stop.clone()));
         parts.spawn("deployments", deployments::run(client.clone(), drains.clone(), now, stop.clone()));
         parts.spawn("endpoints", addresses::run(client.clone(), stop.clone()));
+        let mapped = runtime.clone();
+        let lead: service_ports::Apply = Arc::new(move |ports| mapped.map_ports(ports));
+        parts.spawn("service ports", service_ports::run(client.clone(), lead, stop.clone()));
         parts.spawn("namespaces", namespaces::run(client.clone(), api.authority().to_owned(), stop.clone()));
         // Asked at the API's door, so that a pod beyond its quota is not even made.
         let quotas = quota::Quotas::default();
@@ -280,12 +318,28 @@ impl Platform {
         super::top::attach(api.registry(), &kubelet)?;
         parts.spawn("images", kubelet::collect_images(client.clone(), images.clone(), pods.clone(), stop.clone()));
         parts.spawn("kubelet", async move { kubelet.run().await });
-        parts.spawn("metrics", super::metrics::serve(sockets.metrics, Arc::new(metrics), stop.clone()));
+        parts.spawn(
+            "metrics",
+            super::metrics::serve(sockets.metrics, Arc::new(metrics), gateway_stop.clone(), stop.clone()),
+        );
 
-        within(controllers_ready.cancelled()).await?;
+        within(&mut [&mut parts, &mut api_parts], controllers_ready.cancelled()).await?;
         data_dir::replace(&data.kubeconfig(), api.kubeconfig(&endpoints.api_url())?.as_bytes(), 0o600)?;
         data_dir::replace(&data.endpoints(), endpoints.json().as_bytes(), 0o644)?;
-        Ok(Self { client, images, runtime, endpoints, data, store, gateway, gateway_stop, stop, parts })
+        Ok(Self {
+            client,
+            images,
+            runtime,
+            endpoints,
+            data,
+            store,
+            gateway,
+            gateway_stop,
+            parts,
+            stop,
+            api_parts,
+            api_stop,
+        })
     }
 
     pub fn client(&self) -> Client {
@@ -308,6 +362,7 @@ impl Platform {
             format!("data       {}", self.data.root().display()),
             format!("api        {}", self.endpoints.api_url()),
             format!("gateway    {}", self.endpoints.http_url()),
+            format!("https      {}, trusted with {}", self.endpoints.https_url(), self.data.authority().display()),
             format!("registry   {}", self.registry()),
             format!("kubectl    export KUBECONFIG={}", self.data.kubeconfig().display()),
         ]
@@ -320,19 +375,25 @@ impl Platform {
 
     /// Resolves when a part that should run for ever has ended.
     pub async fn failed(&mut self) -> Error {
-        self.parts.failed().await
+        first_failure(&mut [&mut self.parts, &mut self.api_parts]).await
     }
 
-    /// Requests in flight end first, then the controllers, then the API; the store last.
-    pub async fn stop(self, ending: Ending) {
+    /// Requests in flight end first, then the controllers, then the API; the store last. The gateway cuts what is left
+    /// after [`DRAIN`], and `hurry` ends the wait for it.
+    pub async fn stop(self, ending: Ending, hurry: impl Future<Output = ()>) {
         self.gateway_stop.cancel();
-        let Self { gateway, stop, parts, runtime, store, data, .. } = self;
-        if tokio::time::timeout(DRAIN, gateway.join()).await.is_err() {
-            tracing::warn!("requests were still in flight after {} s", DRAIN.as_secs());
+        let Self { gateway, parts, stop, api_parts, api_stop, runtime, store, data, .. } = self;
+        let mut gateway = std::pin::pin!(gateway.join());
+        if tokio::time::timeout(PATIENCE, &mut gateway).await.is_err() {
+            say("requests are in flight; waiting for their end. Ctrl-C cuts them.");
+            tokio::select! {
+                () = gateway => {}
+                () = hurry => tracing::warn!("told twice to end: requests in flight are cut"),
+            }
         }
-        stop.cancel();
-        if tokio::time::timeout(START, parts.join()).await.is_err() {
-            tracing::warn!("not every part ended in time");
+        for (stop, parts) in [(stop, parts), (api_stop, api_parts)] {
+            stop.cancel();
+            parts.join().await;
         }
         if ending == Ending::Whole {
             let ends = runtime.list().into_iter().map(|pod| {
@@ -377,6 +438,7 @@ impl Sockets {
 /// What pods see: the gateway's inner door, and the name server.
 struct Internal {
     gateway: TcpListener,
+    gateway_tls: TcpListener,
     gateway_address: SocketAddr,
     dns: Option<(dns::Server, SocketAddr)>,
 }
@@ -386,6 +448,8 @@ impl Internal {
         let (ip, port) = bridge.map_or((Ipv4Addr::LOCALHOST, 0), |ip| (ip, INTERNAL_PORT));
         let gateway = listen("the gateway's inner door", ip.into(), port, "--pod-cidr").await?;
         let gateway_address = gateway.local_addr().map_err(Error::Socket)?;
+        let port = bridge.map_or(0, |_| INTERNAL_TLS_PORT);
+        let gateway_tls = listen("the gateway's inner door", ip.into(), port, "--pod-cidr").await?;
         let dns = match bridge {
             None => None,
             Some(ip) => {
@@ -402,7 +466,16 @@ impl Internal {
                 Some((server, listen))
             }
         };
-        Ok(Self { gateway, gateway_address, dns })
+        Ok(Self { gateway, gateway_tls, gateway_address, dns })
+    }
+}
+
+/// What to do about a socket that is taken.
+fn remedy(flag: &str) -> String {
+    match flag {
+        flag if flag.ends_with("-port") => format!("give another {flag}, or 0 for a free port"),
+        "--pod-cidr" => "another platform or name server has that address; give another --pod-cidr".to_owned(),
+        flag => format!("give another {flag}"),
     }
 }
 
@@ -421,12 +494,21 @@ fn blocking(listener: TcpListener) -> Result<std::net::TcpListener, Error> {
     listener.into_std().map_err(Error::Socket)
 }
 
-async fn within(ready: impl Future<Output = ()>) -> Result<(), Error> {
-    tokio::time::timeout(START, ready).await.map_err(|_| Error::Slow)
+async fn within(parts: &mut [&mut Parts<Error>], ready: impl Future<Output = ()>) -> Result<(), Error> {
+    tokio::select! {
+        () = ready => Ok(()),
+        fault = first_failure(parts) => Err(fault),
+        () = tokio::time::sleep(START) => Err(Error::Slow),
+    }
+}
+
+async fn first_failure(parts: &mut [&mut Parts<Error>]) -> Error {
+    futures::future::select_all(parts.iter_mut().map(|parts| Box::pin(parts.failed()))).await.0
 }
 
 fn gateway_config(endpoints: &Endpoints) -> neap_dataplane::Config {
-    neap_dataplane::Config { https_port: endpoints.https.port(), ..Default::default() }
+    let server = neap_proxy::ServerConfig { drain_timeout: DRAIN, ..Default::default() };
+    neap_dataplane::Config { server, https_port: endpoints.https.port(), ..Default::default() }
 }
 
 /// Every way to write the registry of this machine in the name of an image.
@@ -447,4 +529,16 @@ fn mode(flag: args::Runtime) -> neap_runtime::Mode {
 /// Where pods and users reach this machine.
 fn node_address(bridge: Option<Ipv4Addr>, listen: IpAddr) -> IpAddr {
     bridge.map_or_else(|| dialable(SocketAddr::new(listen, 0)).ip(), IpAddr::V4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateway_itself_lets_requests_end() {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let endpoints = Endpoints { api: at(1), http: at(2), https: at(3), registry: at(4), metrics: at(5) };
+        assert_eq!(gateway_config(&endpoints).server.drain_timeout, DRAIN);
+    }
 }

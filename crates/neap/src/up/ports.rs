@@ -32,8 +32,7 @@ impl Stats {
     pub(super) async fn forward(self: Arc<Self>, mut wakes: mpsc::Receiver<RevisionKey>) {
         while let Some(revision) = wakes.recv().await {
             // A burst is met by its size at once, not by one instance first.
-            let waiting =
-                self.plane.revision(&revision.namespace, &revision.name).map_or(1, |gate| gate.concurrency.max(1));
+            let waiting = self.plane.present(&revision).max(1);
             self.wakes.wake(&revision, f64::from(waiting));
         }
     }
@@ -43,8 +42,7 @@ impl StatSource for Stats {
     fn collect(&self, _wanted: Vec<RevisionKey>) -> BoxFuture<'static, Vec<(RevisionKey, Sample)>> {
         let collected = self.plane.collect(Instant::now());
         let samples = collected.into_iter().map(|stat| {
-            #[expect(clippy::cast_precision_loss, reason = "requests of one second are far below 2^52")]
-            let requests = stat.request_count as f64;
+            let requests = stat.rate();
             (stat.revision, Sample::Stat(Stat { concurrency: stat.average_concurrency, requests }))
         });
         std::future::ready(samples.collect()).boxed()

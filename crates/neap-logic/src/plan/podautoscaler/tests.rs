@@ -1,5 +1,6 @@
 //! The life of a PodAutoscaler as a story: each line is a moment, what was observed, and what came of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -8,7 +9,7 @@ use neap_api::networking::ServerlessServiceStatus;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::Autoscaler;
+use crate::config::{Autoscaler, Settings};
 use crate::plan::{Refusal, Write};
 use crate::scale::Scaling;
 
@@ -18,6 +19,7 @@ struct World {
     sks: Option<ServerlessService>,
     metric: Option<Metric>,
     config: Autoscaler,
+    sidecar: bool,
     replicas: Option<u32>,
     ready: u32,
     decided: Option<Decided>,
@@ -27,6 +29,12 @@ struct World {
 
 fn context(now: Timestamp, refusals: &[Refusal]) -> Context {
     Context { now, settings: Default::default(), refusals: refusals.to_vec() }
+}
+
+fn with_sidecar(now: Timestamp) -> Context {
+    let mut settings = Settings::default();
+    settings.deployment.queue_sidecar_image = Some("queue".into());
+    Context { now, settings: Arc::new(settings), refusals: Vec::new() }
 }
 
 impl World {
@@ -41,6 +49,7 @@ impl World {
             sks: None,
             metric: None,
             config: Autoscaler::default(),
+            sidecar: false,
             replicas: Some(1),
             ready: 0,
             decided: None,
@@ -82,10 +91,11 @@ impl World {
             metric: self.metric.as_ref(),
             scaling: &scaling,
             decided: self.decided,
+            measured_since: None,
             replicas: self.replicas,
             ready: self.ready,
             in_path: self.in_path,
-            context: &context(self.now, &[]),
+            context: &if self.sidecar { with_sidecar(self.now) } else { context(self.now, &[]) },
         })
     }
 
@@ -239,6 +249,7 @@ fn waits_only_for_what_must_spread() {
 #[test]
 fn d11_1_d11_2_children() {
     let mut w = World::new(json!({"autoscaling.knative.dev/metric": "rps", "x": "y"}));
+    w.sidecar = true;
     w.after(0);
     let sks = w.sks.as_ref().unwrap();
     assert_eq!(
@@ -253,10 +264,19 @@ fn d11_1_d11_2_children() {
         json!({"stableWindow": 60_000_000_000_i64, "panicWindow": 6_000_000_000_i64, "scrapeTarget": "r-private"})
     );
     assert_eq!(metric.metadata.labels, w.pa.metadata.labels);
+}
 
-    let mut w = World::new(json!({"autoscaling.knative.dev/target-burst-capacity": "-1"}));
-    w.after(0);
-    assert_eq!(w.metric.unwrap().spec.scrape_target, "");
+#[test]
+fn e3_6_pods_are_asked_only_where_something_answers() {
+    let check = |annotations: Value, sidecar: bool, want: &str| {
+        let mut w = World::new(annotations);
+        w.sidecar = sidecar;
+        w.after(0);
+        assert_eq!(w.metric.unwrap().spec.scrape_target, want);
+    };
+    check(json!({}), true, "r-private");
+    check(json!({"autoscaling.knative.dev/target-burst-capacity": "-1"}), true, "");
+    check(json!({}), false, "");
 }
 
 #[test]

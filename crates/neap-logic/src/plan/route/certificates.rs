@@ -4,16 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use neap_api::ConditionStatus;
 use neap_api::condition::{READY, find};
 use neap_api::keys::{networking, serving as keys};
-use neap_api::networking::{Certificate, CertificateSpec, IngressTls};
+use neap_api::networking::{Certificate, CertificateSpec, Http01Challenge, IngressTls};
+use neap_api::{Condition, ConditionStatus};
 
 use super::{CERTIFICATE_PROVISIONED, Observed};
 use crate::conditions::{self, Conditions};
 use crate::config::network::HttpProtocol;
 use crate::names::hash::adler32;
 use crate::names::hosts::{self, HostError};
+use crate::plan::certificate;
 use crate::plan::ensure::{Match, controller_ref, ensure, is_controlled_by};
 use crate::plan::wildcard::EXTERNAL_DOMAIN;
 use crate::plan::{ObjectRef, Plan, Write, meta};
@@ -31,6 +32,8 @@ pub(super) struct Tls {
     pub(super) https_main: bool,
     /// Whether the Route's host inside the cluster is served with a certificate.
     pub(super) https_local: bool,
+    /// Challenges to answer before there is a certificate, or another one.
+    pub(super) challenges: Vec<Http01Challenge>,
 }
 
 pub(super) fn plan(
@@ -65,6 +68,7 @@ pub(super) fn plan(
                     shared.as_ref()
                 }
                 (None, Some(own)) if !is_controlled_by(&own.metadata, o.route.as_ref()) => {
+                    plan.taken_by(own.as_ref());
                     state = state.worse(State::Foreign { name });
                     continue;
                 }
@@ -76,6 +80,9 @@ pub(super) fn plan(
                     own.unwrap_or(&one.certificate)
                 }
             };
+            if is_wanted_from(held) {
+                tls.challenges.extend(held.status.iter().flat_map(|s| s.http01_challenges.clone()));
+            }
             if is_ready(held) {
                 tls.entries.push(IngressTls {
                     hosts: one.hosts.clone(),
@@ -101,8 +108,12 @@ pub(super) fn plan(
 fn conclude(state: State, downgrade: bool, c: &mut Conditions) -> bool {
     match state {
         State::Ready => c.mark_true(CERTIFICATE_PROVISIONED),
-        State::Waiting { name, .. } | State::Failed { name, .. } if downgrade => {
+        State::Waiting { name, .. } if downgrade => {
             let message = format!("Certificate {name} is not ready downgrade HTTP.");
+            c.mark_true_because(CERTIFICATE_PROVISIONED, "HTTPDowngrade", &message);
+        }
+        State::Failed { name, reason } if downgrade => {
+            let message = format!("Certificate {name} is not ready downgrade HTTP: {reason}");
             c.mark_true_because(CERTIFICATE_PROVISIONED, "HTTPDowngrade", &message);
         }
         State::Waiting { name, reason } => {
@@ -202,12 +213,26 @@ fn judge(held: Option<&Certificate>, wanted: &Certificate, name: &str) -> State 
         return State::Waiting { name, reason: String::new() };
     };
     let ready = held.status.as_ref().and_then(|s| find(&s.conditions, READY));
-    let reason = ready.map(|c| c.reason.clone()).unwrap_or_default();
+    let reason = ready.map(said).unwrap_or_default();
     match ready.map(|c| c.status) {
         Some(ConditionStatus::True) if is_ready(held) => State::Ready,
         Some(ConditionStatus::False) => State::Failed { name, reason },
         _ => State::Waiting { name, reason },
     }
+}
+
+/// Its words, where it has some.
+fn said(condition: &Condition) -> String {
+    if condition.message.is_empty() { condition.reason.clone() } else { condition.message.clone() }
+}
+
+/// Whether challenges have to be answered for a certificate: there is none, or another one is being had.
+fn is_wanted_from(certificate: &Certificate) -> bool {
+    let renews = certificate
+        .status
+        .as_ref()
+        .is_some_and(|s| conditions::status_of(&s.conditions, certificate::RENEWING) == ConditionStatus::True);
+    renews || !is_ready(certificate)
 }
 
 fn is_ready(certificate: &Certificate) -> bool {

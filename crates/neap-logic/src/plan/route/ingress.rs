@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use neap_api::keys::{neap, networking, serving as keys};
 use neap_api::networking::{
-    HeaderMatch, HttpPath, HttpRule, Ingress, IngressRule, IngressSpec, IngressSplit, IngressTls,
+    HeaderMatch, Http01Challenge, HttpPath, HttpRule, Ingress, IngressRule, IngressSpec, IngressSplit, IngressTls,
 };
 use neap_api::serving::Route;
 
@@ -33,6 +33,7 @@ pub(super) fn make(
     visibilities: &BTreeMap<String, Visibility>,
     rollout: &Rollout,
     tls: Vec<IngressTls>,
+    challenges: &[Http01Challenge],
 ) -> Result<Ingress, HostError> {
     let route = o.route.as_ref();
     let settings = &o.context.settings;
@@ -56,6 +57,9 @@ pub(super) fn make(
                 tag_hosts.entry(tag).or_default().push(primary);
             }
             let mut paths = paths(name.namespace, tag, targets, traffic, rollout, settings);
+            if visibility == "ExternalIP" {
+                paths.splice(0..0, challenge_paths(challenges, &hosts));
+            }
             if tag.is_empty() {
                 let known = wanted.iter().filter_map(|rule| Some((rule, traffic.groups.get_key_value(tag_of(rule))?)));
                 for (rule, (tag, targets)) in known {
@@ -177,6 +181,26 @@ fn paths(
         ..HttpPath::default()
     });
     tagged.chain([main]).collect()
+}
+
+/// The paths that an authority asks for while it wants control over these hosts shown (F1.11): first in their rule.
+pub(in crate::plan) fn challenge_paths(challenges: &[Http01Challenge], hosts: &[String]) -> Vec<HttpPath> {
+    let of = |challenge: &Http01Challenge| {
+        let (_, rest) = challenge.url.split_once("://")?;
+        let (host, path) = rest.split_at(rest.find('/')?);
+        hosts.iter().any(|wanted| wanted == host).then(|| HttpPath {
+            path: path.to_owned(),
+            splits: vec![IngressSplit {
+                service_namespace: challenge.service_namespace.clone(),
+                service_name: challenge.service_name.clone(),
+                service_port: challenge.service_port.clone(),
+                percent: 100,
+                append_headers: BTreeMap::new(),
+            }],
+            ..HttpPath::default()
+        })
+    };
+    challenges.iter().filter_map(of).collect()
 }
 
 fn splits(namespace: &str, tag: &str, targets: &[Target], rollout: &Rollout) -> Vec<IngressSplit> {

@@ -20,7 +20,7 @@ use crate::names::{self, hosts};
 use crate::traffic::{self, Known, Rollout, Traffic, Visibility, visibility};
 
 mod certificates;
-mod ingress;
+pub(in crate::plan) mod ingress;
 #[cfg(test)]
 mod tests;
 
@@ -171,6 +171,7 @@ fn assign(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut RouteS
     {
         let message = format!("There is an existing placeholder Service {:?} that we do not own.", taken.name);
         c.mark_false(INGRESS_READY, "NotOwned", &message);
+        plan.taken_name::<k8s_openapi::api::core::v1::Service>(name.namespace, &taken.name);
         return Ok(());
     }
 
@@ -182,7 +183,7 @@ fn assign(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut RouteS
         status.address = Some(Address { url: Some(format!("https://{local_host}")) });
     }
     let rollout = rollout(o, &traffic, plan);
-    let desired = ingress::make(o, &traffic, &visibilities, &rollout, tls.entries)?;
+    let desired = ingress::make(o, &traffic, &visibilities, &rollout, tls.entries, &tls.challenges)?;
     ingress_state(o, &desired, &rollout, plan, c);
 
     let url_of_tag = |tag: &str| {
@@ -237,6 +238,7 @@ fn ingress_state(o: &Observed, desired: &Ingress, rollout: &Rollout, plan: &mut 
     let held = o.ingress.as_deref();
     if held.is_some_and(|held| !is_controlled_by(&held.metadata, o.route.as_ref())) {
         c.mark_false(INGRESS_READY, "NotOwned", &format!("There is an existing Ingress {name:?} that we do not own."));
+        plan.taken_name::<Ingress>(meta::namespace(&o.route.metadata), name);
         return;
     }
     if let Some(refusal) = o.context.refusal::<Ingress>(name) {

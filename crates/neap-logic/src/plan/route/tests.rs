@@ -402,3 +402,48 @@ fn requests_are_sent_to_a_tag_by_what_they_carry() {
         assert_eq!(path["splits"][0]["serviceName"], "hello-2", "{ingress}");
     }
 }
+
+#[test]
+fn f1_11_a6_6_challenges_come_first_in_the_rules_of_their_hosts() {
+    let mut world = World::of(WORLD);
+    let mut secure = settings();
+    secure.network.external_domain_tls = true;
+    run_with(&mut world, secure.clone());
+    let name = "route-uid-route-hello";
+    let challenges = json!([
+        {"url": "http://hello.ns.localhost/.well-known/acme-challenge/tok", "serviceName": "solver",
+            "serviceNamespace": "ns", "servicePort": 8089},
+        {"url": "http://other.ns.localhost/.well-known/acme-challenge/tok", "serviceName": "solver",
+            "serviceNamespace": "ns", "servicePort": 8089},
+    ]);
+    let conditions = |ready: &str, renewing: &str| {
+        json!([{"type": "Ready", "status": ready, "reason": "IssueFailed", "message": "ca refuses it"},
+            {"type": "Renewing", "status": renewing}])
+    };
+    let mut look = |ready: &str, renewing: &str| {
+        let status =
+            json!({"observedGeneration": 1, "conditions": conditions(ready, renewing), "http01Challenges": challenges});
+        world.patch("Certificate", "ns", name, json!({ "status": status }));
+        run_with(&mut world, secure.clone());
+        let rules = world.value("Ingress", "ns", "hello").expect("there")["spec"]["rules"].clone();
+        let paths = |rule: &Value| -> Vec<String> {
+            let paths = rule["http"]["paths"].as_array().expect("paths");
+            paths.iter().map(|p| p["path"].as_str().unwrap_or_default().to_owned()).collect()
+        };
+        assert_eq!(paths(&rules[0]), [""], "hosts inside are not looked at");
+        (paths(&rules[1]), status_message(&world))
+    };
+    let challenge = "/.well-known/acme-challenge/tok".to_owned();
+    let (paths, message) = look("False", "False");
+    assert_eq!(paths, [challenge.clone(), String::new()]);
+    assert_eq!(message, format!("Certificate {name} is not ready downgrade HTTP: ca refuses it"));
+    assert_eq!(look("True", "True").0, [challenge, String::new()]);
+    assert_eq!(look("True", "False").0, [""], "nothing is open");
+}
+
+fn status_message(world: &World) -> String {
+    let conditions = status(world)["conditions"].clone();
+    let of = |c: &&Value| c["type"] == "CertificateProvisioned";
+    let found = conditions.as_array().expect("conditions").iter().find(of).cloned().expect("that one");
+    found["message"].as_str().unwrap_or_default().to_owned()
+}
