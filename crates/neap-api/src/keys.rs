@@ -202,6 +202,38 @@ pub mod neap {
     pub const SERVICE_MODE: &str = "neap.dev/service-mode";
     /// The value of the annotation.
     pub const SERVICE_MODE_MANUAL: &str = "manual";
+    /// Prefix of all of them.
+    pub const PREFIX: &str = "neap.dev/";
+    /// Annotation of a Service, Route or DomainMapping: what keeps a client at one instance.
+    pub const SESSION_AFFINITY: &str = "neap.dev/session-affinity";
+    /// Annotation of a Service, Route or DomainMapping: how many requests, such as `100/s burst 20`.
+    pub const RATE_LIMIT: &str = "neap.dev/rate-limit";
+    /// Annotation: by what requests are told apart for the limit.
+    pub const RATE_LIMIT_BY: &str = "neap.dev/rate-limit-by";
+    /// Annotation of a Service, Route or DomainMapping: when a second instance is asked too.
+    pub const HEDGE_AFTER: &str = "neap.dev/hedge-after";
+    /// Annotation of a Service, Route or DomainMapping: `key` or `jwt`.
+    pub const AUTH: &str = "neap.dev/auth";
+    /// Annotation: the Secret with the keys.
+    pub const AUTH_SECRET: &str = "neap.dev/auth-secret";
+    /// Annotation: who must have made a token.
+    pub const AUTH_ISSUER: &str = "neap.dev/auth-issuer";
+    /// Annotation: for whom a token must be made, several separated by commas.
+    pub const AUTH_AUDIENCE: &str = "neap.dev/auth-audience";
+    /// Annotation: where the issuer's keys are, if not where its configuration says.
+    pub const AUTH_JWKS: &str = "neap.dev/auth-jwks";
+    /// Annotation: claims passed on in headers, `claim=header`, separated by commas.
+    pub const AUTH_CLAIMS: &str = "neap.dev/auth-claims";
+    /// Annotation: claims a token must have, `claim=value|value`, separated by commas.
+    pub const AUTH_REQUIRE: &str = "neap.dev/auth-require";
+    /// Annotation of a DomainMapping (to services) or of a Service or Route (to tags): a list of matches in YAML.
+    pub const ROUTES: &str = "neap.dev/routes";
+    /// Annotation of a DomainMapping: "true" serves all names below it too.
+    pub const WILDCARD: &str = "neap.dev/wildcard";
+    /// Annotation of an Ingress: what of its paths its spec cannot say; JSON.
+    pub const PATHS: &str = "neap.dev/paths";
+    /// Type of a Secret that holds keys callers may show.
+    pub const AUTH_KEYS_TYPE: &str = "neap.dev/auth-keys";
     /// Annotation of an order's Secret: the Certificate it is for, namespace/name.
     pub const CERTIFICATE: &str = "neap.dev/certificate";
     /// Annotation of an account's Secret: the authority's directory, and the address it was told.

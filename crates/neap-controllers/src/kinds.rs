@@ -22,6 +22,7 @@ use neap_api::keys::{self, networking, serving};
 use neap_api::networking::{Certificate, ClusterDomainClaim, Ingress, ServerlessService};
 use neap_api::serving::{Configuration, DomainMapping, Revision, Route, Service};
 use neap_logic::plan::cache::{Cache, Cached};
+use neap_logic::plan::domainmapping;
 use neap_logic::plan::serverlessservice::{SLICE_SERVICE, StandIns};
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -165,8 +166,8 @@ pub(crate) fn register(caches: &mut Caches, queues: &Arc<Queues>) -> Vec<Start> 
         DomainMapping,
         all(),
         |m| {
-            let reference = &m.spec.reference;
-            vec![(REFERENT, format!("{}/{}", reference.kind, reference.name))]
+            let references = std::iter::once(m.spec.reference.clone()).chain(domainmapping::references(m));
+            references.map(|to| (REFERENT, format!("{}/{}", to.kind, to.name))).collect()
         },
         |_caches, queues, _step, key| queues.domain_mapping.add(key)
     );

@@ -14,6 +14,7 @@ use neap_proxy::{Limits, Protocol};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use crate::extras::affinity::Prefer;
 use crate::plane::Wakes;
 use crate::stats::{Account, Stat, Totals};
 
@@ -55,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) container_concurrency: u32,
     /// Requests that may wait.
     pub(crate) depth: usize,
+    /// The Service a Revision belongs to, whose rules hold also for those who call the Revision by its own name.
+    pub(crate) service: Option<Arc<str>>,
 }
 
 /// Where a woken request goes. A gate that is retired lets go of those who wait without one.
@@ -103,6 +106,17 @@ struct Suspended {
     out: bool,
 }
 
+/// How a request comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Comes {
+    /// For the first time.
+    First,
+    /// For the first time, and somebody else counts it.
+    Apart,
+    /// It has been here before, and the instance did not take it.
+    Again,
+}
+
 /// The answer to a request that wants in.
 pub(crate) enum Entry {
     Enter(Leave),
@@ -139,13 +153,13 @@ impl Gate {
         Self { name, settings, live: Mutex::new(live), left: Notify::new(), wakes }
     }
 
-    /// A request asks for a place. `first` is false when it has been here before and the instance did not take it.
-    pub(crate) fn enter(&self, now: Instant, first: bool) -> Entry {
+    /// A request asks for a place, and may have a wish.
+    pub(crate) fn enter(&self, now: Instant, comes: Comes, prefer: Option<&Prefer>) -> Entry {
         let mut live = self.lock();
         if let Service::Retired(successor) = &live.service {
             return Entry::Gone(successor.clone());
         }
-        if first {
+        if comes == Comes::First {
             live.account.begin(now);
         }
         let woken = live.readmit(now, &self.settings);
@@ -156,8 +170,13 @@ impl Gate {
             waiter
         };
         let random = fastrand::u64(..);
-        let acquired =
-            if first { live.throttle.acquire(random, wait) } else { live.throttle.acquire_again(random, wait) };
+        // While anybody waits no instance has room, so that nobody is passed over by a wish.
+        let wished = prefer.and_then(|prefer| live.throttle.acquire_best(|addr, _| prefer.score(addr)));
+        let acquired = match wished {
+            Some(grant) => Acquired::Granted(grant),
+            None if comes == Comes::Again => live.throttle.acquire_again(random, wait),
+            None => live.throttle.acquire(random, wait),
+        };
         let (entry, ask) = match acquired {
             Acquired::Granted(grant) => (Entry::Enter(grant), false),
             Acquired::Full => {
@@ -166,7 +185,7 @@ impl Gate {
             }
             Acquired::Wait(ticket) => {
                 let leave = leave.expect("a request that waits has made its channel");
-                if first {
+                if comes != Comes::Again {
                     live.account.totals().waited += 1;
                 }
                 let (retry, empty) = live.outlook();
@@ -180,6 +199,22 @@ impl Gate {
             self.wake();
         }
         entry
+    }
+
+    /// A second place for a request that has one at `avoid`: at another instance, or none. It never waits.
+    pub(crate) fn enter_other(&self, avoid: &SocketAddr) -> Option<Leave> {
+        let least_busy = |addr: &SocketAddr, busy: u32| (addr != avoid).then(|| u64::from(u32::MAX - busy));
+        self.lock().throttle.acquire_best(least_busy)
+    }
+
+    /// Counts a request that takes its places by itself.
+    pub(crate) fn begin(&self, now: Instant) {
+        self.lock().account.begin(now);
+    }
+
+    /// Whether an instance is one of those that are ready, busy or not.
+    pub(crate) fn has(&self, addr: &SocketAddr) -> bool {
+        self.lock().wanted.binary_search(addr).is_ok()
     }
 
     /// Lets suspended instances in again whose time has come, and tells one who waits what it may expect now.

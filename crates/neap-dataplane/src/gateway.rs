@@ -1,5 +1,6 @@
 //! The gateway: the engine's handler that routes, waits for an instance, sends, and counts.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use neap_api::acme::CHALLENGE_PATH;
-use neap_logic::routing::{Door, HostRoutes, Lookup, PathRule, RevisionKey, Split, Table};
+use neap_logic::routing::{Door, HostRoutes, IngressKey, Lookup, PathRule, RevisionKey, Split, Table};
 use neap_proxy::{
     Body, Connection, Handler, Listener, Metrics, ProxyError, Request, Response, Running, Server, Upstream, Worker,
     error, forward, headers, tls,
@@ -17,10 +18,14 @@ use neap_proxy::{
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::admin::GateCollector;
 use crate::certificates::Resolver;
 use crate::config::{Config, GatewayListener, SETTLE};
+use crate::extras::affinity::{self, Place, Sticky};
+use crate::extras::hedge::{self, HedgeMetrics, Hedged};
+use crate::extras::{Applied, auth};
 use crate::front;
 use crate::gate::{Gate, GateName};
 use crate::plane::DataPlane;
@@ -39,6 +44,7 @@ pub struct Gateway {
     config: Config,
     plane: Arc<DataPlane>,
     metrics: Metrics,
+    hedges: HedgeMetrics,
 }
 
 impl Gateway {
@@ -46,7 +52,8 @@ impl Gateway {
     pub fn new(config: Config, plane: Arc<DataPlane>, registry: &mut Registry) -> Self {
         let metrics = Metrics::register(registry);
         registry.register_collector(Box::new(GateCollector::new(plane.clone())));
-        Self { config, plane, metrics }
+        let hedges = HedgeMetrics::register(registry);
+        Self { config, plane, metrics, hedges }
     }
 
     /// Serves on these sockets with so many threads until `shutdown` is cancelled; [`Running::join`] then waits for
@@ -76,7 +83,7 @@ impl Gateway {
         self,
         listeners: Vec<GatewayListener>,
     ) -> (Server, Vec<Listener>, impl Fn(&Worker) -> Front + Send + Sync + 'static) {
-        let Self { config, plane, metrics } = self;
+        let Self { config, plane, metrics, hedges } = self;
         let resolver = Resolver { snapshots: plane.snapshots(), fallback: config.fallback_certificate };
         let tls = tls::server_config(Arc::new(resolver));
         let mut server = Server::new(config.server, metrics.clone());
@@ -101,6 +108,8 @@ impl Gateway {
                 plane: plane.clone(),
                 upstream,
                 metrics: metrics.clone(),
+                hedges: hedges.clone(),
+                tasks: worker.tasks().clone(),
                 doors: doors.clone(),
                 https_port,
                 revision_suffix: revision_suffix.clone(),
@@ -122,6 +131,9 @@ struct Front {
     plane: Arc<DataPlane>,
     upstream: Rc<Upstream>,
     metrics: Metrics,
+    hedges: HedgeMetrics,
+    /// Of the worker.
+    tasks: TaskTracker,
     doors: Arc<[Entrance]>,
     https_port: u16,
     /// `.svc.cluster.local`
@@ -157,6 +169,27 @@ struct Way<'s> {
     gate: &'s Arc<Gate>,
     /// The rules it went by; none for a Revision that was asked for by its own name.
     legs: Legs<'s>,
+    /// What is known of its client, where that matters.
+    sticky: Option<Sticky>,
+}
+
+impl Way<'_> {
+    /// What the routes ask for beyond Knative; `None` for nearly all requests.
+    fn extras(&mut self, snapshot: &Snapshot) -> Option<Box<Applied>> {
+        let mut states = Vec::new();
+        if self.legs.taken[0].is_none() {
+            // Who knows a Revision's own name comes no further by it than others.
+            if let (GateName::Revision(key), Some(service)) = (&self.gate.name, &self.gate.settings.service) {
+                let of = IngressKey { namespace: key.namespace.clone(), name: service.clone() };
+                states.extend(snapshot.extras.get(&of).cloned());
+            }
+        } else if self.legs.iter().any(|(host, ..)| host.extras.is_some()) {
+            // A certificate authority has no keys, and its questions are few.
+            let asking = self.legs.iter().filter(|(host, path, _)| host.extras.is_some() && !path.is_challenge());
+            states.extend(asking.filter_map(|(host, ..)| snapshot.extras.get(&host.ingress).cloned()));
+        }
+        (!states.is_empty()).then(|| Box::new(Applied { states, sticky: self.sticky.take() }))
+    }
 }
 
 #[derive(Default)]
@@ -194,13 +227,13 @@ impl Front {
         let entrance = &self.doors[connection.listener];
         let secure = connection.tls || (entrance.trusted && request::says_https(request.headers()));
         let mut published = None;
-        let gate = loop {
+        let (gate, extras) = loop {
             let snapshot = self.snapshots.load();
             if let Some(answer) = challenge_answer(&snapshot, request) {
                 return Ok(answer);
             }
-            match self.route(&snapshot, request, entrance.door, secure)? {
-                Route::Go(way) => {
+            match self.route(&snapshot, request, connection, entrance, secure)? {
+                Route::Go(mut way) => {
                     if let Some(answer) = probe::answer(request, way.legs.hash(), &way.gate.name) {
                         return answer;
                     }
@@ -209,8 +242,8 @@ impl Front {
                         tls: connection.tls,
                         trusted: entrance.trusted,
                     };
-                    edit(request, &way, origin);
-                    break way.gate.clone();
+                    edit(request, &way, origin)?;
+                    break (way.gate.clone(), way.extras(&snapshot));
                 }
                 Route::Redirect => return Ok(self.redirect(request)),
                 Route::NotFound => {
@@ -228,15 +261,68 @@ impl Front {
             }
         };
         let asked = request.headers_mut().remove(TIMING).is_some();
+        if let Some(extras) = extras {
+            return Box::pin(self.serve_beyond(*extras, gate, place, connection, arrived, asked, secure)).await;
+        }
         let limits = gate.settings.limits;
         let mut activator = Activator::new(gate, arrived);
         let mut response = forward(&self.upstream, &mut activator, place, &limits, arrived).await?;
-        if asked {
-            let timing = all_timings(&activator, arrived.elapsed());
-            response.headers_mut().append("server-timing", timing);
-        } else if let Some((_, waited)) = activator.waited {
-            response.headers_mut().append("server-timing", server_timing(waited));
+        tell_timings(&mut response, &activator, arrived, asked);
+        Ok(response)
+    }
+
+    /// The same under rules that go beyond Knative.
+    #[expect(clippy::too_many_arguments, reason = "the locals of its only caller, kept off its own path")]
+    async fn serve_beyond(
+        &self,
+        extras: Applied,
+        gate: Arc<Gate>,
+        place: &mut Option<Request>,
+        connection: &Connection,
+        arrived: Instant,
+        asked: bool,
+        secure: bool,
+    ) -> Result<Response, ProxyError> {
+        let request = place.as_mut().expect("a request to serve");
+        let trusted = self.doors[connection.listener].trusted;
+        let door = auth::Door { snapshots: &self.snapshots, tasks: &self.tasks, now: unix_now() };
+        extras.guard(request, connection, trusted, &door).await?;
+        let revision = match &gate.name {
+            GateName::Revision(key) => Some(key),
+            GateName::Service { .. } => None,
+        };
+        let prefer = extras.sticky.as_ref().and_then(|sticky| sticky.prefer(revision));
+        let limits = gate.settings.limits;
+        let hedged = extras.hedged().and_then(|state| Some((state, state.rules.hedge?, hedge::copy(request)?)));
+        let mut activator = Activator::with_wish(gate.clone(), arrived, prefer, hedged.is_some());
+        let mut response = match hedged {
+            None => forward(&self.upstream, &mut activator, place, &limits, arrived).await?,
+            Some((state, rule, copy)) => {
+                let hedged = Hedged {
+                    upstream: &self.upstream,
+                    gate: &gate,
+                    hedger: &state.hedger,
+                    rule,
+                    metrics: &self.hedges,
+                    limits: &limits,
+                    arrived,
+                };
+                hedged.forward(&mut activator, place, copy).await?
+            }
+        };
+        if let (Some(Sticky::Cookie(known)), Some(instance)) = (&extras.sticky, activator.picked) {
+            let kept = known.is_some_and(|known| {
+                // One that has no room just now is still the client's own.
+                known.is_at(revision) && (known.instance == instance || gate.has(&known.instance))
+            });
+            if !kept
+                && let Some((name, seal)) = extras.cookie()
+                && let Some(value) = affinity::set_cookie(name, seal, Place::new(revision, instance), secure)
+            {
+                response.headers_mut().append(header::SET_COOKIE, value);
+            }
         }
+        tell_timings(&mut response, &activator, arrived, asked);
         Ok(response)
     }
 
@@ -257,39 +343,63 @@ impl Front {
         &self,
         snapshot: &'s Snapshot,
         request: &Request,
-        door: Door,
+        connection: &Connection,
+        entrance: &Entrance,
         secure: bool,
     ) -> Result<Route<'s>, ProxyError> {
-        let path = request.uri().path();
+        let mut path = Cow::Borrowed(request.uri().path());
+        let query = request.uri().query();
         let matched = |name: &str| request.headers().get(name)?.to_str().ok();
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
         let mut host = host.ok_or(ProxyError::BadRequest { why: "host is not text" })?;
-        let mut door = door;
+        let mut door = entrance.door;
         let mut legs = Legs::default();
+        let mut sticky = None;
         for leg in 0..MAX_LEGS {
-            let found = match snapshot.routes.find(door, secure, host, path, matched) {
+            let found = match snapshot.routes.find(door, secure, host, &path, query, matched) {
                 Lookup::Found(found) => found,
                 Lookup::Redirect(_) => return Ok(Route::Redirect),
                 Lookup::NoHost if leg == 0 && door == Door::Local => {
                     let gate = self.revision_of_host(host).and_then(|key| snapshot.revisions.get(&key));
-                    return Ok(gate.map_or(Route::NotFound, |gate| Route::Go(Way { gate, legs })));
+                    return Ok(gate.map_or(Route::NotFound, |gate| Route::Go(Way { gate, legs, sticky })));
                 }
                 Lookup::NoHost | Lookup::LocalOnly(_) | Lookup::NoPath(_) => return Ok(Route::NotFound),
             };
-            let split = found.path.choose(self.next_number());
+            if sticky.is_none()
+                && let Some(rule) = found.host.extras.as_ref().and_then(|extras| extras.affinity.as_ref())
+                && let Some(state) = snapshot.extras.get(&found.host.ingress)
+            {
+                // The peer has not been added to the list yet.
+                let client = request::first_client(request.headers(), connection, entrance.trusted);
+                sticky = Some(Sticky::of(rule, &state.seal, request.headers(), client));
+            }
+            let split = match &sticky {
+                None => found.path.choose(self.next_number()),
+                Some(sticky) => sticky.choose(found.path, self.next_number()),
+            };
             legs.taken[leg] = Some((found.host, found.path, split));
+            if let Some(rewritten) = found.path.rewritten(&path) {
+                path = Cow::Owned(rewritten);
+            }
             // A rewritten host that is served here needs no second trip through the network (custom domains).
             let rewritten = found.path.rewrite_host.as_deref();
             let mut next = rewritten.filter(|host| split.backend.revision.is_none() && serves(&snapshot.routes, host));
             if next.is_none() {
                 match snapshot.destination(&split.backend) {
-                    Destination::Gate(gate) => return Ok(Route::Go(Way { gate, legs })),
+                    Destination::Gate(gate) => return Ok(Route::Go(Way { gate, legs, sticky })),
                     Destination::Alias(name) => next = Some(name).filter(|host| serves(&snapshot.routes, host)),
                     Destination::Unknown => {}
                 }
             }
             match next {
-                Some(next) => (host, door) = (next, Door::Local),
+                Some(next) => {
+                    // A namespace may lead the world to what it keeps inside; to what others keep inside it may not.
+                    let own = snapshot.routes.host(next).map(|routes| &routes.ingress.namespace);
+                    if own == Some(&split.backend.namespace) {
+                        door = Door::Local;
+                    }
+                    host = next;
+                }
                 None => {
                     let backend = &split.backend;
                     return Ok(Route::Unknown(match &backend.revision {
@@ -344,7 +454,7 @@ fn serves(routes: &Table, host: &str) -> bool {
     routes.host(host).is_some()
 }
 
-fn edit(request: &mut Request, way: &Way<'_>, origin: headers::Origin<'_>) {
+fn edit(request: &mut Request, way: &Way<'_>, origin: headers::Origin<'_>) -> Result<(), ProxyError> {
     let to_revision = matches!(way.gate.name, GateName::Revision(_));
     let headers = request.headers_mut();
     let probing = request::take_platform(headers);
@@ -352,15 +462,44 @@ fn edit(request: &mut Request, way: &Way<'_>, origin: headers::Origin<'_>) {
     if probing && let Some(hash) = way.legs.hash() {
         request::set_hash(headers, hash);
     }
-    for (_, path, split) in way.legs.iter() {
+    for (routes, path, split) in way.legs.iter() {
+        if path.more.is_some()
+            && let Some(rewritten) = path.rewritten(request.uri().path())
+        {
+            request::rewrite_path(request, &path.prefix, &rewritten)?;
+        }
+        let headers = request.headers_mut();
         if let Some(host) = &path.rewrite_host {
+            if routes.extras.as_ref().is_some_and(|extras| extras.keeps_host) {
+                request::keep_host(headers);
+            }
             request::set_host(headers, host);
         }
         let known = split.backend.revision.is_some();
         request::set_headers(headers, &split.headers, known);
     }
     if to_revision {
-        request::finish_for_revision(headers);
+        request::finish_for_revision(request.headers_mut());
+    }
+    Ok(())
+}
+
+/// Tokens are made and end by the time of day.
+fn unix_now() -> u64 {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the edge where the time of day is read; what is judged by it takes it as a value"
+    )]
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn tell_timings(response: &mut Response, activator: &Activator, arrived: Instant, asked: bool) {
+    if asked {
+        let timing = all_timings(activator, arrived.elapsed());
+        response.headers_mut().append("server-timing", timing);
+    } else if let Some((_, waited)) = activator.waited {
+        response.headers_mut().append("server-timing", server_timing(waited));
     }
 }
 
@@ -388,5 +527,9 @@ fn server_timing(waited: Duration) -> HeaderValue {
     HeaderValue::try_from(text).expect("digits and plain text")
 }
 
+#[cfg(test)]
+mod beyond_tests;
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;

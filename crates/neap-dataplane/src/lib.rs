@@ -15,6 +15,7 @@ mod admin;
 mod certificates;
 mod config;
 mod drain;
+mod extras;
 mod front;
 mod gate;
 mod gateway;

@@ -1,9 +1,13 @@
 //! What the gateway changes in a request's headers, as functions on the headers alone.
 
+use std::net::IpAddr;
+
+use http::Uri;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use neap_api::keys::headers as names;
 use neap_logic::routing::Header;
 use neap_proxy::headers::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use neap_proxy::{Connection, ProxyError, Request};
 
 const REVISION: HeaderName = HeaderName::from_static(names::REVISION);
 const NAMESPACE: HeaderName = HeaderName::from_static(names::NAMESPACE);
@@ -21,6 +25,7 @@ const ORIGINAL_HOST: HeaderName = HeaderName::from_static(names::ORIGINAL_HOST);
 /// instance for all others.
 const FRAMING: [HeaderName; 5] =
     [header::CONNECTION, header::CONTENT_LENGTH, header::TE, header::TRANSFER_ENCODING, header::UPGRADE];
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Whether a proxy of ours says that the first client spoke https.
@@ -50,6 +55,25 @@ pub(crate) fn take_platform(headers: &mut HeaderMap) -> bool {
     asks
 }
 
+/// Whose request it is: the peer's, or who the proxy of ours before us says it had for a peer.
+pub(crate) fn client(headers: &HeaderMap, connection: &Connection, trusted: bool) -> IpAddr {
+    let peer = connection.peer.ip();
+    if !trusted {
+        return peer;
+    }
+    // We have added the proxy itself at the end by now.
+    let list = headers.get(X_FORWARDED_FOR).and_then(|list| list.to_str().ok()).unwrap_or_default();
+    list.rsplit(',').nth(1).and_then(|address| address.trim().parse().ok()).unwrap_or(peer)
+}
+
+/// The same before the peer has been added to the list.
+pub(crate) fn first_client(headers: &HeaderMap, connection: &Connection, trusted: bool) -> IpAddr {
+    let peer = connection.peer.ip();
+    let list = headers.get_all(X_FORWARDED_FOR).iter().next_back().filter(|_| trusted);
+    let last = list.and_then(|list| list.to_str().ok()).and_then(|list| list.rsplit(',').next());
+    last.and_then(|address| address.trim().parse().ok()).unwrap_or(peer)
+}
+
 /// Applications behind CGI, WSGI or Rack read `x_forwarded_for` and `x-forwarded-for` as one variable; what the platform
 /// says must not have a second voice.
 fn drop_doubles(headers: &mut HeaderMap) {
@@ -75,6 +99,30 @@ pub(crate) fn set_host(headers: &mut HeaderMap, host: &str) {
     if let Ok(host) = HeaderValue::from_str(host) {
         headers.insert(header::HOST, host);
     }
+}
+
+/// The application behind a wildcard gets the name it was called by, wherever the request goes by then.
+pub(crate) fn keep_host(headers: &mut HeaderMap) {
+    if !headers.contains_key(&ORIGINAL_HOST)
+        && let Some(host) = headers.get(header::HOST).cloned()
+    {
+        headers.insert(ORIGINAL_HOST, host);
+    }
+}
+
+/// Goes on with another path, and says what was taken off.
+pub(crate) fn rewrite_path(request: &mut Request, prefix: &str, path: &str) -> Result<(), ProxyError> {
+    let wrong = || ProxyError::BadRequest { why: "its path cannot be rewritten" };
+    let target = match request.uri().query() {
+        Some(query) => Uri::try_from(format!("{path}?{query}")),
+        None => Uri::try_from(path),
+    };
+    // A path that begins with two slashes would be read as a host by some.
+    let target = target.ok().filter(|target| target.authority().is_none()).ok_or_else(wrong)?;
+    *request.uri_mut() = target;
+    let prefix = if prefix.is_empty() { "/" } else { prefix };
+    request.headers_mut().insert(X_FORWARDED_PREFIX, HeaderValue::from_str(prefix).map_err(|_| wrong())?);
+    Ok(())
 }
 
 /// F1.3 `appendHeaders`: they replace what the request carries. The two that name a Revision are for an activator

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use neap_logic::routing::{Backend, Port, RevisionKey, SecretRef, Table};
+use neap_logic::routing::{Backend, IngressKey, Port, RevisionKey, SecretRef, Table};
 use neap_proxy::tls::CertifiedKey;
 use rpds::HashTrieMapSync;
 
 use crate::certificates::Challenge;
+use crate::extras::RouteState;
+use crate::extras::auth::SecretKeys;
 use crate::gate::Gate;
 
 /// A map that costs nothing to copy: a copy and its original share all but what has changed since, so that one change
@@ -22,6 +24,10 @@ pub(crate) struct Snapshot {
     pub(crate) certificates: Shared<SecretRef, Arc<CertifiedKey>>,
     /// Of orders for certificates that are open.
     pub(crate) challenges: Shared<SecretRef, Arc<Challenge>>,
+    /// Keys that callers may show.
+    pub(crate) keys: Shared<SecretRef, Arc<SecretKeys>>,
+    /// The Ingresses that ask for something beyond Knative.
+    pub(crate) extras: Shared<IngressKey, Arc<RouteState>>,
 }
 
 /// Names a Kubernetes Service.

@@ -4,6 +4,7 @@
 //! of it; nothing is polled. It gives up at its own deadline (Knative's activator timeout).
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::activator::PORTS as SIDECAR_PORTS;
 use crate::config::SETTLE;
-use crate::gate::{Entry, Gate, GateName, Leave, Waiting};
+use crate::extras::affinity::Prefer;
+use crate::extras::hedge::Placed;
+use crate::gate::{Comes, Entry, Gate, GateName, Leave, Waiting};
 use crate::request;
 
 /// One request at a gate, from its arrival to the end of its answer. Whatever becomes of it, dropping this gives
@@ -25,6 +28,65 @@ pub(crate) struct Visit {
     counted: bool,
     leave: Option<Leave>,
     status: Option<StatusCode>,
+    /// Whether somebody else counts the request.
+    apart: bool,
+    prefer: Option<Prefer>,
+}
+
+impl Visit {
+    /// One that has its place already, of a request that somebody else counts.
+    pub(crate) fn placed(gate: Arc<Gate>, leave: Leave) -> Self {
+        let arrived = Instant::now();
+        Self { gate, arrived, counted: true, leave: Some(leave), status: None, apart: true, prefer: None }
+    }
+
+    /// The instance did not take the request.
+    pub(crate) fn refused(&mut self, error: &ProxyError, now: Instant) {
+        if let Some(leave) = self.leave.take() {
+            tracing::debug!(gate = %self.gate.name, instance = %leave.instance, "connection refused");
+            let silent = match error {
+                ProxyError::ConnectTimeout { after, .. } => Some(*after),
+                _ => None,
+            };
+            self.gate.refused(leave, now, silent);
+        }
+    }
+
+    /// A sidecar is told that this request is counted here, so that the autoscaler does not count it twice (E1.10).
+    pub(crate) fn tell_sidecar(&self, target: &Target, request: &mut Request) {
+        if SIDECAR_PORTS.contains(&target.addr.port()) && matches!(self.gate.name, GateName::Revision(_)) {
+            request.headers_mut().insert(request::PROXY_REQUEST, request::BY_ACTIVATOR);
+        }
+    }
+}
+
+/// Counts one request that may take more than one place: from its beginning to the end of its answer.
+pub(crate) struct Tally {
+    gate: Arc<Gate>,
+    arrived: Instant,
+    status: Option<StatusCode>,
+}
+
+impl Tally {
+    pub(crate) fn begin(gate: Arc<Gate>, arrived: Instant) -> Self {
+        gate.begin(arrived);
+        Self { gate, arrived, status: None }
+    }
+
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+}
+
+impl OnEnd for Tally {
+    /// Dropping does it all.
+    fn on_end(&mut self, _outcome: Outcome, _bytes: u64) {}
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.gate.end(None, Instant::now(), self.arrived, self.status);
+    }
 }
 
 impl Visit {
@@ -76,7 +138,7 @@ impl Visit {
         let Some(gate) = successor else {
             return Err(ProxyError::NoBackend { what: self.gate.name.to_string() });
         };
-        if std::mem::take(&mut self.counted) {
+        if std::mem::take(&mut self.counted) && !self.apart {
             self.gate.end(None, Instant::now(), self.arrived, None);
         }
         self.gate = gate;
@@ -86,7 +148,12 @@ impl Visit {
     fn ask(&mut self) -> Entry {
         // Nothing has waited before the first time, so the clock need not be read again.
         let now = if self.counted { Instant::now() } else { self.arrived };
-        let entry = self.gate.enter(now, !self.counted);
+        let comes = match (self.counted, self.apart) {
+            (true, _) => Comes::Again,
+            (false, true) => Comes::Apart,
+            (false, false) => Comes::First,
+        };
+        let entry = self.gate.enter(now, comes, self.prefer.as_ref());
         self.counted |= !matches!(entry, Entry::Gone(_));
         entry
     }
@@ -146,7 +213,11 @@ impl OnEnd for Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        if self.counted {
+        if self.apart {
+            if let Some(leave) = self.leave.take() {
+                self.gate.leave(leave);
+            }
+        } else if self.counted {
             self.gate.end(self.leave.take(), Instant::now(), self.arrived, self.status);
         }
     }
@@ -171,12 +242,38 @@ pub(crate) struct Activator {
     pub(crate) connect: Option<Duration>,
     protocol: Option<Protocol>,
     port: Option<u16>,
+    /// The instance.
+    pub(crate) picked: Option<SocketAddr>,
+    placed: Option<Rc<Placed>>,
 }
 
 impl Activator {
     pub(crate) fn new(gate: Arc<Gate>, arrived: Instant) -> Self {
-        let visit = Visit { gate, arrived, counted: false, leave: None, status: None };
-        Self { visit: Some(visit), began: arrived, waited: None, connect: None, protocol: None, port: None }
+        let visit = Visit { gate, arrived, counted: false, leave: None, status: None, apart: false, prefer: None };
+        Self {
+            visit: Some(visit),
+            began: arrived,
+            waited: None,
+            connect: None,
+            protocol: None,
+            port: None,
+            picked: None,
+            placed: None,
+        }
+    }
+
+    /// The same with a wish; `apart` when somebody else counts the request.
+    pub(crate) fn with_wish(gate: Arc<Gate>, arrived: Instant, prefer: Option<Prefer>, apart: bool) -> Self {
+        let mut this = Self::new(gate, arrived);
+        if let Some(visit) = &mut this.visit {
+            (visit.prefer, visit.apart) = (prefer, apart);
+        }
+        this
+    }
+
+    /// Whom to tell of the instance as soon as it is known.
+    pub(crate) fn tell(&mut self, placed: Rc<Placed>) {
+        self.placed = Some(placed);
     }
 
     /// The same, before sidecars: they are spoken to as the client speaks, and may take TLS on a port of its own.
@@ -198,6 +295,10 @@ impl Picker for Activator {
                 }
                 let protocol = self.protocol.unwrap_or(visit.gate.settings.protocol);
                 let mut target = Target { addr, protocol };
+                self.picked = Some(addr);
+                if let Some(placed) = &self.placed {
+                    placed.tell(addr);
+                }
                 if let Some(port) = self.port {
                     target.addr.set_port(port);
                 }
@@ -210,12 +311,8 @@ impl Picker for Activator {
         }
     }
 
-    /// A sidecar is told that this request is counted here, so that the autoscaler does not count it twice (E1.10).
     fn bound(&mut self, picked: &Picked<Visit>, request: &mut Request) {
-        if SIDECAR_PORTS.contains(&picked.target.addr.port()) && matches!(picked.hold.gate.name, GateName::Revision(_))
-        {
-            request.headers_mut().insert(request::PROXY_REQUEST, request::BY_ACTIVATOR);
-        }
+        picked.hold.tell_sidecar(&picked.target, request);
     }
 
     fn connected(&mut self, took: Duration) {
@@ -230,14 +327,7 @@ impl Picker for Activator {
     fn refused(&mut self, picked: Picked<Visit>, error: ProxyError) -> Result<(), ProxyError> {
         let mut visit = picked.hold;
         let now = Instant::now();
-        if let Some(leave) = visit.leave.take() {
-            tracing::debug!(gate = %visit.gate.name, instance = %leave.instance, "connection refused");
-            let silent = match &error {
-                ProxyError::ConnectTimeout { after, .. } => Some(*after),
-                _ => None,
-            };
-            visit.gate.refused(leave, now, silent);
-        }
+        visit.refused(&error, now);
         // A Service has no limits of its own that would end the attempts, and no platform that replaces what is broken.
         if matches!(visit.gate.name, GateName::Service { .. }) && now >= visit.arrived + SETTLE {
             visit.status = Some(error.answer().status);
@@ -270,7 +360,8 @@ mod tests {
             [(&revision, 8012, true), (&revision, 8013, true), (&revision, 8080, false), (&service, 8012, false)]
         {
             let limits = Limits::default();
-            let settings = Settings { limits, protocol: Protocol::Http1, container_concurrency: 0, depth: 1 };
+            let settings =
+                Settings { limits, protocol: Protocol::Http1, container_concurrency: 0, depth: 1, service: None };
             let gate = Gate::new(name.clone(), settings, Wakes::new().0, Instant::now());
             let addr = ([198, 19, 0, 1], port).into();
             gate.set_instances(vec![addr], Instant::now());

@@ -46,7 +46,7 @@ fn timed(what: &str, times: usize, mut work: impl FnMut(usize)) {
 }
 
 fn find(table: &Table, host: &str) -> bool {
-    let found = table.find(Door::External, false, black_box(host), black_box("/hello"), |_| None);
+    let found = table.find(Door::External, false, black_box(host), black_box("/hello"), None, |_| None);
     matches!(found, Lookup::Found(found) if found.path.choose(7).percent == 100)
 }
 

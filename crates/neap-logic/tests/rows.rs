@@ -50,7 +50,6 @@ const SECTIONS: [(&str, usize); 34] = [
 const ELSEWHERE: &[(&str, &str)] = &[
     ("A0.13", "a Decider is no API object: the autoscaler's own state, tested with E4"),
     ("A1.7", "URLs are texts here"),
-    ("A1.8", "the shell of the controllers does it for every kind"),
     ("A1.9", "a look at an object does not wait for anything, so it needs no bound"),
     ("A2.9", "no dry run of pods yet: admission cannot ask the API"),
     ("A7.2", "webhooks are registered on Kubernetes only"),

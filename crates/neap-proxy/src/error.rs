@@ -163,6 +163,32 @@ pub enum ProxyError {
     /// The server is stopping.
     #[error("the server is stopping")]
     Draining,
+    /// The caller has sent more than its share.
+    #[error("more requests than the limit allows; the next may come in {after:?}")]
+    RateLimited {
+        /// How long to wait.
+        after: Duration,
+    },
+    /// The caller has not shown who it is.
+    #[error("the caller is not authenticated: {why}")]
+    Unauthenticated {
+        /// What was missing or wrong.
+        why: &'static str,
+        /// The `WWW-Authenticate` header of the answer.
+        challenge: HeaderValue,
+    },
+    /// The caller has shown who it is, and may not do this.
+    #[error("the caller is not allowed: {why}")]
+    Forbidden {
+        /// What it lacks.
+        why: &'static str,
+    },
+    /// Nobody can be let in, for what callers would have to show is not known.
+    #[error("callers cannot be authenticated: {what}")]
+    AuthUnavailable {
+        /// What is not known.
+        what: String,
+    },
     /// A handler gave up for a reason of its own.
     #[error("{what}")]
     Internal {
@@ -215,6 +241,15 @@ impl ProxyError {
             Self::IdleTimeout { .. } => (504, "request timeout", "idle-timeout", App, None),
             Self::QueueFull { .. } => (503, "pending request queue full", "queue-full", Platform, Some(1)),
             Self::Draining => (503, "shutting down", "draining", Platform, Some(1)),
+            Self::RateLimited { after } => {
+                let whole = u32::try_from(after.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
+                (429, "too many requests", "rate-limit", Client, Some(whole.max(1)))
+            }
+            Self::Unauthenticated { .. } => (401, "authentication required", "unauthenticated", Client, None),
+            Self::Forbidden { .. } => (403, "not allowed", "forbidden", Client, None),
+            Self::AuthUnavailable { .. } => {
+                (503, "authentication is not available", "auth-unavailable", Platform, Some(5))
+            }
             Self::Internal { .. } => (500, "internal error", "internal", Platform, None),
         };
         Answer {
@@ -243,6 +278,9 @@ impl ProxyError {
         headers.insert(ERROR_HEADER, error_value(&answer));
         if let Some(seconds) = answer.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Self::Unauthenticated { challenge, .. } = self {
+            headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
         }
         if grpc {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -275,6 +313,9 @@ pub fn speaks_grpc(request: &HeaderMap) -> bool {
 fn grpc_status(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 => 13,
+        401 => 16,
+        403 => 7,
+        429 => 8,
         404 | 405 => 12,
         502 | 503 => 14,
         504 => 4,
@@ -324,6 +365,19 @@ mod tests {
         check(&ProxyError::IdleTimeout { after: second }, 504, "app/idle-timeout", "request timeout");
         check(&ProxyError::QueueFull { depth: 1 }, 503, "platform/queue-full", "pending request queue full");
         check(&ProxyError::Draining, 503, "platform/draining", "shutting down");
+        let limited = ProxyError::RateLimited { after: Duration::from_millis(1_200) };
+        check(&limited, 429, "client/rate-limit", "too many requests");
+        assert_eq!(limited.respond(false).headers()["retry-after"], "2");
+        let stranger = ProxyError::Unauthenticated { why: "x", challenge: HeaderValue::from_static("Bearer") };
+        check(&stranger, 401, "client/unauthenticated", "authentication required");
+        assert_eq!(stranger.respond(false).headers()["www-authenticate"], "Bearer");
+        check(&ProxyError::Forbidden { why: "x" }, 403, "client/forbidden", "not allowed");
+        check(
+            &ProxyError::AuthUnavailable { what: "x".into() },
+            503,
+            "platform/auth-unavailable",
+            "authentication is not available",
+        );
         check(&ProxyError::Internal { what: "x".into() }, 500, "platform/internal", "internal error");
     }
 

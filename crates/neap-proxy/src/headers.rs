@@ -172,6 +172,11 @@ fn join_cookies(headers: &mut HeaderMap) {
 #[derive(Debug, Clone)]
 struct Wanted(HeaderValue);
 
+/// Whether a request in canonical form asks for another protocol.
+pub fn wants_upgrade(request: &Request) -> bool {
+    request.extensions().get::<Wanted>().is_some()
+}
+
 /// If the client asked for another protocol, puts back what asks the upstream for the same and returns the client's
 /// side of the switch.
 pub(crate) fn take_upgrade(request: &mut Request) -> Option<OnUpgrade> {

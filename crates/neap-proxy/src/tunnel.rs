@@ -4,7 +4,7 @@
 //! is held until the tunnel ends. When the server goes away a WebSocket is told so (status 1001) between two frames.
 
 mod copy;
-mod frames;
+pub(crate) mod frames;
 
 use std::cell::Cell;
 use std::future::Future;

@@ -142,7 +142,7 @@ mod tests {
         let key = RevisionKey::new("ns", "r");
         let limits = neap_proxy::Limits::default();
         let protocol = neap_proxy::Protocol::Http1;
-        let settings = Settings { limits, protocol, container_concurrency: 0, depth: 1 };
+        let settings = Settings { limits, protocol, container_concurrency: 0, depth: 1, service: None };
         let name = GateName::Revision(key.clone());
         let gate = Arc::new(Gate::new(name, settings, Wakes::new().0, Instant::now()));
         let backends = Backends::new([198, 19, 0, 9].into(), false);

@@ -347,7 +347,7 @@ async fn e1_11_reports_go_out_every_second() {
     let (sender, mut messages) = mpsc::channel::<Vec<u8>>(8);
     let seen = Mutex::new(Vec::new());
     let read = async {
-        let entry = gate.enter(Instant::now(), true);
+        let entry = gate.enter(Instant::now(), crate::gate::Comes::First, None);
         while let Some(message) = messages.recv().await {
             let all = decode_all(&message).expect("is one");
             let stat = all[0].statistics.clone().expect("has some");

@@ -11,13 +11,14 @@ fn addr(n: u16) -> SocketAddr {
 
 fn gate(container_concurrency: u32, depth: usize) -> (Arc<Gate>, mpsc::Receiver<RevisionKey>) {
     let (wakes, woken) = Wakes::new();
-    let settings = Settings { limits: Limits::default(), protocol: Protocol::Http1, container_concurrency, depth };
+    let settings =
+        Settings { limits: Limits::default(), protocol: Protocol::Http1, container_concurrency, depth, service: None };
     let name = GateName::Revision(RevisionKey::new("ns", "rev"));
     (Arc::new(Gate::new(name, settings, wakes, Instant::now())), woken)
 }
 
 fn enter(gate: &Gate) -> Entry {
-    gate.enter(Instant::now(), true)
+    gate.enter(Instant::now(), Comes::First, None)
 }
 
 fn entered(gate: &Gate) -> Leave {
@@ -190,7 +191,7 @@ async fn those_who_wait_are_woken_though_whoever_was_refused_has_gone() {
     let mut second = waits(&gate);
     gate.refused(first, Instant::now(), None);
     // Back at once, before those that came later; and gone before its time.
-    let Entry::Wait(mut again) = gate.enter(Instant::now(), false) else { panic!("has to wait") };
+    let Entry::Wait(mut again) = gate.enter(Instant::now(), Comes::Again, None) else { panic!("has to wait") };
     assert!(again.retry.is_some() && again.ticket < second.ticket);
     gate.try_again(&mut again, Instant::now());
     gate.cancel(again);

@@ -20,23 +20,22 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::sleep;
-use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::plane::Feed;
 
-const EXTERNAL: usize = 0;
-const LOCAL: usize = 1;
+pub(super) const EXTERNAL: usize = 0;
+pub(super) const LOCAL: usize = 1;
 
 /// A gateway in a little world.
-struct World {
-    plane: Arc<DataPlane>,
-    front: Rc<Front>,
+pub(super) struct World {
+    pub(super) plane: Arc<DataPlane>,
+    pub(super) front: Rc<Front>,
     woken: RefCell<mpsc::Receiver<RevisionKey>>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (plane, woken) = DataPlane::new(NEAP_INGRESS_CLASS);
         let metrics = Metrics::default();
         let config = Config::default();
@@ -47,6 +46,8 @@ impl World {
             plane: plane.clone(),
             upstream: Rc::new(upstream),
             metrics,
+            hedges: HedgeMetrics::default(),
+            tasks: TaskTracker::new(),
             doors: doors.into(),
             https_port: 8443,
             revision_suffix: ".svc.cluster.local".into(),
@@ -55,7 +56,7 @@ impl World {
         Self { plane, front: Rc::new(front), woken: RefCell::new(woken) }
     }
 
-    fn revision(&self, name: &str, spec: Value) {
+    pub(super) fn revision(&self, name: &str, spec: Value) {
         let mut spec = spec;
         spec["containers"] = json!([{ "image": "x" }]);
         let meta = json!({ "namespace": "ns", "name": name });
@@ -64,8 +65,14 @@ impl World {
         self.feed::<neap_api::serving::Revision>(object);
     }
 
-    fn instances(&self, service: &str, port_name: &str, addrs: &[SocketAddr]) {
-        let slices = addrs.iter().enumerate().map(|(n, addr)| {
+    pub(super) fn instances(&self, service: &str, port_name: &str, addrs: &[SocketAddr]) {
+        let all: Vec<_> = addrs.iter().map(|addr| (service, *addr)).collect();
+        self.all_instances(port_name, &all);
+    }
+
+    /// These are all there are, of any Service.
+    pub(super) fn all_instances(&self, port_name: &str, all: &[(&str, SocketAddr)]) {
+        let slices = all.iter().enumerate().map(|(n, (service, addr))| {
             let meta = json!({ "namespace": "ns", "name": format!("{service}-{n}"),
                                "labels": { "kubernetes.io/service-name": service } });
             serde_json::from_value(json!({
@@ -79,11 +86,27 @@ impl World {
             .feed::<k8s_openapi::api::discovery::v1::EndpointSlice>(Feed::Reset(slices.collect()), Instant::now());
     }
 
-    fn ingress(&self, name: &str, spec: Value) {
+    pub(super) fn ingress(&self, name: &str, spec: Value) {
         let meta = json!({ "namespace": "ns", "name": name,
                            "annotations": { "networking.knative.dev/ingress.class": NEAP_INGRESS_CLASS } });
         self.feed::<neap_api::networking::Ingress>(json!({
             "apiVersion": "networking.internal.knative.dev/v1alpha1", "kind": "Ingress", "metadata": meta, "spec": spec,
+        }));
+    }
+
+    /// The same, with annotations of its own.
+    pub(super) fn annotated_ingress(&self, name: &str, mut annotations: Value, spec: Value) {
+        annotations["networking.knative.dev/ingress.class"] = NEAP_INGRESS_CLASS.into();
+        let meta = json!({ "namespace": "ns", "name": name, "annotations": annotations });
+        self.feed::<neap_api::networking::Ingress>(json!({
+            "apiVersion": "networking.internal.knative.dev/v1alpha1", "kind": "Ingress", "metadata": meta, "spec": spec,
+        }));
+    }
+
+    pub(super) fn secret(&self, name: &str, type_: &str, data: Value) {
+        self.feed::<k8s_openapi::api::core::v1::Secret>(json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": "ns", "name": name }, "type": type_,
+            "data": data,
         }));
     }
 
@@ -94,12 +117,12 @@ impl World {
         );
     }
 
-    fn feed<K: serde::de::DeserializeOwned + crate::plane::Indexed>(&self, object: Value) {
+    pub(super) fn feed<K: serde::de::DeserializeOwned + crate::plane::Indexed>(&self, object: Value) {
         self.plane.feed(Feed::Apply(serde_json::from_value::<K>(object).expect("an object")), Instant::now());
     }
 
     /// A Revision `r` behind `app.example` outside and `app.ns` inside.
-    fn with_app(spec: Value) -> Self {
+    pub(super) fn with_app(spec: Value) -> Self {
         let world = Self::new();
         world.revision("r", spec);
         let paths = json!({ "paths": [path_to_revision("r")] });
@@ -113,50 +136,50 @@ impl World {
         world
     }
 
-    async fn send(&self, door: usize, request: Request) -> (Response<()>, String) {
+    pub(super) async fn send(&self, door: usize, request: Request) -> (Response<()>, String) {
         let connection = connection(door);
         let (head, body) = self.front.handle(request, &connection).await.into_parts();
         let body = body.collect().await.expect("a whole body").to_bytes();
         (http::Response::from_parts(head, ()), String::from_utf8(body.to_vec()).expect("text"))
     }
 
-    async fn get(&self, door: usize, host: &str, path: &str) -> (u16, String) {
+    pub(super) async fn get(&self, door: usize, host: &str, path: &str) -> (u16, String) {
         let (head, body) = self.send(door, get(host, path)).await;
         (head.status().as_u16(), body)
     }
 
-    fn was_woken(&self) -> Option<String> {
+    pub(super) fn was_woken(&self) -> Option<String> {
         self.woken.borrow_mut().try_recv().ok().map(|key| key.to_string())
     }
 }
 
 type Response<T> = http::Response<T>;
 
-fn connection(listener: usize) -> Connection {
+pub(super) fn connection(listener: usize) -> Connection {
     Connection::plain(([192, 0, 2, 7], 4711).into(), ([192, 0, 2, 1], 80).into(), listener)
 }
 
-fn get(host: &str, path: &str) -> Request {
+pub(super) fn get(host: &str, path: &str) -> Request {
     http::Request::get(path).header("host", host).body(Body::empty()).expect("a request")
 }
 
-fn path_to_revision(revision: &str) -> Value {
+pub(super) fn path_to_revision(revision: &str) -> Value {
     json!({ "splits": [{ "serviceName": revision, "serviceNamespace": "ns", "servicePort": 80, "percent": 100,
         "appendHeaders": { "Knative-Serving-Revision": revision, "Knative-Serving-Namespace": "ns" } }] })
 }
 
-fn path_to_service(service: &str, more: Value) -> Value {
+pub(super) fn path_to_service(service: &str, more: Value) -> Value {
     let mut path = json!({ "splits": [{ "serviceName": service, "serviceNamespace": "ns", "servicePort": 80 }] });
     path.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
     path
 }
 
-async fn local<T>(test: impl Future<Output = T>) -> T {
+pub(super) async fn local<T>(test: impl Future<Output = T>) -> T {
     LocalSet::new().run_until(test).await
 }
 
 /// An instance.
-async fn instance<F, R>(handler: F) -> SocketAddr
+pub(super) async fn instance<F, R>(handler: F) -> SocketAddr
 where
     F: Fn(http::Request<Incoming>) -> R + 'static,
     R: Future<Output = String> + 'static,
@@ -180,7 +203,7 @@ where
 }
 
 /// One that answers with the headers it got.
-async fn mirror() -> SocketAddr {
+pub(super) async fn mirror() -> SocketAddr {
     instance(|request| async move {
         let mut lines: Vec<_> =
             request.headers().iter().map(|(n, v)| format!("{n}: {}", v.to_str().expect("text"))).collect();
@@ -596,7 +619,11 @@ async fn splits_are_kept() {
         let mut to_a = 0;
         for n in 1..=2000_u32 {
             let snapshot = world.front.snapshots.load();
-            let route = world.front.route(&snapshot, &request, Door::External, false).expect("a good request");
+            let entrance = Entrance { door: Door::External, trusted: false };
+            let route = world
+                .front
+                .route(&snapshot, &request, &connection(EXTERNAL), &entrance, false)
+                .expect("a good request");
             let Route::Go(way) = route else { panic!("is routed") };
             to_a += u32::from(way.gate.name.to_string() == "revision ns/a");
             // Not only in the end: spread evenly all the way.
@@ -626,6 +653,36 @@ async fn metrics_name_each_revision() {
             format!(r#"kn_serving_invocation_duration_seconds_bucket{{le="+Inf",{labels}}} 1"#),
         ] {
             assert!(text.contains(&line), "{line} is missing in\n{text}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_publishes_what_others_keep_inside() {
+    local(async {
+        let world = World::new();
+        world.revision("r", json!({}));
+        world.instances("r-private", "http", &[instance(|_| async { "inner".into() }).await]);
+        let paths = json!({ "paths": [path_to_revision("r")] });
+        let inside = |name: &str| {
+            json!({ "rules": [{ "hosts": [format!("{name}.svc.cluster.local")], "visibility": "ClusterLocal",
+            "http": paths }] })
+        };
+        world.ingress("own", inside("own.ns"));
+        let meta = json!({ "namespace": "other", "name": "theirs",
+                           "annotations": { "networking.knative.dev/ingress.class": NEAP_INGRESS_CLASS } });
+        world.feed::<neap_api::networking::Ingress>(json!({
+            "apiVersion": "networking.internal.knative.dev/v1alpha1", "kind": "Ingress", "metadata": meta,
+            "spec": inside("theirs.other"),
+        }));
+        for (name, behind, status) in [("a", "own.ns", 200), ("b", "theirs.other", 404)] {
+            let host = format!("{behind}.svc.cluster.local");
+            world.service(name, json!({ "type": "ExternalName", "externalName": host, "ports": [{ "port": 80 }] }));
+            let paths = json!({ "paths": [path_to_service(name, json!({}))] });
+            world.ingress(name, json!({ "rules": [{ "hosts": [format!("{name}.example")], "http": paths }] }));
+            assert_eq!(world.get(EXTERNAL, &format!("{name}.example"), "/").await.0, status, "{name}");
+            assert_eq!(world.get(LOCAL, &format!("{name}.example"), "/").await.0, 200, "{name}");
         }
     })
     .await;

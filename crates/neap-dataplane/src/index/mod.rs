@@ -26,6 +26,8 @@ pub(crate) use self::object::key_of;
 use crate::activator::PORTS as SIDECAR_PORTS;
 use crate::activator::backends::{Backends, Known};
 use crate::certificates;
+use crate::extras::RouteState;
+use crate::extras::auth::{KeySets, SecretKeys};
 use crate::gate::{Gate, GateName, Settings};
 use crate::plane::Wakes;
 use crate::snapshot::{ServiceEntry, ServiceKey, ServicePort, Snapshot};
@@ -46,6 +48,8 @@ pub(crate) struct Indexes {
     retired: Vec<Weak<Gate>>,
     /// Where instances have to prove themselves before they get requests.
     backends: Option<Arc<Backends>>,
+    /// Issuers' keys, shared by the routes that trust them.
+    key_sets: KeySets,
     /// Gateways beside this one.
     peers: Option<Peers>,
 }
@@ -97,6 +101,7 @@ impl Indexes {
             status: IngressStatus::default(),
             retired: Vec::new(),
             backends: None,
+            key_sets: KeySets::default(),
             peers: None,
         }
     }
@@ -141,7 +146,10 @@ impl Indexes {
         let older = self.generations.insert(key.clone(), generation);
         let mut change = self.routing.apply(ingress);
         if older != Some(generation) {
-            change.touched.insert(key);
+            change.touched.insert(key.clone());
+        }
+        if change.table {
+            self.extras_changed(&key, ingress.metadata.uid.as_deref());
         }
         self.routes_changed(&change)
     }
@@ -149,7 +157,23 @@ impl Indexes {
     pub(crate) fn delete_ingress(&mut self, key: &IngressKey) -> Dirty {
         self.generations.remove(key);
         let change = self.routing.delete(key);
+        self.snapshot.extras.remove_mut(key);
         self.routes_changed(&change)
+    }
+
+    /// Keeps what is remembered for an Ingress in step with its rules.
+    fn extras_changed(&mut self, key: &IngressKey, uid: Option<&str>) {
+        let before = self.snapshot.extras.get(key).cloned();
+        match self.routing.get(key).and_then(|part| part.extras.clone()) {
+            None => drop(self.snapshot.extras.remove_mut(key)),
+            Some(rules) if before.as_ref().is_some_and(|before| before.rules == rules) => {}
+            Some(rules) => {
+                // Without a uid, as in a test, the name has to do.
+                let identity = uid.map_or_else(|| key.to_string(), str::to_owned);
+                let state = RouteState::new(&rules, &identity, before.as_deref(), &mut self.key_sets);
+                self.snapshot.extras.insert_mut(key.clone(), Arc::new(state));
+            }
+        }
     }
 
     pub(crate) fn ingresses(&self) -> Vec<IngressKey> {
@@ -353,6 +377,12 @@ impl Indexes {
     pub(crate) fn apply_secret(&mut self, secret: &Secret) -> Dirty {
         let (namespace, name) = key_of(&secret.metadata);
         let key = SecretRef { namespace: namespace.into(), name: name.into() };
+        // It may have been of another kind.
+        let gone = self.delete_secret(&key);
+        if let Some(keys) = SecretKeys::of(secret) {
+            self.snapshot.keys.insert_mut(key, Arc::new(keys));
+            return Dirty::SNAPSHOT;
+        }
         match certificates::of_order(secret) {
             Some(Ok(challenge)) => {
                 self.snapshot.challenges.insert_mut(key, Arc::new(challenge));
@@ -361,16 +391,16 @@ impl Indexes {
             Some(Err(error)) => {
                 tracing::warn!(secret = %format_args!("{namespace}/{name}"), error = &error as &dyn std::error::Error,
                     "an authority's challenge cannot be answered");
-                return self.delete_secret(&key);
+                return gone;
             }
             None => {}
         }
         match certificates::of_secret(secret) {
-            None => self.delete_secret(&key),
+            None => gone,
             Some(Err(error)) => {
                 tracing::warn!(secret = %format_args!("{namespace}/{name}"), error = &error as &dyn std::error::Error,
                     "the Secret's certificate cannot be used");
-                self.delete_secret(&key)
+                gone
             }
             Some(Ok(certificate)) => {
                 self.snapshot.certificates.insert_mut(key, certificate);
@@ -380,12 +410,17 @@ impl Indexes {
     }
 
     pub(crate) fn delete_secret(&mut self, key: &SecretRef) -> Dirty {
-        let Snapshot { certificates, challenges, .. } = &mut self.snapshot;
-        if certificates.remove_mut(key) | challenges.remove_mut(key) { Dirty::SNAPSHOT } else { Dirty::NOTHING }
+        let Snapshot { certificates, challenges, keys, .. } = &mut self.snapshot;
+        if certificates.remove_mut(key) | challenges.remove_mut(key) | keys.remove_mut(key) {
+            Dirty::SNAPSHOT
+        } else {
+            Dirty::NOTHING
+        }
     }
 
     pub(crate) fn secrets(&self) -> Vec<SecretRef> {
-        self.snapshot.certificates.keys().chain(self.snapshot.challenges.keys()).cloned().collect()
+        let Snapshot { certificates, challenges, keys, .. } = &self.snapshot;
+        certificates.keys().chain(challenges.keys()).chain(keys.keys()).cloned().collect()
     }
 }
 
@@ -405,6 +440,12 @@ impl IngressStatus {
 impl Settings {
     /// Of a plain Service: no limit is an ingress's to set (F1.13).
     pub(crate) fn of_service(protocol: neap_proxy::Protocol) -> Self {
-        Self { limits: neap_proxy::Limits::default(), protocol, container_concurrency: 0, depth: ACTIVATOR_QUEUE_DEPTH }
+        Self {
+            limits: neap_proxy::Limits::default(),
+            protocol,
+            container_concurrency: 0,
+            depth: ACTIVATOR_QUEUE_DEPTH,
+            service: None,
+        }
     }
 }

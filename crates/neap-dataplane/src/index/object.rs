@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use neap_api::keys::networking;
+use neap_api::keys::{networking, serving};
 use neap_api::serving::Revision;
 use neap_proxy::{Limits, Protocol};
 
@@ -42,6 +42,12 @@ pub(super) fn revision_settings(revision: &Revision, depth: usize) -> Settings {
         protocol: if h2c { Protocol::H2c } else { Protocol::Http1 },
         container_concurrency: u32::try_from(concurrency.max(0)).unwrap_or(u32::MAX),
         depth,
+        service: revision
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(serving::SERVICE))
+            .map(|name| (**name).into()),
     }
 }
 

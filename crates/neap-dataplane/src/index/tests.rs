@@ -157,7 +157,7 @@ fn ingress_status_says_what_is_live() {
     let live = status.borrow().clone();
     assert!(live.get("ns", "a").is_none() && live.get("ns", "c").expect("is live").conflicts.is_empty());
     let snapshot = plane.snapshot();
-    let found = snapshot.routes.find(Door::External, false, "b.example", "/", |_| None);
+    let found = snapshot.routes.find(Door::External, false, "b.example", "/", None, |_| None);
     assert!(matches!(found, neap_logic::routing::Lookup::Found(_)));
 }
 
@@ -197,7 +197,7 @@ fn one_gate_is_asked_for_what_is_present_there() {
     let key = RevisionKey::new("ns", "r");
     assert_eq!(plane.present(&key), 0);
     plane.feed(Feed::Apply(revision("r", 0, "http1")), Instant::now());
-    plane.snapshot().revisions[&key].enter(Instant::now(), true);
+    plane.snapshot().revisions[&key].enter(Instant::now(), gate::Comes::First, None);
     assert_eq!(plane.present(&key), 1);
 }
 

@@ -22,14 +22,14 @@ pub trait RequestLog: Send + Sync + 'static {
     fn line(&self, line: String);
 }
 
-pub(super) struct Logger {
-    pub(super) template: Template,
-    pub(super) owner: Arc<Owner>,
-    pub(super) sink: Arc<dyn RequestLog>,
+pub(crate) struct Logger {
+    pub(crate) template: Template,
+    pub(crate) owner: Arc<Owner>,
+    pub(crate) sink: Arc<dyn RequestLog>,
 }
 
 /// One request's line in the making.
-pub(super) struct Entry {
+pub(crate) struct Entry {
     logger: Arc<Logger>,
     context: Value,
     arrived: Instant,
@@ -37,7 +37,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn begin(logger: &Arc<Logger>, request: &Request, connection: &Connection, arrived: Instant) -> Self {
+    pub(crate) fn begin(logger: &Arc<Logger>, request: &Request, connection: &Connection, arrived: Instant) -> Self {
         let headers = request.headers();
         let text = |name| headers.get(name).map_or_else(Default::default, |v| String::from_utf8_lossy(v.as_bytes()));
         let uri = request.uri();
@@ -70,7 +70,7 @@ impl Entry {
     }
 
     /// The answer begins; its end writes the line.
-    pub(super) fn watch(mut self, response: Response) -> Response {
+    pub(crate) fn watch(mut self, response: Response) -> Response {
         self.context["Response"] = json!({ "Code": response.status().as_u16(), "Size": 0, "Latency": 0.0 });
         response.map(|body| body.on_end(self))
     }

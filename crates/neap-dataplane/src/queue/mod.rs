@@ -7,7 +7,7 @@
 mod certificates;
 mod drain;
 mod handler;
-mod log;
+pub(crate) mod log;
 mod metrics;
 mod probe;
 mod settings;

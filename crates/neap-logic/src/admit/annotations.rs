@@ -3,15 +3,17 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use neap_api::keys::{autoscaling as keys, networking, serving};
+use neap_api::keys::{autoscaling as keys, neap, networking, serving};
 use serde_json::Value;
 
 use super::field_error::Errors;
-use super::view::{object, pairs, text};
+use super::view::{items, object, pairs, text};
 use crate::config::autoscaler::WINDOW_BOUNDS;
 use crate::config::go::{format_duration, parse_duration};
 use crate::config::{Autoscaler, Settings, quantity};
 use crate::names;
+use crate::routing::IngressKey;
+use crate::routing::extras::{self, RuleTarget};
 
 /// Prefix of the annotations that size the sidecar.
 const SIDECAR_PREFIX: &str = "queue.sidecar.serving.knative.dev/";
@@ -163,6 +165,52 @@ pub(super) fn sidecar(annotations: &Value) -> Errors {
         errors.add(wrong.via_key(key));
     }
     errors
+}
+
+/// Prefixes of the annotations that go beyond Knative. What begins so and is none of them is a slip of the pen, which might
+/// leave open what was meant to be closed.
+const BEYOND: [&str; 6] =
+    [neap::AUTH, neap::RATE_LIMIT, neap::SESSION_AFFINITY, neap::HEDGE_AFTER, neap::ROUTES, neap::WILDCARD];
+
+/// The annotations that go beyond Knative: each says something, or is refused. `tags` are those of the object's traffic; a
+/// DomainMapping has none, and leads to services instead.
+pub(super) fn beyond(meta: &Value, tags: Option<&[&str]>) -> Errors {
+    let annotations = &meta["annotations"];
+    let mut errors = Errors::none();
+    for (key, _) in pairs(annotations) {
+        let meant = BEYOND.iter().any(|known| key.starts_with(known));
+        if meant && !extras::ALL.contains(&key) {
+            errors.add(Errors::invalid_key(key, ""));
+        }
+    }
+    let of = IngressKey::new(text(meta, "namespace"), text(meta, "name"));
+    let (_, problems) = extras::extras(&of, |key| annotations[key].as_str());
+    for problem in problems {
+        errors.add(Errors::invalid(problem.message, problem.key));
+    }
+    if tags.is_some() && annotations[neap::WILDCARD].is_string() {
+        errors.add(Errors::invalid("only a DomainMapping can have it", neap::WILDCARD));
+    }
+    if let Some(list) = annotations[neap::ROUTES].as_str() {
+        match extras::rules(list, tags.is_none()) {
+            Err(problem) => errors.add(Errors::invalid(problem.message, problem.key)),
+            Ok(rules) => {
+                for rule in &rules {
+                    if let (RuleTarget::Tag(tag), Some(tags)) = (&rule.target, tags)
+                        && !tags.contains(&tag.as_str())
+                    {
+                        errors.add(Errors::invalid(format!("spec.traffic has no tag {tag:?}"), neap::ROUTES));
+                    }
+                }
+            }
+        }
+    }
+    errors.via_field("annotations")
+}
+
+/// The tags of an object's traffic.
+pub(super) fn tags(spec: &Value) -> Vec<&str> {
+    items(&spec["traffic"]).iter().map(|target| text(target, "tag")).filter(|tag| !tag.is_empty()).collect()
 }
 
 /// The value under the first spelling that is present, with that spelling.

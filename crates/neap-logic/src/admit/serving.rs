@@ -46,6 +46,7 @@ pub(super) fn service(x: &mut Incoming<'_>) -> Errors {
     let mut errors = annotations::name(meta)
         .and(annotations::no_autoscaling(&meta["annotations"]).via_field("annotations"))
         .and(annotations::rollout(&meta["annotations"]).via_field("annotations"))
+        .and(annotations::beyond(meta, Some(&annotations::tags(&value["spec"]))))
         .via_field("metadata");
     if !manual {
         errors.add(template::validate(&value["spec"]["template"], meta, x.settings).via_field("spec.template"));
@@ -136,6 +137,7 @@ pub(super) fn route(x: &mut Incoming<'_>) -> Errors {
     let mut errors = annotations::name(meta)
         .and(annotations::no_autoscaling(&meta["annotations"]).via_field("annotations"))
         .and(annotations::rollout(&meta["annotations"]).via_field("annotations"))
+        .and(annotations::beyond(meta, Some(&annotations::tags(&value["spec"]))))
         .and(owner_label(meta, keys::SERVICE, "Service").via_field("labels"))
         .via_field("metadata");
     errors.add(traffic(&value["spec"]["traffic"], false).via_field("spec"));
@@ -248,6 +250,7 @@ pub(super) fn domain_mapping(x: &mut Incoming<'_>) -> Errors {
             format!("invalid name {name:?}: must not be a subdomain of cluster local domain {cluster_domain:?}");
         errors.add(Errors::of(message, &["metadata.name"]));
     }
+    errors.add(annotations::beyond(meta, None).via_field("metadata"));
     errors.add(self::reference(&value["spec"]["ref"], text(meta, "namespace")).via_field("ref").via_field("spec"));
     if !value["spec"]["tls"].is_null() && text(&value["spec"]["tls"], "secretName").is_empty() {
         errors.add(Errors::missing(&["spec.tls.secretName"]));

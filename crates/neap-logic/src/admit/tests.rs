@@ -653,3 +653,49 @@ fn i4_a_manual_service_says_nothing_else() {
     nameless["metadata"]["name"] = "A".into();
     assert!(run(&nameless, None, &Settings::default()).is_err());
 }
+
+#[test]
+fn what_goes_beyond_knative_says_something_or_is_refused() {
+    let s = Settings::default();
+    let with = |annotations: Value| {
+        let mut object = service(json!({"spec": {"containers": [{"image": "a"}]}}));
+        object["metadata"]["annotations"] = annotations;
+        object
+    };
+    let mapping = |annotations: Value| {
+        json!({"apiVersion": "serving.knative.dev/v1beta1", "kind": "DomainMapping",
+            "metadata": {"name": "shop.example.org", "namespace": "ns", "annotations": annotations},
+            "spec": {"ref": {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": "shop"}}})
+    };
+    for (object, want) in [
+        (
+            with(json!({"neap.dev/rate-limit": "fast"})),
+            "invalid value: \"fast\" is no rate: write \"100/s\", \"600/m\" or \"10/h\", and \"burst 20\" behind it if you like: metadata.annotations.neap.dev/rate-limit",
+        ),
+        (
+            with(json!({"neap.dev/rate-limits": "1/s"})),
+            "invalid key name \"neap.dev/rate-limits\": metadata.annotations",
+        ),
+        (
+            with(json!({"neap.dev/wildcard": "true"})),
+            "invalid value: only a DomainMapping can have it: metadata.annotations.neap.dev/wildcard",
+        ),
+        (
+            with(json!({"neap.dev/routes": "- {path: /a, tag: blue}"})),
+            "invalid value: spec.traffic has no tag \"blue\": metadata.annotations.neap.dev/routes",
+        ),
+        (
+            mapping(json!({"neap.dev/routes": "- {path: /a, tag: blue}"})),
+            "invalid value: entry 1: must lead to either a service or a ref: metadata.annotations.neap.dev/routes",
+        ),
+        (
+            mapping(json!({"neap.dev/auth": "key"})),
+            "invalid value: must name the Secret that holds the keys: metadata.annotations.neap.dev/auth-secret",
+        ),
+    ] {
+        refused(&object, None, &s, want);
+    }
+    let good = mapping(json!({"neap.dev/routes": "- {path: /a, service: b}", "neap.dev/wildcard": "true"}));
+    admitted(&good, &s);
+    admitted(&with(json!({"neap.dev/session-affinity": "cookie", "neap.dev/hedge-after": "p95"})), &s);
+}

@@ -7,12 +7,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use neap_api::ConditionStatus;
 use neap_api::condition::{READY, find};
-use neap_api::keys::{networking, serving as keys};
+use neap_api::keys::{neap, networking, serving as keys};
 use neap_api::networking::{
     Certificate, CertificateSpec, ClusterDomainClaim, ClusterDomainClaimSpec, Http01Challenge, HttpPath, HttpRule,
     Ingress, IngressRule, IngressSpec, IngressSplit, IngressTls,
 };
-use neap_api::serving::{Address, DomainMapping, DomainMappingStatus, Route, Service};
+use neap_api::serving::{Address, DomainMapping, DomainMappingStatus, KReference, Route, Service};
 use serde_json::json;
 
 use super::cache::Cache;
@@ -21,8 +21,10 @@ use super::ensure::{Match, controller_ref, ensure, is_controlled_by};
 use super::route::ingress::challenge_paths;
 use super::{Context, Object, ObjectRef, Patch, Plan, Write, meta};
 use crate::conditions::{self, Conditions};
+use crate::config::Settings;
 use crate::config::network::HttpProtocol;
 use crate::names::{self, hosts};
+use crate::routing::extras::{self, PathExtra, Problem, Rule, RuleTarget};
 
 /// The finalizer by which an automatic claim is given up before the mapping goes.
 pub const FINALIZER: &str = "domainmappings.serving.knative.dev";
@@ -61,6 +63,8 @@ pub struct Observed {
     pub certificate: Option<Arc<Certificate>>,
     /// What it refers to.
     pub referent: Referent,
+    /// What the entries of `neap.dev/routes` lead to, in their order.
+    pub targets: Vec<Referent>,
     /// Everything else.
     pub context: Context,
 }
@@ -72,14 +76,27 @@ pub fn observe<C: Cache>(cache: &C, namespace: &str, name: &str, context: Contex
         claim: cache.get("", name),
         ingress: cache.get(namespace, &names::ingress(name)),
         certificate: cache.get(namespace, &names::child_name(name, "")),
-        referent: referent(cache, namespace, &mapping, &context),
+        referent: referent(cache, namespace, &mapping.spec.reference, &context),
+        targets: references(&mapping).iter().map(|to| referent(cache, namespace, to, &context)).collect(),
         mapping,
         context,
     })
 }
 
-fn referent<C: Cache>(cache: &C, namespace: &str, mapping: &DomainMapping, context: &Context) -> Referent {
-    let reference = &mapping.spec.reference;
+/// What else than its `ref` a mapping leads to.
+pub fn references(mapping: &DomainMapping) -> Vec<KReference> {
+    let to = |rule: Rule| match rule.target {
+        RuleTarget::To(reference) => Some(reference),
+        RuleTarget::Tag(_) => None,
+    };
+    written(mapping).unwrap_or_default().into_iter().filter_map(to).collect()
+}
+
+fn written(mapping: &DomainMapping) -> Result<Vec<Rule>, Problem> {
+    meta::annotation(&mapping.metadata, neap::ROUTES).map_or(Ok(Vec::new()), |list| extras::rules(list, true))
+}
+
+fn referent<C: Cache>(cache: &C, namespace: &str, reference: &KReference, context: &Context) -> Referent {
     let shown = |address: Option<Address>| match address.and_then(|a| a.url) {
         Some(url) => Referent::Address(url),
         None => Referent::NoAddress,
@@ -147,8 +164,26 @@ fn map(o: &Observed, plan: &mut Plan, c: &mut Conditions, status: &mut DomainMap
     if tls.https {
         show(status, "https");
     }
-    let Some((target_host, backend)) = resolve(o, c) else { return };
-    let desired = make_ingress(o, &target_host, &backend, tls);
+    let first = match resolve(&mapping.spec.reference, &o.referent, o) {
+        Ok(target) => target,
+        Err(message) => {
+            c.mark_false(REFERENCE_RESOLVED, "ResolveFailed", &message);
+            return;
+        }
+    };
+    let rules = match beyond(o) {
+        Ok(rules) => rules,
+        Err(message) => {
+            c.mark_false(REFERENCE_RESOLVED, "ResolveFailed", &message);
+            return;
+        }
+    };
+    match rules.iter().find_map(|routed| routed.missing.as_deref()) {
+        None => c.mark_true(REFERENCE_RESOLVED),
+        // What is there is served; what is not there is answered with 503, and never by somebody else.
+        Some(missing) => c.mark_false(REFERENCE_RESOLVED, "ResolveFailed", missing),
+    }
+    let desired = make_ingress(o, &first, &rules, tls);
     let name = meta::name(&desired.metadata);
     let held = o.ingress.as_deref();
     if held.is_some_and(|held| !is_controlled_by(&held.metadata, mapping)) {
@@ -202,7 +237,11 @@ fn certificate(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> Option<Tls>
             "CertificateExternallyProvided",
             "TLS certificate was provided externally",
         );
-        return Some(Tls::new(vec![entry(&tls.secret_name)], true));
+        let mut own = entry(&tls.secret_name);
+        if is_wildcard(o) {
+            own.hosts.push(format!("*.{host}"));
+        }
+        return Some(Tls::new(vec![own], true));
     }
     let spellings = [networking::DISABLE_TLS, networking::DISABLE_AUTO_TLS, networking::DISABLE_AUTO_TLS_ALT];
     let disabled = meta::annotation_of(&mapping.metadata, &spellings).is_some_and(|v| v.eq_ignore_ascii_case("true"));
@@ -324,78 +363,142 @@ fn claim(o: &Observed, plan: &mut Plan, c: &mut Conditions) -> bool {
     }
 }
 
-/// The host and the Kubernetes Service behind the reference.
-fn resolve(o: &Observed, c: &mut Conditions) -> Option<(String, String)> {
-    let reference = &o.mapping.spec.reference;
+/// Where requests go: a host, and the Kubernetes Service behind it.
+struct Target {
+    host: String,
+    service: String,
+}
+
+/// One entry of `neap.dev/routes`.
+struct Routed {
+    rule: Rule,
+    target: Target,
+    /// Why its target cannot be reached yet.
+    missing: Option<String>,
+}
+
+/// The entries, for our own gateway: another could not tell them apart.
+fn beyond(o: &Observed) -> Result<Vec<Routed>, String> {
+    let mapping = o.mapping.as_ref();
+    if class(mapping, &o.context.settings) != networking::NEAP_INGRESS_CLASS {
+        return Ok(Vec::new());
+    }
+    let rules = written(mapping).map_err(|problem| format!("annotation {}: {}", problem.key, problem.message))?;
+    let mut routed = Vec::with_capacity(rules.len());
+    for (at, (rule, referent)) in rules.into_iter().zip(&o.targets).enumerate() {
+        let RuleTarget::To(reference) = &rule.target else { continue };
+        let (target, missing) = match resolve(reference, referent, o) {
+            Ok(target) => (target, None),
+            Err(message) => {
+                // Its address is no secret before it is shown.
+                let namespace = meta::namespace(&mapping.metadata);
+                let host = hosts::service_host(&reference.name, namespace, &o.context.settings);
+                let missing = format!("{}, entry {}: {message}", neap::ROUTES, at + 1);
+                (Target { host, service: reference.name.clone() }, Some(missing))
+            }
+        };
+        routed.push(Routed { rule, target, missing });
+    }
+    Ok(routed)
+}
+
+/// The host and the Kubernetes Service behind a reference.
+fn resolve(reference: &KReference, referent: &Referent, o: &Observed) -> Result<Target, String> {
     let namespace = meta::namespace(&o.mapping.metadata);
-    let failed = |c: &mut Conditions, message: String| {
-        c.mark_false(REFERENCE_RESOLVED, "ResolveFailed", &message);
-        None
-    };
-    let url = match &o.referent {
+    let url = match referent {
         Referent::Address(url) => url,
         Referent::NoAddress => {
-            return failed(c, format!("address not set for {} {:?}", reference.kind, reference.name));
+            return Err(format!("address not set for {} {:?}", reference.kind, reference.name));
         }
         Referent::Missing => {
             let plural = format!("{}s.{}", reference.kind.to_lowercase(), neap_api::serving::GROUP);
-            return failed(c, format!("{plural} {:?} not found", reference.name));
+            return Err(format!("{plural} {:?} not found", reference.name));
         }
         Referent::UnknownKind => {
-            return failed(
-                c,
-                format!("{} {} has no address a domain can be mapped to", reference.api_version, reference.kind),
-            );
+            return Err(format!(
+                "{} {} has no address a domain can be mapped to",
+                reference.api_version, reference.kind
+            ));
         }
     };
     let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     if !path.trim_end_matches('/').is_empty() {
-        return failed(c, format!("resolved URI {url:?} contains a path"));
+        return Err(format!("resolved URI {url:?} contains a path"));
     }
     let suffix = format!(".svc.{}", o.context.settings.neap.cluster_domain);
     let parts = host.strip_suffix(&suffix).and_then(|name| name.split_once('.'));
     let Some((service, place)) = parts.filter(|(_, place)| !place.contains('.')) else {
-        return failed(c, format!("resolved URI {url:?} must be of the form {{name}}.{{namespace}}{suffix}"));
+        return Err(format!("resolved URI {url:?} must be of the form {{name}}.{{namespace}}{suffix}"));
     };
     if place != namespace {
-        return failed(c, format!("resolved URI {url:?} must be in same namespace as DomainMapping"));
+        return Err(format!("resolved URI {url:?} must be in same namespace as DomainMapping"));
     }
-    c.mark_true(REFERENCE_RESOLVED);
-    Some((host.to_owned(), service.to_owned()))
+    Ok(Target { host: host.to_owned(), service: service.to_owned() })
 }
 
-fn make_ingress(o: &Observed, target_host: &str, backend: &str, tls: Tls) -> Ingress {
+/// The kind of gateway that is to serve it.
+fn class<'a>(mapping: &'a DomainMapping, settings: &'a Settings) -> &'a str {
+    meta::annotation_of(&mapping.metadata, &[networking::INGRESS_CLASS, networking::INGRESS_CLASS_ALT])
+        .filter(|class| !class.is_empty())
+        .unwrap_or(&settings.network.ingress_class)
+}
+
+/// Whether all names below it are served too.
+fn is_wildcard(o: &Observed) -> bool {
+    let mapping = o.mapping.as_ref();
+    meta::annotation(&mapping.metadata, neap::WILDCARD) == Some("true")
+        && class(mapping, &o.context.settings) == networking::NEAP_INGRESS_CLASS
+}
+
+fn make_ingress(o: &Observed, first: &Target, rules: &[Routed], tls: Tls) -> Ingress {
     let own = &o.mapping.metadata;
     let host = meta::name(own);
     let settings = &o.context.settings;
     let mut labels = meta::labels(own);
     labels.insert(keys::DOMAIN_MAPPING_UID.into(), own.uid.clone().unwrap_or_default());
     labels.insert(keys::DOMAIN_MAPPING_NAMESPACE.into(), meta::namespace(own).into());
-    let spellings = [networking::INGRESS_CLASS, networking::INGRESS_CLASS_ALT];
-    let class = meta::annotation_of(own, &spellings)
-        .filter(|class| !class.is_empty())
-        .unwrap_or(&settings.network.ingress_class);
-    let mut annotations = meta::annotations(own, &spellings);
-    annotations.insert(networking::INGRESS_CLASS.into(), class.to_owned());
+    let mut annotations =
+        meta::annotations(own, &[networking::INGRESS_CLASS, networking::INGRESS_CLASS_ALT, neap::ROUTES, neap::PATHS]);
+    annotations.insert(networking::INGRESS_CLASS.into(), class(&o.mapping, settings).to_owned());
     let redirected = match meta::annotation_of(own, &[networking::HTTP_PROTOCOL, networking::HTTP_OPTION]) {
         Some(option) => option.eq_ignore_ascii_case("redirected"),
         None => settings.network.http_protocol == HttpProtocol::Redirected,
     };
-    let path = HttpPath {
-        rewrite_host: target_host.to_owned(),
-        append_headers: BTreeMap::from([(ORIGINAL_HOST_HEADER.to_owned(), host.to_owned())]),
+    let path = |target: &Target, prefix: &str, original: Option<&str>| HttpPath {
+        path: prefix.to_owned(),
+        rewrite_host: target.host.clone(),
+        append_headers: original.map(|host| (ORIGINAL_HOST_HEADER.to_owned(), host.to_owned())).into_iter().collect(),
         splits: vec![IngressSplit {
             service_namespace: meta::namespace(own).to_owned(),
-            service_name: backend.to_owned(),
+            service_name: target.service.clone(),
             service_port: IntOrString::Int(BACKEND_PORT),
             percent: 100,
             append_headers: BTreeMap::new(),
         }],
         ..HttpPath::default()
     };
-    let mut paths = challenge_paths(&tls.challenges, &[host.to_owned()]);
-    paths.push(path);
+    // Below a wildcard the gateway tells the application the name it was called by; nobody else knows it.
+    let mut sides = vec![(host.to_owned(), Some(host))];
+    if is_wildcard(o) {
+        sides.push((format!("*.{host}"), None));
+    }
+    let mut extras = Vec::new();
+    let mut ingress_rules = Vec::with_capacity(sides.len());
+    for (side, (name, original)) in sides.into_iter().enumerate() {
+        let hosts = vec![name];
+        let mut paths = challenge_paths(&tls.challenges, &hosts);
+        for routed in rules {
+            extras.push(PathExtra { rule: side, path: paths.len(), more: routed.rule.more.clone() });
+            paths.push(path(&routed.target, &routed.rule.path, original));
+        }
+        paths.push(path(first, "", original));
+        let http = Some(HttpRule { paths });
+        ingress_rules.push(IngressRule { hosts, visibility: "ExternalIP".into(), http });
+    }
+    if !extras.is_empty() {
+        annotations.insert(neap::PATHS.into(), extras::write_paths(&extras));
+    }
     Ingress {
         metadata: ObjectMeta {
             name: Some(names::ingress(host)),
@@ -408,11 +511,7 @@ fn make_ingress(o: &Observed, target_host: &str, backend: &str, tls: Tls) -> Ing
         spec: IngressSpec {
             http_option: if redirected && !tls.entries.is_empty() { "Redirected".into() } else { "Enabled".into() },
             tls: tls.entries,
-            rules: vec![IngressRule {
-                hosts: vec![host.to_owned()],
-                visibility: "ExternalIP".into(),
-                http: Some(HttpRule { paths }),
-            }],
+            rules: ingress_rules,
         },
         status: None,
     }

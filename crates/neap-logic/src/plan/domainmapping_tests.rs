@@ -138,3 +138,80 @@ fn d9_3_a_mapping_has_a_certificate_while_there_is_tls() {
     let ingress = world.value("Ingress", "ns", "shop.example.org").expect("made");
     assert_eq!(ingress["spec"]["tls"][0]["hosts"], json!(["shop.example.org"]));
 }
+
+fn annotate(world: &mut World, key: &str, value: &str) {
+    world.patch("DomainMapping", "ns", "shop.example.org", json!({"metadata": {"annotations": {key: value}}}));
+}
+
+#[test]
+fn several_services_share_the_domain() {
+    let mut world = World::of(WORLD);
+    annotate(
+        &mut world,
+        "neap.dev/routes",
+        "- {path: /api, service: api, rewritePath: /}\n- {query: {v: '2'}, service: shop}",
+    );
+    annotate(&mut world, "neap.dev/wildcard", "true");
+    annotate(&mut world, "neap.dev/rate-limit", "5/s");
+    run(&mut world, true);
+    let ingress = world.value("Ingress", "ns", "shop.example.org").expect("created").clone();
+    let rules = &ingress["spec"]["rules"];
+    let paths = |rule: usize| &rules[rule]["http"]["paths"];
+    assert_eq!(
+        (&rules[0]["hosts"], &rules[1]["hosts"]),
+        (&json!(["shop.example.org"]), &json!(["*.shop.example.org"]))
+    );
+    // What is not there yet keeps its path, so that nobody else answers for it.
+    assert_eq!(
+        (&paths(0)[0]["path"], &paths(0)[0]["rewriteHost"]),
+        (&json!("/api"), &json!("api.ns.svc.cluster.local"))
+    );
+    assert_eq!(paths(0)[1]["rewriteHost"], "shop.ns.svc.cluster.local");
+    assert_eq!(paths(0)[2]["rewriteHost"], "shop.ns.svc.cluster.local");
+    assert_eq!(paths(0)[2]["appendHeaders"], json!({"K-Original-Host": "shop.example.org"}));
+    assert!(paths(1)[2].get("appendHeaders").is_none(), "below a wildcard each request has a name of its own");
+    let annotations = &ingress["metadata"]["annotations"];
+    assert_eq!(annotations["neap.dev/rate-limit"], "5/s");
+    assert!(annotations.get("neap.dev/routes").is_none());
+    let extra = annotations["neap.dev/paths"].as_str().expect("a text");
+    assert!(
+        extra.contains(r#"{"rule":0,"path":0,"rewrite":"/"}"#) && extra.contains(r#""rule":1,"path":1"#),
+        "{extra}"
+    );
+    assert_eq!(condition(&world, "ReferenceResolved"), "False ResolveFailed");
+    let mapping = world.value("DomainMapping", "ns", "shop.example.org").expect("there");
+    let text = mapping["status"]["conditions"].to_string();
+    assert!(text.contains(r#"neap.dev/routes, entry 1: services.serving.knative.dev \"api\" not found"#), "{text}");
+
+    world.put_yaml(
+        "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: api, namespace: ns}\nspec: {}\nstatus: {address: {url: \"http://api.ns.svc.cluster.local\"}}\n",
+    );
+    run(&mut world, true);
+    assert_eq!(condition(&world, "ReferenceResolved"), "True ");
+    assert_eq!(world.value("Ingress", "ns", "shop.example.org").expect("there")["spec"], ingress["spec"]);
+}
+
+#[test]
+fn another_gateway_serves_the_reference_alone() {
+    let mut world = World::of(WORLD);
+    annotate(&mut world, "neap.dev/routes", "- {path: /api, service: api}");
+    annotate(&mut world, "neap.dev/wildcard", "true");
+    annotate(&mut world, "networking.knative.dev/ingress.class", "kourier.ingress.networking.knative.dev");
+    run(&mut world, true);
+    let ingress = world.value("Ingress", "ns", "shop.example.org").expect("created");
+    assert_eq!(ingress["spec"]["rules"].as_array().map(Vec::len), Some(1));
+    assert_eq!(ingress["spec"]["rules"][0]["http"]["paths"].as_array().map(Vec::len), Some(1));
+    assert!(ingress["metadata"]["annotations"].get("neap.dev/paths").is_none());
+    assert_eq!(condition(&world, "ReferenceResolved"), "True ");
+}
+
+#[test]
+fn a_list_nobody_can_read_changes_nothing() {
+    let mut world = World::of(WORLD);
+    run(&mut world, true);
+    let before = world.value("Ingress", "ns", "shop.example.org").expect("created").clone();
+    annotate(&mut world, "neap.dev/routes", "- {path: api, service: api}");
+    run(&mut world, true);
+    assert_eq!(condition(&world, "ReferenceResolved"), "False ResolveFailed");
+    assert_eq!(world.value("Ingress", "ns", "shop.example.org"), Some(&before));
+}

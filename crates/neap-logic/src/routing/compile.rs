@@ -1,13 +1,14 @@
 //! One Ingress object, compiled. What cannot be routed is left out and named in `problems`; the rest still serves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use neap_api::keys::headers;
+use neap_api::keys::{headers, neap};
 use neap_api::networking::{HttpPath, Ingress, IngressSplit};
 
+use super::extras::{self, Extras, PathMore};
 use super::hash::network_hash;
 use super::host::HOST_LIMIT;
 use super::rule::{Backend, Header, HostRoutes, IngressKey, PathRule, Port, RevisionKey, SecretRef, Split};
@@ -30,6 +31,8 @@ pub struct CompiledIngress {
     pub hosts: Vec<(Arc<str>, Arc<HostRoutes>)>,
     /// The certificate of each host pattern it names one for.
     pub certificates: Vec<(Arc<str>, Arc<SecretRef>)>,
+    /// What it asks for beyond Knative; few do.
+    pub extras: Option<Arc<Extras>>,
     /// What was left out, and why, one sentence each.
     pub problems: Vec<String>,
 }
@@ -42,12 +45,23 @@ pub fn compile(ingress: &Ingress) -> CompiledIngress {
     );
     let hash: Arc<str> = network_hash(ingress).into();
     let mut problems = Vec::new();
+    let annotation = |name: &str| ingress.metadata.annotations.as_ref()?.get(name).map(String::as_str);
+    let (extras, wrong) = extras::extras(&key, annotation);
+    problems.extend(wrong.into_iter().map(|problem| format!("annotation {}: {}", problem.key, problem.message)));
+    let extras = extras.into_part();
+    let mut more = annotation(neap::PATHS)
+        .and_then(|text| {
+            let read = extras::read_paths(text);
+            read.map_err(|error| problems.push(format!("annotation {}: {error}", neap::PATHS))).ok()
+        })
+        .unwrap_or_default();
 
     // Several rules may name the same host: their paths are put together, in the order of the rules.
     let mut sides: BTreeMap<Arc<str>, Sides> = BTreeMap::new();
     for (at, rule) in ingress.spec.rules.iter().enumerate() {
-        let paths = rule.http.iter().flat_map(|http| &http.paths);
-        let paths: Vec<PathRule> = paths.filter_map(|path| path_rule(path, &key, &mut problems)).collect();
+        let paths = rule.http.iter().flat_map(|http| &http.paths).enumerate();
+        let paths: Vec<PathRule> =
+            paths.filter_map(|(n, path)| path_rule(path, more.remove(&(at, n)), &key, &mut problems)).collect();
         if paths.is_empty() {
             problems.push(format!("spec.rules[{at}] has no path that can be routed"));
             continue;
@@ -66,11 +80,16 @@ pub fn compile(ingress: &Ingress) -> CompiledIngress {
     }
 
     let redirect = ingress.spec.http_option == REDIRECTED;
+    let secured: BTreeSet<String> =
+        ingress.spec.tls.iter().flat_map(|tls| &tls.hosts).map(|host| host.to_ascii_lowercase()).collect();
     let hosts = sides
         .into_iter()
         .map(|(host, Sides { external, local })| {
-            let (ingress, hash) = (key.clone(), hash.clone());
-            (host, Arc::new(HostRoutes { ingress, hash, redirect, external, local }))
+            let (ingress, hash, extras) = (key.clone(), hash.clone(), extras.clone());
+            // Nobody is sent to where no certificate can be shown: one for all names below another needs more than the
+            // certificate of that name.
+            let redirect = redirect && (!host.starts_with('*') || secured.contains(&*host));
+            (host, Arc::new(HostRoutes { ingress, hash, redirect, external, local, extras }))
         })
         .collect();
     let mut certificates = Vec::new();
@@ -84,7 +103,7 @@ pub fn compile(ingress: &Ingress) -> CompiledIngress {
         }
     }
     let created = ingress.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    CompiledIngress { key, created, hash, hosts, certificates, problems }
+    CompiledIngress { key, created, hash, hosts, certificates, extras, problems }
 }
 
 #[derive(Default)]
@@ -93,9 +112,9 @@ struct Sides {
     local: Option<Arc<[PathRule]>>,
 }
 
-/// F1.6: longest prefix first; of equal prefixes, those with more header matches first; else the given order.
+/// F1.6: by rank; else the given order.
 fn sorted(mut paths: Vec<PathRule>) -> Vec<PathRule> {
-    paths.sort_by_key(|path| std::cmp::Reverse((path.prefix.len(), path.matches.len())));
+    paths.sort_by_key(|path| std::cmp::Reverse(path.rank()));
     paths
 }
 
@@ -113,7 +132,12 @@ fn patterns(hosts: &[String], field: &str, problems: &mut Vec<String>) -> Vec<Ar
     good
 }
 
-fn path_rule(path: &HttpPath, key: &IngressKey, problems: &mut Vec<String>) -> Option<PathRule> {
+fn path_rule(
+    path: &HttpPath,
+    more: Option<PathMore>,
+    key: &IngressKey,
+    problems: &mut Vec<String>,
+) -> Option<PathRule> {
     let splits: Vec<Split> = path
         .splits
         .iter()
@@ -135,6 +159,7 @@ fn path_rule(path: &HttpPath, key: &IngressKey, problems: &mut Vec<String>) -> O
     Some(PathRule {
         prefix: path.path.as_str().into(),
         matches: path.headers.iter().map(|(name, wanted)| header(name, &wanted.exact)).collect(),
+        more: more.map(Box::new),
         rewrite_host: Some(path.rewrite_host.as_str()).filter(|host| !host.is_empty()).map(Into::into),
         splits,
     })

@@ -5,6 +5,7 @@
 //! one is up, or draw a random number: the choice between splits is made with a number the caller brings.
 
 mod compile;
+pub mod extras;
 mod hash;
 mod host;
 mod index;
@@ -14,6 +15,7 @@ mod table;
 mod tests;
 
 pub use compile::{CompiledIngress, compile};
+pub use extras::Extras;
 pub use hash::network_hash;
 pub use host::{HOST_LIMIT, HostBuf, HostMap, host_of};
 pub use index::{Change, Conflict, Index};

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::extras::{Extras, PathMore};
+
 /// Names one Ingress object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IngressKey {
@@ -105,6 +107,8 @@ pub struct PathRule {
     pub prefix: Box<str>,
     /// Headers the request must carry with exactly these values; several must all match.
     pub matches: Box<[Header]>,
+    /// What else is asked of a request, and what becomes of its path; few have any of it.
+    pub more: Option<Box<PathMore>>,
     /// The Host header the backend gets instead of the request's.
     pub rewrite_host: Option<Arc<str>>,
     /// The backends. Never empty, and their percents sum to 100.
@@ -112,6 +116,23 @@ pub struct PathRule {
 }
 
 impl PathRule {
+    /// How soon it is tried: longest prefix first; of equal prefixes a whole path before a beginning, then what asks for more.
+    pub(super) fn rank(&self) -> (usize, bool, usize) {
+        let more = self.more.as_deref();
+        let weight = self.matches.len() + more.map_or(0, PathMore::weight);
+        (self.prefix.len(), more.is_some_and(|more| more.exact), weight)
+    }
+
+    /// The path a request goes on with; `None` when it keeps its own.
+    pub fn rewritten(&self, path: &str) -> Option<String> {
+        self.more.as_ref()?.rewritten(&self.prefix, path)
+    }
+
+    /// Whether it is there to answer a certificate authority, which comes without TLS and shows no key (F1.11).
+    pub fn is_challenge(&self) -> bool {
+        self.prefix.starts_with(neap_api::acme::CHALLENGE_PATH)
+    }
+
     /// The split a number falls on. Equally spread numbers give the splits their percents; what counts are the upper
     /// bits, so that a sequence of evenly spread numbers is as good as chance, and keeps the shares closer.
     pub fn choose(&self, number: u32) -> &Split {
@@ -143,6 +164,8 @@ pub struct HostRoutes {
     pub external: Option<Arc<[PathRule]>>,
     /// Paths for requests from inside, where they differ from `external`.
     pub local: Option<Arc<[PathRule]>>,
+    /// What its Ingress asks for beyond Knative; few do.
+    pub extras: Option<Arc<Extras>>,
 }
 
 /// A Secret that holds a certificate.

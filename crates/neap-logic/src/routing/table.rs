@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use neap_api::acme::CHALLENGE_PATH;
-
 use super::host::{HostBuf, HostMap, host_of};
 use super::rule::{HostRoutes, PathRule, SecretRef};
 
@@ -50,14 +48,15 @@ pub struct Table {
 impl Table {
     /// Finds where a request goes.
     ///
-    /// `authority` is the Host header or `:authority`, in any case, with or without port; `path` has no query;
-    /// `secure` says whether it came over TLS; `header` looks up the value of a header by lower-case name.
+    /// `authority` is the Host header or `:authority`, in any case, with or without port; `path` has no query, which comes
+    /// beside it; `secure` says whether it came over TLS; `header` looks up the value of a header by lower-case name.
     pub fn find<'h>(
         &self,
         door: Door,
         secure: bool,
         authority: &str,
         path: &str,
+        query: Option<&str>,
         header: impl Fn(&str) -> Option<&'h str>,
     ) -> Lookup<'_> {
         let mut buf: HostBuf = [0; _];
@@ -66,7 +65,11 @@ impl Table {
         };
         let paths = match door {
             Door::External => match &host.external {
-                Some(paths) if host.redirect && !secure && !is_challenge(path, paths) => return Lookup::Redirect(host),
+                Some(paths) if host.redirect && !secure => {
+                    // An authority that makes certificates asks in the clear (F1.11), and may find none where it would be sent.
+                    let found = paths.iter().find(|rule| rule.is_challenge() && matches(rule, path, query, &header));
+                    return found.map_or(Lookup::Redirect(host), |path| Lookup::Found(Found { host, path }));
+                }
                 Some(paths) => paths,
                 None => return Lookup::LocalOnly(host),
             },
@@ -77,7 +80,7 @@ impl Table {
         };
         paths
             .iter()
-            .find(|rule| matches(rule, path, &header))
+            .find(|rule| matches(rule, path, query, &header))
             .map_or(Lookup::NoPath(host), |path| Lookup::Found(Found { host, path }))
     }
 
@@ -114,13 +117,8 @@ impl Table {
     }
 }
 
-/// Whether an authority that makes certificates is waited for under this path: it asks in the clear (F1.11), and may find no
-/// certificate where a redirect would send it.
-fn is_challenge(path: &str, paths: &[PathRule]) -> bool {
-    path.starts_with(CHALLENGE_PATH)
-        && paths.iter().any(|rule| rule.prefix.starts_with(CHALLENGE_PATH) && path.starts_with(&*rule.prefix))
-}
-
-fn matches<'h>(rule: &PathRule, path: &str, header: impl Fn(&str) -> Option<&'h str>) -> bool {
-    path.starts_with(&*rule.prefix) && rule.matches.iter().all(|wanted| header(&wanted.name) == Some(&*wanted.value))
+fn matches<'h>(rule: &PathRule, path: &str, query: Option<&str>, header: impl Fn(&str) -> Option<&'h str>) -> bool {
+    path.starts_with(&*rule.prefix)
+        && rule.matches.iter().all(|wanted| header(&wanted.name) == Some(&*wanted.value))
+        && rule.more.as_ref().is_none_or(|more| more.matches(&rule.prefix, path, query, &header))
 }

@@ -44,9 +44,10 @@ fn ask(table: &Table, request: &str) -> String {
     let door = if words.next() == Some("in") { Door::Local } else { Door::External };
     let secure = words.next() == Some("https");
     let (host, path) = (words.next().unwrap(), words.next().unwrap());
+    let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
     let headers: Vec<(&str, &str)> = words.map(|pair| pair.split_once('=').unwrap()).collect();
     let header = |name: &str| headers.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
-    match table.find(door, secure, host, path, header) {
+    match table.find(door, secure, host, path, query, header) {
         Lookup::Found(Found { path, .. }) => {
             let backend = &path.choose(0).backend;
             match &path.rewrite_host {
@@ -348,4 +349,101 @@ fn incremental_equals_fresh() {
             assert_eq!(owner(&grown), owner(&fresh), "{host}");
         }
     }
+}
+
+#[test]
+fn several_services_under_one_domain() {
+    let mut spec = String::from("rules:\n- hosts: [shop.example]\n  http:\n    paths:\n");
+    let list = "
+- {path: /api, service: api}
+- {path: /api/v2, service: v2}
+- {pathExact: /api/v2, service: v2root}
+- {path: /api, headers: {x-beta: '1'}, service: beta}
+- {path: /api, headers: {x-beta: '1'}, query: {deep: '1'}, service: deep}
+- {query: {page: '2'}, service: page}
+";
+    let mut extra = Vec::new();
+    for (at, rule) in extras::rules(list, true).unwrap().into_iter().enumerate() {
+        let extras::RuleTarget::To(to) = &rule.target else { panic!("{rule:?}") };
+        let path = if rule.path.is_empty() { String::new() } else { format!("path: {}, ", rule.path) };
+        spec += &format!("    - {{{path}splits: [{{serviceName: {}, servicePort: 80}}]}}\n", to.name);
+        extra.push(extras::PathExtra { rule: 0, path: at, more: rule.more });
+    }
+    spec += "    - {splits: [{serviceName: rest, servicePort: 80}]}\n";
+    let mut one = ingress("n/i", 0, &spec);
+    let annotations = one.metadata.annotations.as_mut().unwrap();
+    annotations.insert(neap_api::keys::neap::PATHS.into(), extras::write_paths(&extra));
+    let changed = network_hash(&one);
+    check(
+        &table(std::slice::from_ref(&one)),
+        &[
+            ("out http shop.example /", "rest"),
+            ("out http shop.example /apiary", "rest"),
+            ("out http shop.example /api", "api"),
+            ("out http shop.example /api/x?deep=1", "api"),
+            ("out http shop.example /api/x x-beta=1", "beta"),
+            ("out http shop.example /api/x?deep=1 x-beta=1", "deep"),
+            // The longer path wins over the one that asks for more.
+            ("out http shop.example /api/v2/x x-beta=1", "v2"),
+            ("out http shop.example /api/v2", "v2root"),
+            ("out http shop.example /api/v2/", "v2"),
+            ("out http shop.example /x?page=2", "page"),
+            ("out http shop.example /x?page=22", "rest"),
+        ],
+    );
+    one.metadata.annotations.as_mut().unwrap().remove(neap_api::keys::neap::PATHS);
+    assert_ne!(network_hash(&one), changed, "what is routed on is part of the version");
+}
+
+#[test]
+fn f1_11_challenges_are_not_redirected() {
+    let spec = "
+httpOption: Redirected
+tls: [{hosts: [a.b], secretName: s, secretNamespace: n}]
+rules:
+- hosts: [a.b, '*.a.b']
+  http:
+    paths:
+    - {path: /.well-known/acme-challenge/token, splits: [{serviceName: solver, servicePort: 80}]}
+    - {splits: [{serviceName: app, servicePort: 80}]}
+";
+    check(
+        &table(&[ingress("n/i", 0, spec)]),
+        &[
+            ("out http a.b /", "redirect"),
+            ("out http a.b /.well-known/acme-challenge/token", "solver"),
+            ("out http a.b /.well-known/acme-challenge/other", "redirect"),
+            ("out https a.b /", "app"),
+            // No certificate holds for these.
+            ("out http x.a.b /", "app"),
+        ],
+    );
+}
+
+#[test]
+fn what_goes_beyond_is_a_part_of_the_host_or_nothing() {
+    let plain = ingress(
+        "n/plain",
+        0,
+        "rules: [{hosts: [p.x], http: {paths: [{splits: [{serviceName: s, servicePort: 80}]}]}}]",
+    );
+    let mut limited = ingress(
+        "n/limited",
+        0,
+        "rules: [{hosts: [l.x], http: {paths: [{splits: [{serviceName: s, servicePort: 80}]}]}}]",
+    );
+    let annotations = limited.metadata.annotations.as_mut().unwrap();
+    annotations.insert("neap.dev/rate-limit".into(), "5/s".into());
+    annotations.insert("neap.dev/auth".into(), "nonsense".into());
+    let mut index = Index::new(CLASS);
+    index.reset(&[plain, limited.clone()]);
+    assert!(index.table().host("p.x").unwrap().extras.is_none());
+    let extras = index.table().host("l.x").unwrap().extras.clone().unwrap();
+    assert_eq!(extras.rate.as_ref().unwrap().rate.burst, 5);
+    assert_eq!(extras.auth, Some(extras::AuthRule::Broken));
+    let problems = &index.get(&IngressKey::new("n", "limited")).unwrap().problems;
+    assert_eq!(problems, &["annotation neap.dev/auth: \"nonsense\" is neither \"key\" nor \"jwt\""]);
+    // A change of an annotation alone is a change.
+    limited.metadata.annotations.as_mut().unwrap().insert("neap.dev/rate-limit".into(), "6/s".into());
+    assert!(index.apply(&limited).table);
 }

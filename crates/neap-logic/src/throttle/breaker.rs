@@ -118,6 +118,18 @@ impl<K: Clone + Ord, W> Throttle<K, W> {
         Acquired::Wait(ticket)
     }
 
+    /// Leave to send a request to the instance with room that scores highest, given its requests in flight; `None` when
+    /// none with room has a score. Nobody is passed over by this: while anybody waits, no instance has room.
+    pub fn acquire_best(&mut self, score: impl Fn(&K, u32) -> Option<u64>) -> Option<Grant<K>> {
+        let open = self.active.iter().copied().filter(|&at| self.slot(at).has_room());
+        let scored = open.filter_map(|at| {
+            let slot = self.slot(at);
+            Some((score(&slot.key, slot.in_flight)?, at))
+        });
+        let (_, at) = scored.max_by_key(|(score, _)| *score)?;
+        Some(self.take(at))
+    }
+
     /// The same for a request that had leave to go to an instance which did not take it: it waits before all others,
     /// for its turn had come, and is not refused for want of room.
     pub fn acquire_again(&mut self, random: u64, waiter: impl FnOnce() -> W) -> Acquired<K> {
@@ -271,14 +283,18 @@ impl<K: Clone + Ord, W> Throttle<K, W> {
         };
         let picked = self.policy.pick(self.active.len(), self.last, random, busy)?;
         self.last = picked;
-        let at = self.active[picked];
+        Some(self.take(self.active[picked]))
+    }
+
+    /// Takes a place at the instance in this position, which has room.
+    fn take(&mut self, at: usize) -> Grant<K> {
         let slot = self.slots[at].as_mut().expect("an active position has a slot");
         slot.in_flight += 1;
         self.in_flight += 1;
         if !slot.has_room() {
             self.open -= 1;
         }
-        Some(Grant { instance: slot.key.clone(), slot: at })
+        Grant { instance: slot.key.clone(), slot: at }
     }
 
     fn slot(&self, at: usize) -> &Slot<K> {

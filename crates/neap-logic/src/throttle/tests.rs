@@ -222,3 +222,22 @@ fn invariants() {
         }
     }
 }
+
+#[test]
+fn the_best_of_those_with_room() {
+    let mut throttle: Throttle<u8, ()> = Throttle::new(1, 10);
+    let woken = throttle.set_instances([(1, Capacity::Of(1)), (2, Capacity::Of(1)), (3, Capacity::Of(1))], || 0);
+    assert!(woken.is_empty());
+    let by_number = |key: &u8, _busy: u32| (*key < 3).then_some(u64::from(*key));
+    let first = throttle.acquire_best(by_number).expect("has room");
+    let second = throttle.acquire_best(by_number).expect("has room");
+    assert_eq!((first.instance, second.instance), (2, 1), "the best, then the next that has room");
+    assert!(throttle.acquire_best(by_number).is_none(), "the third has no score");
+    assert!(throttle.has_room() && throttle.in_flight() == 2);
+    let Acquired::Granted(third) = throttle.acquire(0, || ()) else { panic!("has room") };
+    assert!(!throttle.has_room());
+    for grant in [first, second, third] {
+        assert!(throttle.release(grant, 0).is_none());
+    }
+    assert_eq!(throttle.in_flight(), 0);
+}

@@ -4,6 +4,7 @@
 #![expect(clippy::large_futures, reason = "a test runs once")]
 
 mod harness;
+mod hostile;
 mod http1;
 mod http2;
 mod lifetime;

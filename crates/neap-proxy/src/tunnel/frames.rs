@@ -9,7 +9,7 @@ const OPCODE_CLOSE: u8 = 8;
 
 /// Follows one direction of a connection.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
+pub(crate) struct Frames {
     /// As much of the present frame's head as has come.
     head: [u8; 14],
     have: usize,
@@ -19,7 +19,7 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    pub(super) fn follow(&mut self, mut bytes: &[u8]) {
+    pub(crate) fn follow(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.payload > 0 {
                 let skip = usize::try_from(self.payload).unwrap_or(usize::MAX).min(bytes.len());
@@ -39,7 +39,7 @@ impl Frames {
     }
 
     /// Whether a frame of ours may come next: nothing is begun, and no close has been sent, which is the last frame.
-    pub(super) fn takes_notice(&self) -> bool {
+    pub(crate) fn takes_notice(&self) -> bool {
         self.have == 0 && self.payload == 0 && !self.closed
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use neap_api::keys::{networking, serving as keys};
+use neap_api::keys::{neap, networking, serving as keys};
 use neap_api::networking::{
     HeaderMatch, Http01Challenge, HttpPath, HttpRule, Ingress, IngressRule, IngressSpec, IngressSplit, IngressTls,
 };
@@ -17,6 +17,7 @@ use crate::names;
 use crate::names::hosts::{self, HostError};
 use crate::plan::ensure::controller_ref;
 use crate::plan::meta;
+use crate::routing::extras::{self, PathExtra, Rule, RuleTarget};
 use crate::traffic::{Rollout, Target, Traffic, Visibility, route_name};
 
 /// Spellings of the headers as API objects carry them.
@@ -38,6 +39,7 @@ pub(super) fn make(
     let settings = &o.context.settings;
     let empty = BTreeMap::new();
     let name = route_name(&route.metadata, &empty);
+    let (wanted, mut extras) = (by_match(route, settings), Vec::new());
     let mut rules = Vec::new();
     let mut tag_hosts: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (tag, targets) in &traffic.groups {
@@ -58,11 +60,18 @@ pub(super) fn make(
             if visibility == "ExternalIP" {
                 paths.splice(0..0, challenge_paths(challenges, &hosts));
             }
+            if tag.is_empty() {
+                let known = wanted.iter().filter_map(|rule| Some((rule, traffic.groups.get_key_value(tag_of(rule))?)));
+                for (rule, (tag, targets)) in known {
+                    extras.push(PathExtra { rule: rules.len(), path: paths.len(), more: rule.more.clone() });
+                    paths.push(by_rule(rule, name.namespace, tag, targets, rollout, settings));
+                }
+            }
             rules.push(IngressRule { hosts, visibility: visibility.into(), http: Some(HttpRule { paths }) });
         }
     }
     Ok(Ingress {
-        metadata: metadata(route, rollout, &tag_hosts, settings),
+        metadata: metadata(route, rollout, &tag_hosts, &extras, settings),
         spec: IngressSpec { http_option: http_option(route, !tls.is_empty(), settings).into(), tls, rules },
         status: None,
     })
@@ -72,18 +81,19 @@ fn metadata(
     route: &Route,
     rollout: &Rollout,
     tag_hosts: &BTreeMap<&str, Vec<String>>,
+    extras: &[PathExtra],
     settings: &Settings,
 ) -> ObjectMeta {
     let own = &route.metadata;
     let mut labels = meta::labels(own);
     labels.insert(keys::ROUTE.into(), meta::name(own).into());
     labels.insert(keys::ROUTE_NAMESPACE.into(), meta::namespace(own).into());
-    let spellings = [networking::INGRESS_CLASS, networking::INGRESS_CLASS_ALT];
-    let class = meta::annotation_of(own, &spellings)
-        .filter(|class| !class.is_empty())
-        .unwrap_or(&settings.network.ingress_class);
-    let mut annotations = meta::annotations(own, &spellings);
-    annotations.insert(networking::INGRESS_CLASS.into(), class.to_owned());
+    let mut annotations =
+        meta::annotations(own, &[networking::INGRESS_CLASS, networking::INGRESS_CLASS_ALT, neap::ROUTES, neap::PATHS]);
+    annotations.insert(networking::INGRESS_CLASS.into(), class(own, settings).to_owned());
+    if !extras.is_empty() {
+        annotations.insert(neap::PATHS.into(), extras::write_paths(extras));
+    }
     annotations.insert(networking::ROLLOUT.into(), json(rollout));
     if !tag_hosts.is_empty() {
         annotations.insert(networking::TAG_TO_HOST.into(), json(tag_hosts));
@@ -96,6 +106,44 @@ fn metadata(
         owner_references: Some(vec![controller_ref(route)]),
         ..ObjectMeta::default()
     }
+}
+
+/// The kind of gateway that is to serve it.
+fn class<'a>(own: &'a ObjectMeta, settings: &'a Settings) -> &'a str {
+    meta::annotation_of(own, &[networking::INGRESS_CLASS, networking::INGRESS_CLASS_ALT])
+        .filter(|class| !class.is_empty())
+        .unwrap_or(&settings.network.ingress_class)
+}
+
+/// The entries of `neap.dev/routes`. Another gateway could not tell them apart; admission has refused what cannot be read.
+fn by_match(route: &Route, settings: &Settings) -> Vec<Rule> {
+    let own = &route.metadata;
+    let list = meta::annotation(own, neap::ROUTES).filter(|_| class(own, settings) == networking::NEAP_INGRESS_CLASS);
+    list.and_then(|list| extras::rules(list, false).ok()).unwrap_or_default()
+}
+
+fn tag_of(rule: &Rule) -> &str {
+    match &rule.target {
+        RuleTarget::Tag(tag) => tag,
+        RuleTarget::To(_) => "",
+    }
+}
+
+/// The path of an entry: its requests are those of a tag, as if they carried its header.
+fn by_rule(
+    rule: &Rule,
+    namespace: &str,
+    tag: &str,
+    targets: &[Target],
+    rollout: &Rollout,
+    settings: &Settings,
+) -> HttpPath {
+    let mut path =
+        HttpPath { path: rule.path.clone(), splits: splits(namespace, tag, targets, rollout), ..HttpPath::default() };
+    if settings.features.tag_header_based_routing == Flag::Enabled {
+        path.append_headers.insert(TAG_HEADER.into(), tag.to_owned());
+    }
+    path
 }
 
 /// Redirecting makes sense only where there is something to redirect to.

@@ -375,6 +375,35 @@ fn d5_4_placeholders_go_with_their_tags() {
 }
 
 #[test]
+fn requests_are_sent_to_a_tag_by_what_they_carry() {
+    let mut world = World::of(WORLD);
+    world.patch(
+        "Route",
+        "ns",
+        "hello",
+        json!({"metadata": {"annotations": {
+            "neap.dev/routes": "- {headers: {x-canary: '1'}, tag: canary}\n- {path: /x, tag: gone}",
+            "neap.dev/rate-limit": "100/s"}},
+            "spec": {"traffic": [
+                {"configurationName": "hello", "latestRevision": true, "percent": 100},
+                {"revisionName": "hello-2", "latestRevision": false, "percent": 0, "tag": "canary"}]}}),
+    );
+    run(&mut world);
+    let ingress = world.value("Ingress", "ns", "hello").expect("there").clone();
+    let annotations = &ingress["metadata"]["annotations"];
+    assert_eq!(annotations["neap.dev/rate-limit"], "100/s");
+    assert!(annotations.get("neap.dev/routes").is_none());
+    let extra = annotations["neap.dev/paths"].as_str().expect("a text");
+    // The main host inside and outside, but not the tag's own.
+    let places: Vec<(usize, usize)> = crate::routing::extras::read_paths(extra).expect("reads").into_keys().collect();
+    assert_eq!(places, [(0, 1), (1, 1)]);
+    for (rule, path) in places {
+        let path = &ingress["spec"]["rules"][rule]["http"]["paths"][path];
+        assert_eq!(path["splits"][0]["serviceName"], "hello-2", "{ingress}");
+    }
+}
+
+#[test]
 fn f1_11_a6_6_challenges_come_first_in_the_rules_of_their_hosts() {
     let mut world = World::of(WORLD);
     let mut secure = settings();
