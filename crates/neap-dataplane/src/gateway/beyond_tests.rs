@@ -334,7 +334,12 @@ async fn tokens_open_and_their_claims_are_told() {
         let ask = async |token: &str| {
             let request = with(
                 "app.example",
-                &[("authorization", &format!("Bearer {token}")), ("x-mail", "spoofed"), ("x-sub", "spoofed")],
+                &[
+                    ("authorization", &format!("Bearer {token}")),
+                    ("x-mail", "spoofed"),
+                    ("x-sub", "spoofed"),
+                    ("X_Sub", "spoofed"),
+                ],
             );
             let (head, body) = world.send(EXTERNAL, request).await;
             (head.status().as_u16(), body)

@@ -97,12 +97,17 @@ async fn verify(
     }
 }
 
-/// Takes off what a caller says in the name of its token.
+/// Takes off what a caller says in the name of its token, also where an application would only read it so: CGI and its
+/// heirs know no difference between `-` and `_`.
 pub(crate) fn strip_claims(rule: &AuthRule, headers: &mut HeaderMap) {
-    if let AuthRule::Jwt(rule) = rule {
-        for claim in &rule.claims {
-            headers.remove(&*claim.header);
-        }
+    let AuthRule::Jwt(rule) = rule else { return };
+    let reads_as = |name: &str, claim: &ClaimHeader| {
+        let dashed = |text: &str| text.replace('_', "-");
+        dashed(name).eq_ignore_ascii_case(&dashed(&claim.header))
+    };
+    let said = headers.keys().filter(|name| rule.claims.iter().any(|claim| reads_as(name.as_str(), claim)));
+    for name in said.cloned().collect::<Vec<_>>() {
+        headers.remove(name);
     }
 }
 
