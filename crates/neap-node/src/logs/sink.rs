@@ -174,7 +174,7 @@ impl Endpoint {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
-        let response = self.client.request(request).await.map_err(|error| causes(&error))?;
+        let response = self.client.request(request).await.map_err(|error| crate::report::chain(&error))?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, ANSWER).collect().await.map(|all| all.to_bytes()).unwrap_or_default();
         let retry_after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
@@ -213,14 +213,4 @@ fn shown(body: &[u8]) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let line: String = words.join(" ").chars().filter(|c| !c.is_control()).take(SHOWN).collect();
     if line.is_empty() { line } else { format!(": {line}") }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        line = format!("{line}: {next}");
-        cause = next.source();
-    }
-    line
 }
