@@ -70,7 +70,7 @@ async fn a_connection_closed_while_idle_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_request_that_may_have_been_started_is_not_repeated() {
+async fn a_request_that_may_have_changed_something_is_not_repeated() {
     local(async {
         check(End::OnNextRequest, "GET", "", "200", 3).await;
         check(End::OnNextRequest, "POST", "", "502", 2).await;
@@ -79,17 +79,62 @@ async fn a_request_that_may_have_been_started_is_not_repeated() {
     .await;
 }
 
+/// Also on the connection that was made for it: an instance that dies takes its first requests with it like all others.
 #[tokio::test]
-async fn a_first_connection_that_closes_is_no_reason_to_repeat() {
+async fn what_changes_nothing_is_sent_once_more_and_no_more() {
     local(async {
-        let target = raw_origin(Protocol::Http1, |mut stream| async move {
-            assert!(stream.read(&mut [0; 1024]).await.expect("reads") > 0);
-        })
-        .await;
-        let engine = Engine::new(target, Limits::default());
-        let answer = engine.raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
-        assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("x-neap-error: app/closed"), "{answer}");
-        assert_eq!(engine.metrics.upstream_connections.get(), 1);
+        let check = async |method: &str, connections: u64| {
+            let target = raw_origin(Protocol::Http1, |mut stream| async move {
+                assert!(stream.read(&mut [0; 1024]).await.expect("reads") > 0);
+            })
+            .await;
+            let engine = Engine::new(target, Limits::default());
+            let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let answer = engine.raw(&request).await;
+            assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+            assert_eq!(engine.metrics.upstream_connections.get(), connections, "{method}");
+        };
+        check("GET", 2).await;
+        check("OPTIONS", 2).await;
+        check("POST", 1).await;
+        check("DELETE", 1).await;
+    })
+    .await;
+}
+
+/// The same over HTTP/2: a connection that ends with a stream open is no answer.
+#[tokio::test]
+async fn what_changes_nothing_is_sent_once_more_over_h2_too() {
+    /// Returns when a HEADERS frame has come.
+    async fn a_request(stream: &mut tokio::net::TcpStream) -> std::io::Result<()> {
+        const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        stream.write_all(&SETTINGS).await?;
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await?;
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await?;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            stream.read_exact(&mut vec![0; length]).await?;
+            if head[3] == 1 {
+                return Ok(());
+            }
+        }
+    }
+    local(async {
+        let check = async |method: &str, connections: u64| {
+            let target = raw_origin(Protocol::H2c, |mut stream| async move {
+                a_request(&mut stream).await.expect("a request");
+            })
+            .await;
+            let engine = Engine::new(target, Limits::default());
+            let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let answer = engine.raw(&request).await;
+            assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+            assert_eq!(engine.metrics.upstream_connections.get(), connections, "{method}");
+        };
+        check("GET", 2).await;
+        check("POST", 1).await;
     })
     .await;
 }
@@ -137,7 +182,8 @@ async fn an_upstream_that_closes_at_once_gets_one_connection_for_each_request() 
         });
         let engine = Engine::new(crate::Target { addr, protocol: Protocol::Http1 }, Limits::default());
         for nth in 1..=200 {
-            let answer = engine.raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+            let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let answer = engine.raw(request).await;
             assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("app/closed"), "{answer}");
             assert_eq!(engine.metrics.upstream_connections.get(), nth);
         }

@@ -10,13 +10,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::pool::Pool;
+use super::spare::Spare;
 use super::{Answered, UpstreamBody, connect};
 use crate::body::Body;
 use crate::error::ProxyError;
@@ -31,7 +32,6 @@ pub(super) struct Http1 {
     sender: http1::SendRequest<Body>,
     driver: Option<Pin<Box<dyn Future<Output = hyper::Result<()>>>>>,
     keep_alive: Option<Duration>,
-    used: bool,
 }
 
 /// A connection that left HTTP: `upgrade` resolves while `connection` is driven.
@@ -50,7 +50,7 @@ impl Http1 {
             .await
             .map_err(|source| ProxyError::Handshake { target: pool.target.addr, source })?;
         let driver = Box::pin(driver.with_upgrades());
-        Ok(Self { sender, driver: Some(driver), keep_alive: None, used: false })
+        Ok(Self { sender, driver: Some(driver), keep_alive: None })
     }
 
     /// Lets the connection work. Afterwards `driver` is `None` if it has ended.
@@ -108,7 +108,7 @@ pub(super) async fn send(
         };
         let mut sent = request.take().expect("a request to send");
         announce_body(&mut sent);
-        let spare = if connection.used { Spare::of(&sent) } else { None };
+        let spare = Spare::of(&sent);
         match round_trip(&mut connection, sent).await {
             Ok(response) => return answered(pool, connection, response, idle, connect),
             Err(Unanswered { message: Some(unsent), source }) => {
@@ -155,7 +155,6 @@ struct Unanswered {
 
 async fn round_trip(connection: &mut Http1, request: Request) -> Result<http::Response<Incoming>, Unanswered> {
     let mut answer = std::pin::pin!(connection.sender.try_send_request(request));
-    connection.used = true;
     std::future::poll_fn(|cx| {
         // The connection first: it writes the request and reads the answer; then the answer is there or not.
         connection.drive(cx);
@@ -213,40 +212,6 @@ fn keep_alive_hint(headers: &HeaderMap) -> Option<Duration> {
     seconds.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// What is needed to send a request again that has no body and may be repeated.
-struct Spare {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-}
-
-impl Spare {
-    /// Only what changes nothing: a DELETE that was done before its instance died would be answered with 404 by the next.
-    /// `None` also for one that has been repeated before: a request that ends whoever gets it must not go through all
-    /// instances.
-    fn of(request: &Request) -> Option<Self> {
-        let repeated = request.extensions().get::<Repeated>().is_some();
-        (!repeated && request.method().is_safe() && request.body().is_empty()).then(|| Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            headers: request.headers().clone(),
-        })
-    }
-
-    fn request(self) -> Request {
-        let mut request = http::Request::new(Body::empty());
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        *request.headers_mut() = self.headers;
-        request.extensions_mut().insert(Repeated);
-        request
-    }
-}
-
-/// Marks a request that was sent before, to somebody who closed a kept connection without a word.
-#[derive(Debug, Clone, Copy)]
-struct Repeated;
-
 /// The kernel says that the other side is gone.
 fn io_closed(error: &hyper::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
@@ -282,20 +247,5 @@ mod tests {
         check("timeout=soon", None);
         check("max=1", None);
         assert_eq!(keep_alive_hint(&HeaderMap::new()), None);
-    }
-
-    #[test]
-    fn only_repeatable_requests_have_a_spare() {
-        let check = |method: Method, body: Body, spare: bool| {
-            let request = http::Request::builder().method(&method).body(body).expect("a request");
-            assert_eq!(Spare::of(&request).is_some(), spare, "{method}");
-        };
-        check(Method::GET, Body::empty(), true);
-        check(Method::DELETE, Body::empty(), false);
-        check(Method::PUT, Body::full("x"), false);
-        check(Method::POST, Body::empty(), false);
-        let first = http::Request::builder().body(Body::empty()).expect("a request");
-        let repeated = Spare::of(&first).expect("may be repeated").request();
-        assert!(Spare::of(&repeated).is_none(), "once");
     }
 }

@@ -14,6 +14,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::pool::Pool;
+use super::spare::Spare;
 use super::{Answered, UpstreamBody, connect};
 use crate::body::Body;
 use crate::config::{H2_PING_INTERVAL, H2_PING_TIMEOUT, UPSTREAM_H2_STREAM_WINDOW};
@@ -102,6 +103,13 @@ impl Http2 {
     }
 }
 
+/// The other side closed the connection, or said that it will and has not begun with this stream.
+fn connection_ended(error: &hyper::Error) -> bool {
+    let Some(source) = std::error::Error::source(error) else { return false };
+    let left = |source: &h2::Error| source.is_io() || source.is_go_away() && source.is_remote();
+    source.is::<io::Error>() || source.downcast_ref().is_some_and(left)
+}
+
 /// Takes the request out of its place; puts it back if it was not started.
 pub(super) async fn send(
     pool: &Rc<Pool>,
@@ -121,6 +129,7 @@ pub(super) async fn send(
             }
         };
         let mut sent = request.take().expect("a request to send");
+        let spare = Spare::of(&sent);
         absolute(&mut sent)?;
         match sender.try_send_request(sent).await {
             Ok(response) => {
@@ -129,7 +138,7 @@ pub(super) async fn send(
             }
             Err(mut error) => match error.take_message() {
                 Some(mut unsent) => {
-                    pool.h2.borrow_mut().retain(|connection| !connection.is_closed());
+                    forget(pool, &stream);
                     origin(&mut unsent);
                     *request = Some(unsent);
                     // Whoever closes a connection unheard that was just made will close the next one too.
@@ -140,6 +149,15 @@ pub(super) async fn send(
                 }
                 None => {
                     let source = error.into_error();
+                    // A stream that was refused is an answer; a connection that is gone is none.
+                    if let Some(spare) = spare
+                        && connection_ended(&source)
+                    {
+                        forget(pool, &stream);
+                        pool.metrics.upstream_retries.inc();
+                        *request = Some(spare.request());
+                        continue;
+                    }
                     return Err(if source.is_user() {
                         ProxyError::ClientGone { source }
                     } else if source.is_parse() {
@@ -213,6 +231,12 @@ fn existing(pool: &Pool) -> Option<(http2::SendRequest<Body>, Stream)> {
         .iter()
         .find(|connection| connection.has_room(pool.config.h2_streams))
         .map(|connection| (connection.sender.clone(), Stream::open(&connection.streams)))
+}
+
+/// Puts no more streams on the connection that carries this one; it may not know yet that it has ended.
+fn forget(pool: &Pool, stream: &Stream) {
+    let ends = |connection: &Http2| connection.is_closed() || Rc::ptr_eq(&connection.streams, &stream.0);
+    pool.h2.borrow_mut().retain(|connection| !ends(connection));
 }
 
 /// h2 carries scheme and authority in the request line's place, and no Host (RFC 9113, section 8.3.1).

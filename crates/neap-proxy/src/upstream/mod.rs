@@ -1,16 +1,16 @@
 //! Requests to upstreams: one worker's connections, and how a request travels over one of them.
 //!
-//! A request is sent twice only when it is certain that the first attempt did not start it: the connection
-//! gave it back unsent, or a kept connection was closed by the other side before it answered anything, and the
-//! request has no body and changes nothing (RFC 9110, section 9.2.1; RFC 9112, section 9.3.1); the latter once, on a
-//! new connection, since who closed may also have died of it. Connecting is
-//! never retried here: the request goes back to the caller, who may know a better target.
+//! A request is sent twice only when that cannot do harm: the connection gave it back unsent, or the other side closed
+//! it before it answered anything, and the request has no body and changes nothing (RFC 9110, sections 9.2.1 and 9.2.2;
+//! RFC 9112, section 9.3.1); the latter once, on a new connection, since who closed may also have died of it.
+//! Connecting is never retried here: the request goes back to the caller, who may know a better target.
 
 mod body;
 mod connect;
 mod http1;
 mod http2;
 mod pool;
+mod spare;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
