@@ -350,6 +350,13 @@ def path_activator_queue_proxy(stage, h2):
     return 8013 if h2 else 8012
 
 
+def path_neap_activator_queue_proxy(stage, h2):
+    path_queue_proxy(stage, h2, MIDDLE)
+    stage.start("neap activator", [neap("neap"), "activator", "--kubeconfig", kubeconfig(stage.work), "--metrics", "127.0.0.1:19090"],
+                POD_NAME="a", POD_IP="127.0.0.9", SYSTEM_NAMESPACE="knative-serving", NEAP_LOG="error")
+    return 8013 if h2 else 8012
+
+
 def path_gateway(stage, h2):
     stage.start("gateway", [neap("gateway"), f"127.0.0.1:{FRONT}", f"127.0.0.1:{ORIGIN}", "1"])
     return FRONT
@@ -369,6 +376,7 @@ PATHS = {
     "queue-proxy": path_queue_proxy,
     "envoy>queue-proxy": path_envoy_queue_proxy,
     "activator>queue-proxy": path_activator_queue_proxy,
+    "neap activator>queue-proxy": path_neap_activator_queue_proxy,
     "neap gateway": path_gateway,
     "neap queue": path_neap_queue,
 }

@@ -94,6 +94,9 @@ pub enum Role {
 pub struct Activator {
     #[command(flatten)]
     pub cluster: Cluster,
+    /// Where metrics are served [default: port 9090 of all addresses]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
 }
 
 #[derive(Debug, clap::Args)]

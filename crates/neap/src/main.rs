@@ -12,6 +12,8 @@ use neap::{cluster, roles, sample, up};
 
 /// The argument of the sample application, which is no verb of users.
 const SAMPLE: &str = "sample";
+/// The verb of the sidecar. There is one in every pod, and what is needed to parse all other verbs would stay in its memory.
+const QUEUE: &str = "queue";
 /// How a process says that it was called in a wrong way.
 const USAGE: u8 = 2;
 
@@ -20,16 +22,19 @@ fn main() -> ExitCode {
     neap_runtime::spawner::main_if_requested();
     // This is the door: nobody else reads the environment.
     let env = texts(std::env::vars_os());
-    let mut words = std::env::args_os();
-    if words.nth(1).is_some_and(|word| word == SAMPLE) {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if words.first().is_some_and(|word| word == SAMPLE) {
         return finish(sample::run(env).map_err(|e| format!("the sample cannot serve: {e}")));
     }
     // One provider of cryptography for every connection this process makes.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         return finish(Err("another provider of cryptography is installed in this process".to_owned()));
     }
-    let args = Args::parse();
     let env: BTreeMap<String, String> = env.into_iter().collect();
+    if words == [QUEUE] {
+        return finish(roles::queue(&env));
+    }
+    let args = Args::parse();
     match args.command {
         Command::Up(flags) => finish(up::main(flags, &env)),
         Command::Install(flags) => finish(cluster::install(flags, &env)),

@@ -14,16 +14,21 @@ const OWN_FIELDS: [&str; 4] =
     ["containerConcurrency", "timeoutSeconds", "responseStartTimeoutSeconds", "idleTimeoutSeconds"];
 
 /// Fills in the template of a Service or a Configuration. A template whose name the user chose and kept is
-/// left as it is, since what it made cannot change any more.
+/// left as it is, since what it made cannot change any more, unless filling it in makes it what it was: an apply of
+/// the same manifest sends its lists without what had been filled in, and changes nothing by that.
 pub(super) fn default(value: &mut Value, old: Option<&Value>, settings: &Settings) {
     let name = |object: &Value| text(&object["spec"]["template"]["metadata"], "name").to_owned();
-    if let Some(old) = old
-        && !name(value).is_empty()
-        && name(value) == name(old)
-    {
+    let kept = old.filter(|old| !name(value).is_empty() && name(value) == name(old));
+    let parent = value["metadata"].clone();
+    if let Some(old) = kept {
+        let old = &old["spec"]["template"];
+        let mut filled = value["spec"]["template"].clone();
+        defaults::revision(&mut filled["spec"], &parent, false, settings);
+        if filled == *old {
+            value["spec"]["template"] = filled;
+        }
         return;
     }
-    let parent = value["metadata"].clone();
     if !value["spec"].is_object() {
         value["spec"] = json!({});
     }

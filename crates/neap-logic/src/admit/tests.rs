@@ -376,6 +376,16 @@ fn a4_25_a7_1_names_must_fit() {
     );
     changed["spec"]["template"]["metadata"]["name"] = json!("hello-2");
     assert!(run(&changed, Some(&old), &s).is_ok());
+
+    // What `kubectl apply` sends when only the traffic is new: lists as the manifest has them, the rest as it was.
+    let mut applied = old.clone();
+    let containers = |object: &Value| object["spec"]["template"]["spec"]["containers"].clone();
+    applied["spec"]["template"]["spec"]["containers"] = containers(&named("hello-1"));
+    assert_ne!(containers(&applied), containers(&old), "something was filled in");
+    applied["spec"]["traffic"] = json!([{"revisionName": "hello-1", "percent": 100}]);
+    let (admitted, _) = run(&applied, Some(&old), &s).expect("is let in");
+    assert_eq!(admitted["spec"]["template"], old["spec"]["template"]);
+    assert_eq!(admitted["spec"]["traffic"][0]["revisionName"], "hello-1");
 }
 
 #[test]

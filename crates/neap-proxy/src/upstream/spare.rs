@@ -1,7 +1,7 @@
 //! A second copy of a request that may be sent once more: what it asks changes nothing, it has no body, and whoever got it
 //! closed the connection without a word. An instance that dies thus loses no reader's request; at most two die of one.
 
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderName, HeaderValue, Method, Uri};
 
 use crate::body::Body;
 use crate::handler::Request;
@@ -10,7 +10,8 @@ use crate::handler::Request;
 pub(super) struct Spare {
     method: Method,
     uri: Uri,
-    headers: HeaderMap,
+    /// A list, since a second map would cost every request what hardly one needs.
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Spare {
@@ -22,7 +23,7 @@ impl Spare {
         (!repeated && request.method().is_safe() && request.body().is_empty()).then(|| Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
-            headers: request.headers().clone(),
+            headers: request.headers().iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         })
     }
 
@@ -30,7 +31,9 @@ impl Spare {
         let mut request = http::Request::new(Body::empty());
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
-        *request.headers_mut() = self.headers;
+        for (name, value) in self.headers {
+            request.headers_mut().append(name, value);
+        }
         request.extensions_mut().insert(Repeated);
         request
     }
@@ -54,8 +57,10 @@ mod tests {
         check(Method::DELETE, Body::empty(), false);
         check(Method::PUT, Body::full("x"), false);
         check(Method::POST, Body::empty(), false);
-        let first = http::Request::builder().body(Body::empty()).expect("a request");
+        let first = http::Request::builder().uri("/a?b").header("a", "1").header("b", "2").header("a", "3");
+        let first = first.body(Body::empty()).expect("a request");
         let repeated = Spare::of(&first).expect("may be repeated").request();
+        assert_eq!((repeated.uri(), repeated.headers()), (first.uri(), first.headers()));
         assert!(Spare::of(&repeated).is_none(), "once");
     }
 }

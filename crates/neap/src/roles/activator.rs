@@ -50,9 +50,13 @@ async fn run(flags: &args::Activator, env: &BTreeMap<String, String>, settings: 
         () = &mut watches => {}
         () = signals.any() => return Ok(()),
     }
+    let metrics = match flags.metrics {
+        None => listen(METRICS_PORT)?,
+        Some(at) => TcpListener::bind(at).map_err(|e| format!("cannot listen on {at} (--metrics): {e}"))?,
+    };
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let started = activator
-        .start(sockets, listen(METRICS_PORT)?, workers, &life)
+        .start(sockets, metrics, workers, &life)
         .map_err(|e| format!("the machine gives no threads: {e}"))?;
     let Started { running, messages, connection, background } = started;
     process::say("ready: activator");
