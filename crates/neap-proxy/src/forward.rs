@@ -34,7 +34,8 @@ pub trait Picker {
     /// The request failed at the target, for good.
     fn failed(&mut self, _picked: Picked<Self::Hold>, _error: &ProxyError) {}
 
-    /// The target did not take the request, and no application saw it. `Ok` asks to pick again, `Err` gives up.
+    /// The target did not take the request, and another may have it: no application saw it, or it changes nothing and may be
+    /// repeated. `Ok` asks to pick again, `Err` gives up.
     fn refused(&mut self, picked: Picked<Self::Hold>, error: ProxyError) -> Result<(), ProxyError>;
 }
 
@@ -89,7 +90,7 @@ pub async fn forward<P: Picker>(
                     }
                 };
             }
-            // It is still in its place: no application saw it.
+            // It is in its place again: another target may have it.
             Err(error) if request.is_some() && error.unstarted() => picker.refused(picked, error)?,
             Err(error) => {
                 picker.failed(picked, &error);

@@ -38,4 +38,4 @@ pub use forward::{Picked, Picker, forward};
 pub use handler::{Connection, Handler, Request, Response};
 pub use metrics::Metrics;
 pub use server::{Listener, Running, Server, Worker};
-pub use upstream::{Protocol, Target, Upstream};
+pub use upstream::{Protocol, Target, Upstream, send_once};

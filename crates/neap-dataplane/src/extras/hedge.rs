@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use neap_logic::routing::extras::{Budget, HedgeAfter, Quantile};
 use neap_proxy::upstream::Deadline;
-use neap_proxy::{Body, Limits, Picked, Picker, ProxyError, Request, Response, Target, Upstream, forward, headers};
+use neap_proxy::{
+    Body, Limits, Picked, Picker, ProxyError, Request, Response, Target, Upstream, forward, headers, send_once,
+};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
@@ -113,6 +115,7 @@ pub(crate) fn copy(request: &Request) -> Option<Request> {
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
+    send_once(&mut copy);
     Some(copy)
 }
 

@@ -153,7 +153,8 @@ pub(super) async fn send(
                     if let Some(spare) = spare
                         && connection_ended(&source)
                     {
-                        forget(pool, &stream);
+                        // The next one is new: others to the same place may be as dead, and not know it yet.
+                        pool.h2.borrow_mut().clear();
                         pool.metrics.upstream_retries.inc();
                         *request = Some(spare.request());
                         continue;

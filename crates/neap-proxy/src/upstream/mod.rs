@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 pub(crate) use body::UpstreamBody;
 pub(crate) use http1::Switched;
 use pool::Pool;
+pub use spare::send_once;
 
 /// What is spoken on a connection to an upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -124,8 +125,8 @@ impl Upstream {
 
     /// Sends a request in canonical form (see [`crate::headers::canonical`]) and waits for the head of the answer.
     ///
-    /// The request is taken out of its place when it is sent. If this fails and the request is there again, no
-    /// upstream saw it. (Passing the place, not the request, also spares the futures of this path a copy each.)
+    /// The request is taken out of its place when it is sent. If this fails and the request is there again, another
+    /// upstream may have it: none saw it, or one that closed without a word did and it may be repeated. (Passing the place, not the request, also spares the futures of this path a copy each.)
     pub async fn send(
         &self,
         target: Target,

@@ -34,12 +34,17 @@ impl Spare {
         for (name, value) in self.headers {
             request.headers_mut().append(name, value);
         }
-        request.extensions_mut().insert(Repeated);
+        send_once(&mut request);
         request
     }
 }
 
-/// Marks a request that was sent before, to somebody who closed the connection without a word.
+/// Says that this request is a second copy itself: it is not sent again when whoever got it closes without a word.
+pub fn send_once(request: &mut Request) {
+    request.extensions_mut().insert(Repeated);
+}
+
+/// Marks a request that was sent before.
 #[derive(Debug, Clone, Copy)]
 struct Repeated;
 
