@@ -1,7 +1,6 @@
 //! The gateway: the engine's handler that routes, waits for an instance, sends, and counts.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +31,7 @@ use crate::plane::DataPlane;
 use crate::probe;
 use crate::request;
 use crate::snapshot::{Destination, Snapshot};
+use crate::turns::Turns;
 use crate::visit::{Activator, WaitedFor};
 
 /// A request with this header is told in `Server-Timing` where its time went.
@@ -113,7 +113,7 @@ impl Gateway {
                 doors: doors.clone(),
                 https_port,
                 revision_suffix: revision_suffix.clone(),
-                number: Cell::new(fastrand::u32(..)),
+                turns: Turns::new(),
             }
         };
         (server, sockets, make)
@@ -138,19 +138,7 @@ struct Front {
     https_port: u16,
     /// `.svc.cluster.local`
     revision_suffix: Arc<str>,
-    /// See [`Front::next_number`].
-    number: Cell<u32>,
-}
-
-/// 2^32 divided by the golden ratio: multiples of it fill the range more evenly than any other step.
-const GOLDEN: u32 = 0x9E37_79B9;
-
-impl Front {
-    /// Evenly spread numbers: a split of 80 to 20 is met within a request or two, where chance would need thousands.
-    fn next_number(&self) -> u32 {
-        self.number.set(self.number.get().wrapping_add(GOLDEN));
-        self.number.get()
-    }
+    turns: Turns,
 }
 
 impl Handler for Front {
@@ -374,8 +362,8 @@ impl Front {
                 sticky = Some(Sticky::of(rule, &state.seal, request.headers(), client));
             }
             let split = match &sticky {
-                None => found.path.choose(self.next_number()),
-                Some(sticky) => sticky.choose(found.path, self.next_number()),
+                None => found.path.choose(self.turns.next(found.path)),
+                Some(sticky) => sticky.choose(found.path, self.turns.next(found.path)),
             };
             legs.taken[leg] = Some((found.host, found.path, split));
             if let Some(rewritten) = found.path.rewritten(&path) {

@@ -27,6 +27,7 @@ mod request;
 mod snapshot;
 mod stats;
 mod status;
+mod turns;
 mod visit;
 pub mod watch;
 

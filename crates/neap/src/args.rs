@@ -49,6 +49,10 @@ pub struct Up {
     /// Port of the image registry; 0 picks a free one.
     #[arg(long, value_name = "PORT", default_value_t = 5000)]
     pub registry_port: u16,
+    /// Believe what callers say in X-Forwarded-For, -Proto and -Host: for a balancer of yours in front, which nobody can get
+    /// around.
+    #[arg(long)]
+    pub trust_forwarded: bool,
     /// Domain under which services get their names [default: what the settings say, at first localhost].
     #[arg(long)]
     pub domain: Option<String>,
@@ -154,6 +158,10 @@ pub struct Gateway {
     /// Port for hosts of the cluster alone, HTTPS; needed where `cluster-local-domain-tls` is on.
     #[arg(long, value_name = "PORT")]
     pub internal_https_port: Option<u16>,
+    /// Believe what callers of the public ports say in X-Forwarded-For, -Proto and -Host: for a balancer of yours in front,
+    /// which nobody can get around.
+    #[arg(long)]
+    pub trust_forwarded: bool,
     /// Where metrics and health are served.
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
     pub metrics: SocketAddr,

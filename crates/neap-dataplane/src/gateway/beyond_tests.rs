@@ -3,7 +3,7 @@
 use super::tests::*;
 use super::*;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use http_body_util::BodyExt;
 use neap_api::keys::neap;

@@ -51,7 +51,7 @@ impl World {
             doors: doors.into(),
             https_port: 8443,
             revision_suffix: ".svc.cluster.local".into(),
-            number: Cell::new(0),
+            turns: Turns::new(),
         };
         Self { plane, front: Rc::new(front), woken: RefCell::new(woken) }
     }

@@ -377,6 +377,15 @@ impl Indexes {
     pub(crate) fn apply_secret(&mut self, secret: &Secret) -> Dirty {
         let (namespace, name) = key_of(&secret.metadata);
         let key = SecretRef { namespace: namespace.into(), name: name.into() };
+        let certificate = certificates::of_secret(secret);
+        if let Some(Err(error)) = &certificate {
+            let kept = self.snapshot.certificates.contains_key(&key);
+            tracing::warn!(secret = %format_args!("{namespace}/{name}"), error = error as &dyn std::error::Error, kept,
+                "the Secret's certificate cannot be used; one that was read before stays in use");
+            if kept {
+                return Dirty::NOTHING;
+            }
+        }
         // It may have been of another kind.
         let gone = self.delete_secret(&key);
         if let Some(keys) = SecretKeys::of(secret) {
@@ -395,13 +404,8 @@ impl Indexes {
             }
             None => {}
         }
-        match certificates::of_secret(secret) {
-            None => gone,
-            Some(Err(error)) => {
-                tracing::warn!(secret = %format_args!("{namespace}/{name}"), error = &error as &dyn std::error::Error,
-                    "the Secret's certificate cannot be used");
-                gone
-            }
+        match certificate {
+            None | Some(Err(_)) => gone,
             Some(Ok(certificate)) => {
                 self.snapshot.certificates.insert_mut(key, certificate);
                 Dirty::SNAPSHOT

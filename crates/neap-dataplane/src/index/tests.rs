@@ -185,7 +185,10 @@ fn certificates_come_and_go_with_their_secrets() {
     plane.feed(Feed::Apply(secret(&made.cert.pem())), now);
     assert_eq!(count(), 1);
     plane.feed(Feed::Apply(secret("broken")), now);
-    assert_eq!(count(), 0, "better none than one that does not fit");
+    assert_eq!(count(), 1, "the one before is better than none");
+    plane.feed(Feed::Delete(secret("")), now);
+    plane.feed(Feed::Apply(secret("broken")), now);
+    assert_eq!(count(), 0, "there was none before");
     plane.feed(Feed::Reset(vec![secret(&made.cert.pem())]), now);
     plane.feed(Feed::Delete(secret("")), now);
     assert_eq!(count(), 0);

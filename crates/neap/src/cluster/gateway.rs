@@ -45,7 +45,8 @@ pub(super) async fn run(flags: args::Gateway, env: &BTreeMap<String, String>) ->
         let address = SocketAddr::new(flags.listen, port);
         let unusable = |source| Error::Listen { address, flag, source };
         let socket = listen(address, flag).await?.into_std().map_err(unusable)?;
-        listeners.push(GatewayListener { socket, door, tls, trust_forwarded: false });
+        let trust_forwarded = flags.trust_forwarded && door == Door::External;
+        listeners.push(GatewayListener { socket, door, tls, trust_forwarded });
     }
     let settings = base.settings.borrow().clone();
     let dataplane = neap_dataplane::Config {

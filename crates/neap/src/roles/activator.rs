@@ -55,9 +55,8 @@ async fn run(flags: &args::Activator, env: &BTreeMap<String, String>, settings: 
         Some(at) => TcpListener::bind(at).map_err(|e| format!("cannot listen on {at} (--metrics): {e}"))?,
     };
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let started = activator
-        .start(sockets, metrics, workers, &life)
-        .map_err(|e| format!("the machine gives no threads: {e}"))?;
+    let started =
+        activator.start(sockets, metrics, workers, &life).map_err(|e| format!("the machine gives no threads: {e}"))?;
     let Started { running, messages, connection, background } = started;
     process::say("ready: activator");
     let end = async {

@@ -14,6 +14,7 @@ pub struct Config {
     pub http_port: u16,
     pub https_port: u16,
     pub registry_port: u16,
+    pub trust_forwarded: bool,
     /// `None`: what the settings say, and `localhost` where they say nothing yet.
     pub domain: Option<String>,
     pub runtime: Runtime,
@@ -45,6 +46,7 @@ impl Config {
             http_port,
             https_port,
             registry_port,
+            trust_forwarded,
             domain,
             runtime,
             pod_cidr,
@@ -79,6 +81,7 @@ impl Config {
             http_port,
             https_port,
             registry_port,
+            trust_forwarded,
             domain,
             runtime,
             pod_cidr,

@@ -228,13 +228,13 @@ impl Platform {
                 socket: blocking(sockets.http)?,
                 door: Door::External,
                 tls: false,
-                trust_forwarded: false,
+                trust_forwarded: config.trust_forwarded,
             },
             GatewayListener {
                 socket: blocking(sockets.https)?,
                 door: Door::External,
                 tls: true,
-                trust_forwarded: false,
+                trust_forwarded: config.trust_forwarded,
             },
         ];
         for (socket, tls) in [(internal.gateway, false), (internal.gateway_tls, true)] {
