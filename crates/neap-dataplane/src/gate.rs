@@ -171,7 +171,8 @@ impl Gate {
         };
         let random = fastrand::u64(..);
         // While anybody waits no instance has room, so that nobody is passed over by a wish.
-        let wished = prefer.and_then(|prefer| live.throttle.acquire_best(|addr, _| prefer.score(addr)));
+        let wished =
+            prefer.and_then(|prefer| live.throttle.acquire_best(|addr, in_flight| prefer.score(addr, in_flight)));
         let acquired = match wished {
             Some(grant) => Acquired::Granted(grant),
             None if comes == Comes::Again => live.throttle.acquire_again(random, wait),

@@ -52,6 +52,15 @@ impl Visit {
         }
     }
 
+    /// The instance closed the connection without a word: the request goes to another, if there is one with room.
+    fn elsewhere(&mut self) {
+        if let Some(leave) = self.leave.take() {
+            tracing::debug!(gate = %self.gate.name, instance = %leave.instance, "closed without a word");
+            self.prefer = Some(Prefer::Other(leave.instance));
+            self.gate.leave(leave);
+        }
+    }
+
     /// A sidecar is told that this request is counted here, so that the autoscaler does not count it twice (E1.10).
     pub(crate) fn tell_sidecar(&self, target: &Target, request: &mut Request) {
         if SIDECAR_PORTS.contains(&target.addr.port()) && matches!(self.gate.name, GateName::Revision(_)) {
@@ -321,6 +330,13 @@ impl Picker for Activator {
 
     fn answered(&mut self, visit: &mut Visit, answer: &Response) {
         visit.status = Some(answer.status());
+    }
+
+    fn unheard(&mut self, picked: Picked<Visit>) -> Option<Picked<Visit>> {
+        let mut visit = picked.hold;
+        visit.elsewhere();
+        self.visit = Some(visit);
+        None
     }
 
     /// Nothing was sent: another instance, or the same one a little later.

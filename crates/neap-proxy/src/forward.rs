@@ -34,8 +34,13 @@ pub trait Picker {
     /// The request failed at the target, for good.
     fn failed(&mut self, _picked: Picked<Self::Hold>, _error: &ProxyError) {}
 
-    /// The target did not take the request, and another may have it: no application saw it, or it changes nothing and may be
-    /// repeated. `Ok` asks to pick again, `Err` gives up.
+    /// The target closed the connection without a word, and the request changes nothing: it may be sent once more. Says
+    /// where: at the same target unless somebody knows better; `None` asks to pick again.
+    fn unheard(&mut self, picked: Picked<Self::Hold>) -> Option<Picked<Self::Hold>> {
+        Some(picked)
+    }
+
+    /// The target did not take the request, and no application saw it. `Ok` asks to pick again, `Err` gives up.
     fn refused(&mut self, picked: Picked<Self::Hold>, error: ProxyError) -> Result<(), ProxyError>;
 }
 
@@ -62,8 +67,12 @@ pub async fn forward<P: Picker>(
 ) -> Result<Response, ProxyError> {
     let upgrade = headers::take_upgrade(request.as_mut().expect("a request to forward"));
     let deadline = limits.deadline(arrived);
+    let mut kept = None;
     loop {
-        let mut picked = picker.pick(deadline).await?;
+        let mut picked = match kept.take() {
+            Some(picked) => picked,
+            None => picker.pick(deadline).await?,
+        };
         picker.bound(&picked, request.as_mut().expect("a request to forward"));
         match upstream.exchange(picked.target, request, deadline, limits.idle).await {
             Ok(answered) => {
@@ -90,8 +99,9 @@ pub async fn forward<P: Picker>(
                     }
                 };
             }
-            // It is in its place again: another target may have it.
+            // It is in its place again: no application saw it, or it may be repeated.
             Err(error) if request.is_some() && error.unstarted() => picker.refused(picked, error)?,
+            Err(_) if request.is_some() => kept = picker.unheard(picked),
             Err(error) => {
                 picker.failed(picked, &error);
                 return Err(error);

@@ -48,14 +48,17 @@ pub(crate) enum Prefer {
     Instance(SocketAddr),
     /// The one this key falls on.
     Key(u64),
+    /// Any but this one.
+    Other(SocketAddr),
 }
 
 impl Prefer {
-    /// How well an instance would do; `None`: not at all.
-    pub(crate) fn score(&self, instance: &SocketAddr) -> Option<u64> {
+    /// How well an instance that has so many requests would do; `None`: not at all.
+    pub(crate) fn score(&self, instance: &SocketAddr, in_flight: u32) -> Option<u64> {
         match self {
             Self::Instance(wanted) => (wanted == instance).then_some(1),
             Self::Key(key) => Some(Affinity::score(*key, &bytes_of(*instance))),
+            Self::Other(not) => (not != instance).then_some(u64::from(u32::MAX - in_flight)),
         }
     }
 }

@@ -327,6 +327,52 @@ async fn waits_and_answers_have_deadlines() {
     .await;
 }
 
+/// It closes every connection when it has read a request, and counts them.
+async fn dying(requests: Rc<Cell<u32>>) -> SocketAddr {
+    use tokio::io::AsyncReadExt as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let addr = listener.local_addr().expect("has an address");
+    spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let requests = requests.clone();
+            spawn_local(async move {
+                if stream.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {
+                    requests.set(requests.get() + 1);
+                }
+            });
+        }
+    });
+    addr
+}
+
+/// What changes nothing goes to another instance when the first closes without a word, and to no third.
+#[tokio::test]
+async fn an_instance_that_dies_takes_no_reader_with_it() {
+    local(async {
+        let world = World::with_app(json!({}));
+        let died = Rc::new(Cell::new(0));
+        let lives = instance(|_| async { "here".into() }).await;
+        world.instances("r-private", "http", &[dying(died.clone()).await, lives]);
+        for _ in 0..20 {
+            assert_eq!(world.get(EXTERNAL, "app.example", "/").await, (200, "here".to_owned()));
+        }
+        assert!(died.get() > 0, "the other one was asked as well");
+        let mut statuses = Vec::new();
+        for _ in 0..20 {
+            let mut post = get("app.example", "/");
+            *post.method_mut() = http::Method::POST;
+            statuses.push(world.send(EXTERNAL, post).await.0.status().as_u16());
+        }
+        assert!(statuses.contains(&502) && statuses.contains(&200), "{statuses:?}");
+
+        died.set(0);
+        world.instances("r-private", "http", &[dying(died.clone()).await, dying(died.clone()).await]);
+        assert_eq!(world.get(EXTERNAL, "app.example", "/").await.0, 502);
+        assert_eq!(died.get(), 2);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_refuses() {
     local(async {

@@ -17,7 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::pool::Pool;
-use super::spare::Spare;
+use super::spare::{Spare, is_again};
 use super::{Answered, UpstreamBody, connect};
 use crate::body::Body;
 use crate::error::ProxyError;
@@ -94,9 +94,9 @@ pub(super) async fn send(
 ) -> Result<Answered, ProxyError> {
     // Kept connections may turn out to be closed one after the other; each gives the request back unsent.
     let mut connect = None;
-    let mut fresh = false;
+    let again = request.as_ref().is_some_and(is_again);
     loop {
-        let kept = if fresh { None } else { std::future::poll_fn(|cx| Poll::Ready(pool.take(cx))).await };
+        let kept = if again { None } else { std::future::poll_fn(|cx| Poll::Ready(pool.take(cx))).await };
         let mut connection = match kept {
             Some(connection) => connection,
             None => {
@@ -123,7 +123,7 @@ pub(super) async fn send(
                 Some(spare) if source.is_incomplete_message() || io_closed(&source) => {
                     pool.metrics.upstream_retries.inc();
                     *request = Some(spare.request());
-                    fresh = true;
+                    return Err(classify(pool, source));
                 }
                 _ => return Err(classify(pool, source)),
             },

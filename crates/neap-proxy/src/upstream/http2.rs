@@ -150,14 +150,10 @@ pub(super) async fn send(
                 None => {
                     let source = error.into_error();
                     // A stream that was refused is an answer; a connection that is gone is none.
-                    if let Some(spare) = spare
-                        && connection_ended(&source)
-                    {
-                        // The next one is new: others to the same place may be as dead, and not know it yet.
-                        pool.h2.borrow_mut().clear();
-                        pool.metrics.upstream_retries.inc();
-                        *request = Some(spare.request());
-                        continue;
+                    if connection_ended(&source) {
+                        forget(pool, &stream);
+                        *request = spare.map(Spare::request);
+                        pool.metrics.upstream_retries.inc_by(u64::from(request.is_some()));
                     }
                     return Err(if source.is_user() {
                         ProxyError::ClientGone { source }

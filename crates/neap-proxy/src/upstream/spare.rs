@@ -1,5 +1,8 @@
 //! A second copy of a request that may be sent once more: what it asks changes nothing, it has no body, and whoever got it
 //! closed the connection without a word. An instance that dies thus loses no reader's request; at most two die of one.
+//!
+//! Where it is sent the second time the caller says; over HTTP/1.1 it is a new connection, for others that were kept may be
+//! as dead as the first and not know it yet.
 
 use http::{HeaderName, HeaderValue, Method, Uri};
 
@@ -19,8 +22,8 @@ impl Spare {
     /// `None` also for one that has been repeated before: a request that ends whoever gets it must not go through all
     /// instances.
     pub(super) fn of(request: &Request) -> Option<Self> {
-        let repeated = request.extensions().get::<Repeated>().is_some();
-        (!repeated && request.method().is_safe() && request.body().is_empty()).then(|| Self {
+        let marked = request.extensions().get::<Mark>().is_some();
+        (!marked && request.method().is_safe() && request.body().is_empty()).then(|| Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
             headers: request.headers().iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
@@ -34,19 +37,29 @@ impl Spare {
         for (name, value) in self.headers {
             request.headers_mut().append(name, value);
         }
-        send_once(&mut request);
+        request.extensions_mut().insert(Mark::Again);
         request
     }
 }
 
 /// Says that this request is a second copy itself: it is not sent again when whoever got it closes without a word.
 pub fn send_once(request: &mut Request) {
-    request.extensions_mut().insert(Repeated);
+    request.extensions_mut().insert(Mark::Copy);
 }
 
-/// Marks a request that was sent before.
+/// Whether this is the second time that the request is sent.
+pub(super) fn is_again(request: &Request) -> bool {
+    matches!(request.extensions().get(), Some(Mark::Again))
+}
+
+/// What is not sent once more.
 #[derive(Debug, Clone, Copy)]
-struct Repeated;
+enum Mark {
+    /// It was sent before.
+    Again,
+    /// Another request is the first of the two.
+    Copy,
+}
 
 #[cfg(test)]
 mod tests {
@@ -66,6 +79,9 @@ mod tests {
         let first = first.body(Body::empty()).expect("a request");
         let repeated = Spare::of(&first).expect("may be repeated").request();
         assert_eq!((repeated.uri(), repeated.headers()), (first.uri(), first.headers()));
-        assert!(Spare::of(&repeated).is_none(), "once");
+        assert!(Spare::of(&repeated).is_none() && is_again(&repeated), "once");
+        let mut copy = http::Request::new(Body::empty());
+        send_once(&mut copy);
+        assert!(Spare::of(&copy).is_none() && !is_again(&copy), "a copy");
     }
 }
