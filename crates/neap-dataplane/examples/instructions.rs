@@ -3,12 +3,12 @@
 //!
 //! `instructions REQUESTS [CONTAINER_CONCURRENCY]`
 
-use neap_dataplane::{Config, DataPlane, Door, Feed, Gateway, GatewayListener};
-use serde_json::json;
+use neap_dataplane::{Config, Door, Gateway, GatewayListener};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+mod world;
 
 const REQUEST: &[u8] = b"GET /some/path?with=query HTTP/1.1\r\nHost: hello.default.example.com\r\nAccept: */*\r\n\
     User-Agent: instructions/1\r\nAccept-Encoding: gzip\r\nCookie: a=b\r\n\r\n";
@@ -22,41 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let concurrency: i64 = args.next().map_or(Ok(0), |limit| limit.parse())?;
     let origin = std::net::TcpListener::bind("127.0.0.1:0")?;
     origin.set_nonblocking(true)?;
-    let plane = {
-        let (plane, _wakes) = DataPlane::new("bench");
-        let now = Instant::now();
-        plane.feed::<neap_api::serving::Revision>(
-            Feed::Apply(serde_json::from_value(json!({
-                "apiVersion": "serving.knative.dev/v1", "kind": "Revision",
-                "metadata": { "namespace": "default", "name": "hello-00001" },
-                "spec": { "containerConcurrency": concurrency, "timeoutSeconds": 300, "containers": [{ "image": "x" }] },
-            }))?),
-            now,
-        );
-        plane.feed::<k8s_openapi::api::discovery::v1::EndpointSlice>(
-            Feed::Apply(serde_json::from_value(json!({
-                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-                "metadata": { "namespace": "default", "name": "hello-00001-private-1",
-                              "labels": { "kubernetes.io/service-name": "hello-00001-private" } },
-                "ports": [{ "name": "http", "port": origin.local_addr()?.port() }],
-                "endpoints": [{ "addresses": ["127.0.0.1"] }],
-            }))?),
-            now,
-        );
-        plane.feed::<neap_api::networking::Ingress>(
-            Feed::Apply(serde_json::from_value(json!({
-                "apiVersion": "networking.internal.knative.dev/v1alpha1", "kind": "Ingress",
-                "metadata": { "namespace": "default", "name": "hello",
-                              "annotations": { "networking.knative.dev/ingress.class": "bench" } },
-                "spec": { "rules": [{ "hosts": ["hello.default.example.com"], "http": { "paths": [{ "splits": [{
-                    "serviceName": "hello-00001", "serviceNamespace": "default", "servicePort": 80, "percent": 100,
-                    "appendHeaders": { "Knative-Serving-Revision": "hello-00001", "Knative-Serving-Namespace": "default" },
-                }] }] } }] },
-            }))?),
-            now,
-        );
-        plane
-    };
+    let (plane, _wakes) = world::one_service(origin.local_addr()?, concurrency)?;
     let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
     let gateway = socket.local_addr()?;
     let listener = GatewayListener { socket, door: Door::External, tls: false, trust_forwarded: false };
