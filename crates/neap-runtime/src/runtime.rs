@@ -29,7 +29,7 @@ use crate::pod::{
     PodRuntime, PodSpec, PodStatus, PodUsage,
 };
 use crate::record::{self, Run};
-use crate::{clock, mode};
+use crate::{clock, linux, mode};
 
 /// Status changes that a slow reader may be behind before it must read everything again.
 const CHANGES: usize = 1024;
@@ -111,6 +111,10 @@ impl Runtime {
         // Layers hold programs that run as root wherever they are run; other users of the machine must not reach them
         // (CVE-2021-41103).
         let images_dir = closed(&data_dir.join("images"))?;
+        for dead in network.iter().flat_map(Network::dead) {
+            tracing::warn!(dir = %dead.display(), "taking away what is left of the pods of a neap whose directory is gone");
+            linux::bury(mode::tree_of(dead), dead.join("run"));
+        }
         let tree = choice.tree(&data_dir);
         let description = choice.describe(network.as_ref().map(|n| n.block().to_string()), tree.as_ref());
         let tree_is_there = tree.is_some();

@@ -129,6 +129,8 @@ async fn dispose(claims: &Path, gone: &Gone) -> io::Result<()> {
         if marked(&dir).await?.as_ref() == Some(&gone.uid) {
             set_aside(claims, &dir, &gone.uid).await?;
         }
+        // Of a namespace without claims nothing is kept; of others it is not empty.
+        let _ = tokio::fs::remove_dir(claims.join(namespace)).await;
     }
     let aside = claims.join(format!("{ASIDE}{}", gone.uid));
     tokio::task::spawn_blocking(move || neap_runtime::remove_tree(&aside)).await.map_err(io::Error::other)?
@@ -233,7 +235,7 @@ mod tests {
         dispose(claims, &gone("one")).await.unwrap();
         assert!(!claims.join(".gone-one").exists() && dir.join("mine").exists());
         dispose(claims, &gone("two")).await.unwrap();
-        assert_eq!(std::fs::read_dir(claims.join("n")).unwrap().count(), 0, "nothing is left, no mark either");
+        assert_eq!(std::fs::read_dir(claims).unwrap().count(), 0, "nothing is left, no mark and no namespace either");
         assert_eq!(set_aside_before(claims, Timestamp::UNIX_EPOCH).await, []);
     }
 }

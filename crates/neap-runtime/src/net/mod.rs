@@ -16,7 +16,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use addresses::{Addresses, Block, choose};
@@ -51,6 +51,8 @@ pub(crate) struct Network {
     mark: Mutex<Option<UnixDatagram>>,
     /// What the kernel holds, where that is certain.
     ports: Mutex<Option<PortMap>>,
+    /// Directories of neaps that were found to be no more: what they left of the network is gone, the rest is not.
+    dead: Vec<PathBuf>,
 }
 
 impl Network {
@@ -59,7 +61,8 @@ impl Network {
         let range = Block::parse(range).ok_or_else(|| NetworkError::Range { range: range.to_owned() })?;
         let kernel = |what| move |source| NetworkError::Kernel { what, source };
         let mut socket = Socket::route().map_err(kernel("open a netlink socket"))?;
-        let (number, block, mark) = claim(&mut socket, range, owner)?;
+        let mut dead = Vec::new();
+        let (number, block, mark) = claim(&mut socket, range, owner, &mut dead)?;
         links::refuse_rest(&mut socket, block.parts()).map_err(kernel("set the route of the pod range"))?;
         // Without these two, pods still serve: only what they ask of others does not get through.
         if let Err(error) = nft::install(&name_of(number), block.parts()) {
@@ -83,7 +86,13 @@ impl Network {
             free: Mutex::new(Addresses::new(block)),
             mark: Mutex::new(Some(mark)),
             ports: Mutex::new(Some(PortMap::new())),
+            dead,
         })
+    }
+
+    /// Directories of neaps that were found to be no more.
+    pub(crate) fn dead(&self) -> &[PathBuf] {
+        &self.dead
     }
 
     /// The machine as pods see it.
@@ -147,9 +156,7 @@ impl Network {
 
     /// Names of all cables of this neap that exist.
     pub(crate) fn cables(&self) -> Vec<String> {
-        let prefix = format!("np{}x", self.number);
-        let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-        entries.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.starts_with(&prefix)).collect()
+        cables_of(self.number)
     }
 
     /// From now on nobody here looks after the block; what is in it stays as it is.
@@ -171,6 +178,12 @@ impl Network {
     fn lock(&self) -> MutexGuard<'_, Addresses> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn cables_of(number: u32) -> Vec<String> {
+    let prefix = format!("np{number}x");
+    let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.starts_with(&prefix)).collect()
 }
 
 fn switch_on_forwarding() -> io::Result<()> {
@@ -210,7 +223,13 @@ struct Claim {
     owner: String,
 }
 
-fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block, UnixDatagram), NetworkError> {
+/// `dead` gets the directories of those whose claims were taken away.
+fn claim(
+    socket: &mut Socket,
+    range: Block,
+    owner: &Path,
+    dead: &mut Vec<PathBuf>,
+) -> Result<(u32, Block, UnixDatagram), NetworkError> {
     let owner = owner.to_string_lossy().into_owned();
     let kernel = |what| move |source| NetworkError::Kernel { what, source };
     // Another neap may start at this moment: whoever makes the lowest free name first has it, the other looks again.
@@ -225,19 +244,10 @@ fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block,
             }
             continue;
         }
-        let is_dead = |c: &&Claim| c.block.is_some() && !Path::new(&c.owner).exists() && mark(c.number).is_ok();
-        if let Some(stale) = claims.iter().find(is_dead) {
-            let name = name_of(stale.number);
-            if let (Some(block), Err(error)) = (stale.block, nft::remove(&name)) {
-                tracing::debug!(%block, %error, "a dead neap's packet filter cannot be removed");
-            }
-            if let Some(block) = stale.block {
-                if let Err(error) = forward::close(block) {
-                    tracing::debug!(%block, %error, "a dead neap's rules for forwarding cannot be removed");
-                }
-                links::forget_rest(socket, block.parts()).map_err(kernel("remove a dead neap's route"))?;
-            }
-            links::delete(socket, &name).map_err(kernel("remove a dead neap's interface"))?;
+        let stale = claims.iter().filter(|c| is_abandoned(&c.owner) && mark(c.number).is_ok());
+        if let Some((stale, block)) = stale.filter_map(|c| Some((c, c.block?))).next() {
+            bury(socket, stale.number, block)?;
+            dead.push(PathBuf::from(&stale.owner));
             continue;
         }
         let taken: Vec<Block> = claims.iter().filter_map(|c| c.block).collect();
@@ -255,6 +265,29 @@ fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block,
         }
     }
     Err(NetworkError::Full { range: range.to_string(), holders: "too many neaps".to_owned() })
+}
+
+/// Whoever removes a data directory removes the records of its pods before all; what was mounted in it may have kept the
+/// rest of it. Nobody can ever look after those pods again.
+fn is_abandoned(owner: &str) -> bool {
+    !Path::new(owner).join("pods").exists()
+}
+
+/// Takes away what a neap that is no more has left of its network.
+fn bury(socket: &mut Socket, number: u32, block: Block) -> Result<(), NetworkError> {
+    let kernel = |what| move |source| NetworkError::Kernel { what, source };
+    let name = name_of(number);
+    if let Err(error) = nft::remove(&name) {
+        tracing::debug!(%block, %error, "a dead neap's packet filter cannot be removed");
+    }
+    if let Err(error) = forward::close(block) {
+        tracing::debug!(%block, %error, "a dead neap's rules for forwarding cannot be removed");
+    }
+    for cable in cables_of(number) {
+        links::delete(socket, &cable).map_err(kernel("remove a dead neap's cable"))?;
+    }
+    links::forget_rest(socket, block.parts()).map_err(kernel("remove a dead neap's route"))?;
+    links::delete(socket, &name).map_err(kernel("remove a dead neap's interface"))
 }
 
 #[expect(clippy::disallowed_methods, reason = "at start, a fraction of a second at most, and only beside other neaps")]

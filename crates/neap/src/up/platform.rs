@@ -54,6 +54,8 @@ const POD_GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("the size of the disk with the data directory cannot be found out")]
+    Disk(#[source] io::Error),
     #[error("signals cannot be handled")]
     Signals(#[source] io::Error),
     #[error(transparent)]
@@ -275,9 +277,12 @@ impl Platform {
         parts.spawn("registry", registry::serve(sockets.registry, images.clone(), stop.clone()));
         parts.spawn("deployments", deployments::run(client.clone(), drains.clone(), now, stop.clone()));
         parts.spawn("endpoints", addresses::run(client.clone(), stop.clone()));
-        let mapped = runtime.clone();
-        let lead: service_ports::Apply = Arc::new(move |ports| mapped.map_ports(ports));
-        parts.spawn("service ports", service_ports::run(client.clone(), lead, stop.clone()));
+        // Where pods share the machine's network each has ports of its own, and none can be led to another.
+        if bridge.is_some() {
+            let mapped = runtime.clone();
+            let lead: service_ports::Apply = Arc::new(move |ports| mapped.map_ports(ports));
+            parts.spawn("service ports", service_ports::run(client.clone(), lead, stop.clone()));
+        }
         parts.spawn("namespaces", namespaces::run(client.clone(), api.authority().to_owned(), stop.clone()));
         // Asked at the API's door, so that a pod beyond its quota is not even made.
         let quotas = quota::Quotas::default();
@@ -287,7 +292,8 @@ impl Platform {
         parts.spawn("claims", claims::run(client.clone(), stop.clone()));
         parts.spawn("events", events::run(client.clone(), now, stop.clone()));
         parts.spawn("garbage collection", gc::run(client.clone(), stop.clone()));
-        let machine = Machine::read(NODE, node_address(bridge, config.listen), PODS, pods.describe());
+        let disk = neap_runtime::size_of_disk(data.root()).map_err(Error::Disk)?;
+        let machine = Machine::read(NODE, node_address(bridge, config.listen), PODS, disk, pods.describe());
         let around = Surroundings {
             node: machine.facts.clone(),
             cluster_dns: bridge.map(IpAddr::V4).into_iter().collect(),
