@@ -5,10 +5,12 @@
 //! decides what to say.
 
 pub(crate) mod addresses;
+mod firewall;
 mod forward;
 pub(crate) mod links;
 pub(crate) mod netlink;
 mod nft;
+pub(crate) mod own;
 mod ports;
 
 use std::fs;
@@ -71,10 +73,10 @@ impl Network {
         if let Err(error) = nft::shield(&name_of(number), block.parts()) {
             tracing::warn!(%error, "no packet filter on this machine: pods can be reached from outside past the gateway");
         }
-        if let Err(error) = ports::install(&name_of(number), block.parts()) {
+        if let Err(error) = ports::install(&name_of(number), block.parts(), ports::HOOK_PREROUTING) {
             tracing::warn!(%error, "pods reach each other by the ports they listen on only, not by those of Services");
         }
-        if let Err(error) = forward::open(block) {
+        if let Err(error) = forward::open(block).and_then(|()| firewall::open(block)) {
             tracing::warn!(%error, "this machine's firewall drops what pods send beyond it: allow forwarding from and to {block}");
         }
         if let Err(error) = switch_on_forwarding() {
@@ -107,7 +109,7 @@ impl Network {
         nft::guard(&name_of(self.number), self.block.parts(), self.block.gateway(), &open)
     }
 
-    /// From now on pods reach each other also by these ports, and by no others that were named before.
+    /// From now on pods reach each other (and not themselves) also by these ports, and by no others that were named before.
     pub(crate) fn map_ports(&self, wanted: PortMap) -> io::Result<()> {
         let mut known = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known.take();
@@ -169,6 +171,7 @@ impl Network {
         let mut socket = Socket::route()?;
         nft::remove(&name_of(self.number))?;
         forward::close(self.block)?;
+        firewall::close(self.block)?;
         links::forget_rest(&mut socket, self.block.parts())?;
         links::delete(&mut socket, &name_of(self.number))?;
         self.leave();
@@ -280,7 +283,7 @@ fn bury(socket: &mut Socket, number: u32, block: Block) -> Result<(), NetworkErr
     if let Err(error) = nft::remove(&name) {
         tracing::debug!(%block, %error, "a dead neap's packet filter cannot be removed");
     }
-    if let Err(error) = forward::close(block) {
+    if let Err(error) = forward::close(block).and_then(|()| firewall::close(block)) {
         tracing::debug!(%block, %error, "a dead neap's rules for forwarding cannot be removed");
     }
     for cable in cables_of(number) {

@@ -79,7 +79,9 @@ const CASES: &[Case] = cases![
     runc::runs_our_bundle_alike,
     users::has_users_of_its_own,
     network::is_reached_by_the_ports_of_services,
+    network::reaches_itself_by_the_ports_of_services,
     network::reaches_out_where_forwarding_is_dropped,
+    network::reaches_out_where_others_tables_drop,
     users::keeps_its_own_users_by_rules,
     users::mounts_images,
 ];

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Client;
+use kube::{Client, ResourceExt};
+use neap_api::keys::networking::SERVICE_TYPE;
 use neap_controllers::autoscaler::{self, AlwaysInPath, Autoscaler};
 use neap_controllers::{Authority, AuthorityError, Clock, Controllers, ServedBoard, SettingsFollower};
 use neap_dataplane::{DataPlane, Door, Gateway, GatewayListener};
@@ -280,8 +281,11 @@ impl Platform {
         // Where pods share the machine's network each has ports of its own, and none can be led to another.
         if bridge.is_some() {
             let mapped = runtime.clone();
-            let lead: service_ports::Apply = Arc::new(move |ports| mapped.map_ports(ports));
-            parts.spawn("service ports", service_ports::run(client.clone(), lead, stop.clone()));
+            let lead: service_ports::Apply = Arc::new(move |ports, own| mapped.map_ports(ports, own));
+            // The gateway knows a revision's private Service by its endpoints; nobody calls it by its name.
+            let is_called: service_ports::IsCalled =
+                |service| service.labels().get(SERVICE_TYPE).is_none_or(|kind| kind != "Private");
+            parts.spawn("service ports", service_ports::run(client.clone(), lead, is_called, stop.clone()));
         }
         parts.spawn("namespaces", namespaces::run(client.clone(), api.authority().to_owned(), stop.clone()));
         // Asked at the API's door, so that a pod beyond its quota is not even made.
