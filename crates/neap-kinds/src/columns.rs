@@ -73,9 +73,11 @@ fn pod() -> Vec<Column> {
     vec![
         name(),
         text("Ready", |o| {
-            let statuses = list(o, "/status/containerStatuses");
-            let ready = statuses.iter().filter(|s| s["ready"] == true).count();
-            format!("{ready}/{}", list(o, "/spec/containers").len())
+            let begun =
+                list(o, "/status/initContainerStatuses").iter().filter(|s| is_sidecar(o, s) && s["started"] == true);
+            let ready = list(o, "/status/containerStatuses").iter().chain(begun).filter(|s| s["ready"] == true).count();
+            let sidecars = list(o, "/spec/initContainers").iter().filter(|c| c["restartPolicy"] == "Always").count();
+            format!("{ready}/{}", list(o, "/spec/containers").len() + sidecars)
         }),
         text("Status", pod_status),
         Column::cell("Restarts", "string", restarts),
@@ -85,6 +87,12 @@ fn pod() -> Vec<Column> {
         text("Nominated Node", |o| or_none(o, "/status/nominatedNodeName")).wide(),
         text("Readiness Gates", |_| NONE.into()).wide(),
     ]
+}
+
+/// Whether this is the status of an init container that lives on beside the others.
+fn is_sidecar(pod: &Value, status: &Value) -> bool {
+    let own = |c: &&Value| c["name"] == status["name"];
+    list(pod, "/spec/initContainers").iter().find(own).is_some_and(|c| c["restartPolicy"] == "Always")
 }
 
 /// The one word that says how a pod is: its phase, or what keeps it from being well.
@@ -97,7 +105,7 @@ fn pod_status(pod: &Value) -> String {
     let inits = list(pod, "/status/initContainerStatuses");
     for (n, status) in inits.iter().enumerate() {
         let done = status.pointer("/state/terminated/exitCode").and_then(Value::as_i64) == Some(0);
-        if done {
+        if done || is_sidecar(pod, status) && status["started"] == true {
             continue;
         }
         let reason = state_reason(status).filter(|r| *r != "PodInitializing");
@@ -446,10 +454,22 @@ mod tests {
             ),
             (pod(json!({"phase": "Pending", "initContainerStatuses": [{"state": {"running": {}}}]})), "Init:0/2"),
             (json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}), "Terminating"),
+            (beside_a_sidecar(false), "Init:0/1"),
+            (beside_a_sidecar(true), "Running"),
         ];
         for (pod, want) in rows {
             assert_eq!(pod_status(&pod), want, "{pod}");
         }
+    }
+
+    /// A pod whose sidecar has started, or not.
+    fn beside_a_sidecar(started: bool) -> Value {
+        let status = json!({"state": {"running": {}}, "ready": true, "started": started, "name": "s"});
+        let main = json!({"state": {"running": {}}, "ready": true, "started": true, "name": "c"});
+        json!({
+            "spec": {"containers": [{"name": "c"}], "initContainers": [{"name": "s", "restartPolicy": "Always"}]},
+            "status": {"phase": "Running", "initContainerStatuses": [status], "containerStatuses": [main]},
+        })
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Ports of Services that are not those their pods listen on. A Service's name means its pods' addresses here, so a port
-//! is led to another one on the way; who does that is told by this loop what it should be. Between a pod and itself nothing
-//! lies on the way: a pod that calls its own Service calls its own port.
+//! is led to another one on the way; who does that is told by this loop what it should be. What a pod sends to itself goes no
+//! way at all, so that it must be led inside the pod: that costs the pod something, and is done only for Services that
+//! somebody may call by their names.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,8 +25,11 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Before what was not taken is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Takes the whole map each time.
-pub type Apply = Arc<dyn Fn(PortMap) -> io::Result<()> + Send + Sync>;
+/// Takes the whole map each time, and what of it pods need for calling themselves.
+pub type Apply = Arc<dyn Fn(PortMap, &PortMap) -> io::Result<()> + Send + Sync>;
+
+/// Whether somebody calls this Service by its name.
+pub type IsCalled = fn(&Service) -> bool;
 
 type Key = (String, String);
 
@@ -43,13 +47,13 @@ struct Index {
 }
 
 /// Runs until `shutdown`.
-pub async fn run(client: Client, apply: Apply, shutdown: CancellationToken) {
+pub async fn run(client: Client, apply: Apply, is_called: IsCalled, shutdown: CancellationToken) {
     let mut index = Index::default();
     let mut events = merged(vec![
         changes(Api::all(client.clone()), watcher::Config::default()).map(Event::Service).boxed(),
         changes(Api::all(client), watcher::Config::default()).map(Event::Slice).boxed(),
     ]);
-    let mut applied: Option<PortMap> = None;
+    let mut applied: Option<Led> = None;
     let mut told = Vec::new();
     let mut retry = false;
     loop {
@@ -72,19 +76,20 @@ pub async fn run(client: Client, apply: Apply, shutdown: CancellationToken) {
         if index.listed != [true, true] {
             continue;
         }
-        let (map, clashes) = ports(index.services.values(), index.slices.values());
+        let (led, clashes) = ports(index.services.values(), index.slices.values(), is_called);
         for clash in clashes.iter().filter(|clash| !told.contains(*clash)) {
             tracing::warn!("{clash}");
         }
         told = clashes;
-        if applied.as_ref() == Some(&map) {
+        if applied.as_ref() == Some(&led) {
             continue;
         }
-        let (work, wanted) = (apply.clone(), map.clone());
-        let done = tokio::task::spawn_blocking(move || work(wanted)).await.map_err(io::Error::other).flatten();
+        let (work, wanted) = (apply.clone(), led.clone());
+        let done = tokio::task::spawn_blocking(move || work(wanted.all, &wanted.own));
+        let done = done.await.map_err(io::Error::other).flatten();
         retry = done.is_err();
         match done {
-            Ok(()) => applied = Some(map),
+            Ok(()) => applied = Some(led),
             Err(error) => {
                 tracing::warn!(%error, "the ports of Services could not be set; trying again");
                 applied = None;
@@ -117,12 +122,21 @@ fn keep<K: Resource>(map: &mut BTreeMap<Key, K>, change: Change<K>) {
     }
 }
 
+/// What leads where.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Led {
+    all: PortMap,
+    /// What of it pods need for calling themselves.
+    own: PortMap,
+}
+
 /// The map, and in words what could not be in it: a pod has one address for all its Services, so two of them may want the
 /// same port to be another. The older one has it.
 fn ports<'a>(
     services: impl Iterator<Item = &'a Service>,
     slices: impl Iterator<Item = &'a EndpointSlice>,
-) -> (PortMap, Vec<String>) {
+    is_called: IsCalled,
+) -> (Led, Vec<String>) {
     let mut of: BTreeMap<Key, Vec<&EndpointSlice>> = BTreeMap::new();
     for slice in slices {
         if let Some(service) = slice.labels().get(SERVICE_NAME) {
@@ -151,8 +165,15 @@ fn ports<'a>(
     }
     clashes.sort();
     clashes.dedup();
-    let map = all.into_iter().map(|(asked, (meant, _))| (asked, meant)).filter(|(asked, meant)| asked.2 != *meant);
-    (map.collect(), clashes)
+    let elsewhere = all.into_iter().filter(|(asked, (meant, _))| asked.2 != *meant);
+    let mut led = Led::default();
+    for (asked, (meant, service)) in elsewhere {
+        led.all.insert(asked, meant);
+        if is_called(service) {
+            led.own.insert(asked, meant);
+        }
+    }
+    (led, clashes)
 }
 
 /// Names of others lead elsewhere; of one without an address of its own each pod is called as it is.
@@ -206,9 +227,10 @@ mod tests {
     }
 
     fn check(services: &[Service], slices: &[EndpointSlice], want: &[&str], clashes: usize) {
-        let (map, clashing) = ports(services.iter(), slices.iter());
+        let (led, clashing) = ports(services.iter(), slices.iter(), |_| true);
+        assert_eq!(led.own, led.all);
         let got: Vec<String> =
-            map.iter().map(|((ip, how, asked), meant)| format!("{ip} {how:?} {asked} {meant}")).collect();
+            led.all.iter().map(|((ip, how, asked), meant)| format!("{ip} {how:?} {asked} {meant}")).collect();
         assert_eq!(got, want);
         assert_eq!(clashing.len(), clashes, "{clashing:?}");
     }
@@ -247,12 +269,22 @@ mod tests {
         check(&[of("a", 1), of("b", 2)], &[to("a", 8080), to("b", 8080)], &["198.19.0.2 Tcp 80 8080"], 0);
     }
 
+    #[test]
+    fn pods_are_led_to_themselves_for_services_that_are_called() {
+        let of = |name: &str, port: u16| service(name, 1, json!({"ports": [{"port": port}]}));
+        let to = |name: &str| slice(name, json!([{"port": 8080}]), &["198.19.0.2"]);
+        let (services, slices) = ([of("web", 80), of("inner", 81)], [to("web"), to("inner")]);
+        let (led, _) = ports(services.iter(), slices.iter(), |service| service.name_any() != "inner");
+        let asked = |map: &PortMap| map.keys().map(|(_, _, port)| *port).collect::<Vec<_>>();
+        assert_eq!((asked(&led.all), asked(&led.own)), (vec![80, 81], vec![80]));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_is_in_the_api_is_applied_and_tried_again() {
         let api = neap_testkit::Api::start().await;
         let applied = Arc::new(std::sync::Mutex::new((Vec::new(), 1_u32)));
         let seen = applied.clone();
-        let apply: Apply = Arc::new(move |map| {
+        let apply: Apply = Arc::new(move |map, _| {
             let (all, fails) = &mut *seen.lock().unwrap();
             if !map.is_empty() && *fails > 0 {
                 *fails -= 1;
@@ -263,7 +295,7 @@ mod tests {
         });
         let shutdown = CancellationToken::new();
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(run(api.client(), apply, shutdown.clone()));
+        tasks.spawn(run(api.client(), apply, |_| true, shutdown.clone()));
         let parameters = kube::api::PostParams::default();
         let mut object = service("web", 1, json!({"ports": [{"port": 80, "targetPort": 8080}]}));
         object.metadata.namespace = Some("default".into());

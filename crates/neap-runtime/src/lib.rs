@@ -30,6 +30,7 @@ pub mod trees;
 mod users;
 mod volumes;
 
+pub use disk::size_of_disk;
 pub use logs::Record as LogRecord;
 pub use logs::shelf;
 pub use net::{NetworkError, PortMap, Transport};

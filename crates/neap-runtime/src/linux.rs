@@ -131,10 +131,7 @@ impl LinuxMachine {
 
     /// Takes away the namespaces and cables that belong to none of these.
     fn sweep(&self, sandboxes: &[Sandbox]) {
-        let entries = fs::read_dir(self.shared.run_dir.join("ns")).into_iter().flatten().flatten();
-        for dir in entries.map(|e| e.path()).filter(|d| sandboxes.iter().all(|s| s.dir.as_ref() != Some(d))) {
-            unpin(&dir);
-        }
+        unpin_all(&self.shared.run_dir, |dir| sandboxes.iter().any(|s| s.dir.as_deref() == Some(dir)));
         let Some(network) = &self.shared.network else { return };
         for cable in network.cables().into_iter().filter(|c| sandboxes.iter().all(|s| s.cable.as_ref() != Some(c))) {
             if let Err(error) = network.remove_cable(&cable) {
@@ -661,6 +658,27 @@ fn remove_sandbox(network: &Network, sandbox: &Sandbox) -> io::Result<()> {
     }
     network.release(sandbox.address);
     Ok(())
+}
+
+/// Ends the pods of a neap that is no more and takes their groups and namespaces away, beside everything else.
+pub(crate) fn bury(tree: Option<Tree>, run_dir: PathBuf) {
+    drop(tokio::task::spawn_blocking(move || {
+        if let Some(tree) = tree {
+            for name in tree.groups() {
+                if !tree.group(&name).remove_within(REMOVE_TRIES) {
+                    tracing::warn!(group = name, "a control group of a neap that is no more cannot be removed");
+                }
+            }
+            tree.remove_if_empty();
+        }
+        unpin_all(&run_dir, |_| false);
+    }));
+}
+
+/// Lets go of the namespaces that are held below a directory, but for some.
+fn unpin_all(run_dir: &Path, but: impl Fn(&Path) -> bool) {
+    let entries = fs::read_dir(run_dir.join("ns")).into_iter().flatten().flatten();
+    entries.map(|e| e.path()).filter(|dir| !but(dir)).for_each(|dir| unpin(&dir));
 }
 
 fn unpin(dir: &Path) {

@@ -66,8 +66,7 @@ fn decide(mode: Mode, facts: &Facts) -> Result<Choice, OpenError> {
 impl Choice {
     /// Control groups, where there are some that we may use.
     pub(crate) fn tree(&self, data_dir: &Path) -> Option<Tree> {
-        let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let tree = Tree::detect(&mountinfo, &group_name(data_dir))?;
+        let tree = tree_of(data_dir)?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
         match tree.prepare(cores) {
             Ok(()) => Some(tree),
@@ -146,6 +145,12 @@ fn unkept(isolation: Isolation, limits: bool, pod: &PodSpec) -> Option<String> {
     let list = missing.join(", ");
     (!missing.is_empty())
         .then(|| format!("the {mode} runtime of this machine cannot give the pod what it asks for: {list}"))
+}
+
+/// Where the control groups of this directory's neap are, if there are any.
+pub(crate) fn tree_of(data_dir: &Path) -> Option<Tree> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    Tree::detect(&mountinfo, &group_name(data_dir))
 }
 
 /// One name per data directory, so that several neaps on one machine keep apart.

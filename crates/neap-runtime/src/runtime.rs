@@ -22,6 +22,7 @@ use crate::linux::LinuxMachine;
 use crate::logs::read::LogReader;
 use crate::logs::shelf::Shelf;
 use crate::machine::{Handle, Machine};
+use crate::net::own::OwnPorts;
 use crate::net::{Network, NetworkError, PortMap};
 use crate::oci::{self, Bundle};
 use crate::pod::{
@@ -29,7 +30,7 @@ use crate::pod::{
     PodRuntime, PodSpec, PodStatus, PodUsage,
 };
 use crate::record::{self, Run};
-use crate::{clock, mode};
+use crate::{clock, linux, mode};
 
 /// Status changes that a slow reader may be behind before it must read everything again.
 const CHANGES: usize = 1024;
@@ -89,6 +90,7 @@ pub struct Runtime {
     choice: mode::Choice,
     /// Whether containers can be held to their limits.
     limits: bool,
+    own_ports: OwnPorts,
     pods_dir: PathBuf,
     pods: Arc<Mutex<Pods>>,
     changes: broadcast::Sender<PodId>,
@@ -111,6 +113,10 @@ impl Runtime {
         // Layers hold programs that run as root wherever they are run; other users of the machine must not reach them
         // (CVE-2021-41103).
         let images_dir = closed(&data_dir.join("images"))?;
+        for dead in network.iter().flat_map(Network::dead) {
+            tracing::warn!(dir = %dead.display(), "taking away what is left of the pods of a neap whose directory is gone");
+            linux::bury(mode::tree_of(dead), dead.join("run"));
+        }
         let tree = choice.tree(&data_dir);
         let description = choice.describe(network.as_ref().map(|n| n.block().to_string()), tree.as_ref());
         let tree_is_there = tree.is_some();
@@ -137,6 +143,7 @@ impl Runtime {
             description,
             limits: tree_is_there,
             choice,
+            own_ports: OwnPorts::default(),
             pods_dir,
             pods: Arc::default(),
             changes,
@@ -179,13 +186,17 @@ impl Runtime {
         self.machine.network().map_or(Ok(()), |network| network.guard(tcp, udp))
     }
 
-    /// Replaces the ports by which pods may reach each other beside those that they listen on. Where pods have no network
-    /// of their own there is nothing to map.
+    /// Replaces the ports by which pods may reach each other beside those that they listen on, and those by which each may
+    /// reach itself. Where pods have no network of their own there is nothing to map.
     ///
     /// # Errors
     /// The kernel does not take it; the next call begins anew.
-    pub fn map_ports(&self, wanted: PortMap) -> io::Result<()> {
-        self.machine.network().map_or(Ok(()), |network| network.map_ports(wanted))
+    pub fn map_ports(&self, wanted: PortMap, own: &PortMap) -> io::Result<()> {
+        let Some(network) = self.machine.network() else { return Ok(()) };
+        let cells: Vec<_> = self.pods().values().cloned().collect();
+        let sandboxes = cells.iter().filter_map(|cell| cell.read(|s| s.record.sandbox.clone()));
+        let inside = self.own_ports.set(sandboxes.filter_map(|s| Some((s.dir?, s.address))), own);
+        network.map_ports(wanted).and(inside)
     }
 
     /// Writes a running container as an OCI bundle into an empty directory, for another runtime to run beside it: in the
@@ -237,6 +248,7 @@ impl Runtime {
             }
         }
         let sandboxes: Vec<_> = cells.iter().filter_map(|c| c.read(|s| s.record.sandbox.clone())).collect();
+        self.own_ports.adopt(sandboxes.iter().filter_map(|s| s.dir.clone()));
         self.machine.begin(&sandboxes, &groups);
         for cell in cells {
             self.describe(&cell);

@@ -414,14 +414,19 @@ pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
-/// A TCP socket that lives in another network namespace. Blocks; the thread that went there for it ends there.
+/// A TCP socket that lives in another network namespace. Blocks.
 pub(crate) fn socket_in(namespace: &Path) -> io::Result<OwnedFd> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    in_network(namespace, || Ok(socket(AddressFamily::Inet, SockType::Stream, flags, None)?))
+}
+
+/// Does something in another network namespace. Blocks; the thread that goes there for it ends there.
+pub(crate) fn in_network<T: Send>(namespace: &Path, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let namespace = std::fs::File::open(namespace)?;
-    let there = || -> io::Result<OwnedFd> {
+    let there = || {
         nix::sched::setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        Ok(socket(AddressFamily::Inet, SockType::Stream, flags, None)?)
+        work()
     };
     std::thread::scope(|scope| scope.spawn(there).join()).map_err(|_| io::Error::other("the thread ended early"))?
 }

@@ -17,6 +17,8 @@ pub struct NodeFacts {
     pub address: IpAddr,
     pub cpu_milli: u64,
     pub memory_bytes: u64,
+    /// Of the disk that pods write to.
+    pub disk_bytes: u64,
 }
 
 /// Why a variable has no value; the container then waits as `CreateContainerConfigError`.
@@ -230,7 +232,7 @@ pub(super) fn resource(
     let machine = match resource {
         "cpu" => i128::from(node.cpu_milli),
         "memory" => i128::from(node.memory_bytes) * 1000,
-        "ephemeral-storage" => 0,
+        "ephemeral-storage" => i128::from(node.disk_bytes) * 1000,
         _ => return Err(format!("unsupported container resource: {}", selector.resource)),
     };
     let resources = container.resources.as_ref();
@@ -304,7 +306,13 @@ mod tests {
     use serde_json::json;
 
     fn node() -> NodeFacts {
-        NodeFacts { name: "box".into(), address: [10, 0, 0, 1].into(), cpu_milli: 2000, memory_bytes: 1 << 30 }
+        NodeFacts {
+            name: "box".into(),
+            address: [10, 0, 0, 1].into(),
+            cpu_milli: 2000,
+            memory_bytes: 1 << 30,
+            disk_bytes: 1 << 34,
+        }
     }
 
     fn found() -> Found {

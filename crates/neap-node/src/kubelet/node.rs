@@ -45,14 +45,14 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Reads the machine's size and names from the system.
-    pub fn read(name: &str, address: IpAddr, pods: u32, runtime: String) -> Self {
+    /// Reads the machine's size and names from the system. `disk_bytes`: the size of the disk that pods write to.
+    pub fn read(name: &str, address: IpAddr, pods: u32, disk_bytes: u64, runtime: String) -> Self {
         let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let memory_bytes = memory_of(&file("/proc/meminfo"));
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let cpu_milli = u64::try_from(cpus).unwrap_or(1) * 1000;
         Self {
-            facts: NodeFacts { name: name.to_owned(), address, cpu_milli, memory_bytes },
+            facts: NodeFacts { name: name.to_owned(), address, cpu_milli, memory_bytes, disk_bytes },
             pods,
             os_image: pretty_name(&file("/etc/os-release")),
             kernel: file("/proc/sys/kernel/osrelease").trim().to_owned(),
@@ -80,6 +80,7 @@ impl Machine {
         let pairs = [
             ("cpu", format!("{}", self.facts.cpu_milli / 1000)),
             ("memory", format!("{}Ki", self.facts.memory_bytes >> 10)),
+            ("ephemeral-storage", format!("{}Ki", self.facts.disk_bytes >> 10)),
             ("pods", self.pods.to_string()),
         ];
         pairs.into_iter().map(|(k, v)| (k.to_owned(), Quantity(v))).collect()
@@ -238,8 +239,13 @@ mod tests {
 
     #[test]
     fn what_is_allocatable_is_what_is_there() {
-        let facts =
-            NodeFacts { name: "n".into(), address: [10, 0, 0, 1].into(), cpu_milli: 2000, memory_bytes: 1 << 30 };
+        let facts = NodeFacts {
+            name: "n".into(),
+            address: [10, 0, 0, 1].into(),
+            cpu_milli: 2000,
+            memory_bytes: 1 << 30,
+            disk_bytes: 1 << 34,
+        };
         let machine = Machine {
             facts,
             pods: 7,
@@ -249,6 +255,8 @@ mod tests {
             runtime: "test".into(),
         };
         let got: Vec<(String, i128)> = machine.allocatable().into_iter().collect();
-        assert_eq!(got, [("cpu".to_owned(), 2000), ("memory".to_owned(), 1000 << 30), ("pods".to_owned(), 7000)]);
+        let want = [("cpu", 2000), ("ephemeral-storage", 1000 << 34), ("memory", 1000 << 30), ("pods", 7000)]
+            .map(|(n, a)| (n.to_owned(), a));
+        assert_eq!(got, want);
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use neap_runtime::trees;
@@ -104,7 +105,10 @@ impl Sources {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
         for name in needs.claims.iter().filter(|name| is_name(name)) {
             let Some(claim) = claims.get_opt(name).await? else { continue };
-            if claim.metadata.name.as_ref() == Some(name) && claim.metadata.deletion_timestamp.is_none() {
+            // Who has it keeps it while it is being deleted.
+            let has = |going: &Time| pod.metadata.creation_timestamp.as_ref().is_some_and(|born| born.0 <= going.0);
+            if claim.metadata.name.as_ref() == Some(name) && claim.metadata.deletion_timestamp.as_ref().is_none_or(has)
+            {
                 found.claims.insert(name.clone(), claim.metadata.uid.unwrap_or_default());
             }
         }

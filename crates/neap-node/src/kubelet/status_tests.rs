@@ -4,7 +4,13 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 fn node() -> NodeFacts {
-    NodeFacts { name: "box".into(), address: [10, 0, 0, 1].into(), cpu_milli: 2000, memory_bytes: 1 << 30 }
+    NodeFacts {
+        name: "box".into(),
+        address: [10, 0, 0, 1].into(),
+        cpu_milli: 2000,
+        memory_bytes: 1 << 30,
+        disk_bytes: 1 << 34,
+    }
 }
 
 fn pod(spec: Value, status: Value) -> Pod {

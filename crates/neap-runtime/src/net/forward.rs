@@ -10,7 +10,7 @@ use super::addresses::Block;
 /// The chain is held by whoever changes it; that takes milliseconds.
 const PATIENCE_S: &str = "5";
 /// Where administrators' programs are, for those who start neap without them in the path.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Packets from the block, and packets to it.
 const ENDS: [&str; 2] = ["-s", "-d"];

@@ -5,10 +5,12 @@
 //! decides what to say.
 
 pub(crate) mod addresses;
+mod firewall;
 mod forward;
 pub(crate) mod links;
 pub(crate) mod netlink;
 mod nft;
+pub(crate) mod own;
 mod ports;
 
 use std::fs;
@@ -16,7 +18,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use addresses::{Addresses, Block, choose};
@@ -51,6 +53,8 @@ pub(crate) struct Network {
     mark: Mutex<Option<UnixDatagram>>,
     /// What the kernel holds, where that is certain.
     ports: Mutex<Option<PortMap>>,
+    /// Directories of neaps that were found to be no more: what they left of the network is gone, the rest is not.
+    dead: Vec<PathBuf>,
 }
 
 impl Network {
@@ -59,7 +63,8 @@ impl Network {
         let range = Block::parse(range).ok_or_else(|| NetworkError::Range { range: range.to_owned() })?;
         let kernel = |what| move |source| NetworkError::Kernel { what, source };
         let mut socket = Socket::route().map_err(kernel("open a netlink socket"))?;
-        let (number, block, mark) = claim(&mut socket, range, owner)?;
+        let mut dead = Vec::new();
+        let (number, block, mark) = claim(&mut socket, range, owner, &mut dead)?;
         links::refuse_rest(&mut socket, block.parts()).map_err(kernel("set the route of the pod range"))?;
         // Without these two, pods still serve: only what they ask of others does not get through.
         if let Err(error) = nft::install(&name_of(number), block.parts()) {
@@ -68,10 +73,10 @@ impl Network {
         if let Err(error) = nft::shield(&name_of(number), block.parts()) {
             tracing::warn!(%error, "no packet filter on this machine: pods can be reached from outside past the gateway");
         }
-        if let Err(error) = ports::install(&name_of(number), block.parts()) {
+        if let Err(error) = ports::install(&name_of(number), block.parts(), ports::HOOK_PREROUTING) {
             tracing::warn!(%error, "pods reach each other by the ports they listen on only, not by those of Services");
         }
-        if let Err(error) = forward::open(block) {
+        if let Err(error) = forward::open(block).and_then(|()| firewall::open(block)) {
             tracing::warn!(%error, "this machine's firewall drops what pods send beyond it: allow forwarding from and to {block}");
         }
         if let Err(error) = switch_on_forwarding() {
@@ -83,7 +88,13 @@ impl Network {
             free: Mutex::new(Addresses::new(block)),
             mark: Mutex::new(Some(mark)),
             ports: Mutex::new(Some(PortMap::new())),
+            dead,
         })
+    }
+
+    /// Directories of neaps that were found to be no more.
+    pub(crate) fn dead(&self) -> &[PathBuf] {
+        &self.dead
     }
 
     /// The machine as pods see it.
@@ -98,7 +109,7 @@ impl Network {
         nft::guard(&name_of(self.number), self.block.parts(), self.block.gateway(), &open)
     }
 
-    /// From now on pods reach each other also by these ports, and by no others that were named before.
+    /// From now on pods reach each other (and not themselves) also by these ports, and by no others that were named before.
     pub(crate) fn map_ports(&self, wanted: PortMap) -> io::Result<()> {
         let mut known = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known.take();
@@ -147,9 +158,7 @@ impl Network {
 
     /// Names of all cables of this neap that exist.
     pub(crate) fn cables(&self) -> Vec<String> {
-        let prefix = format!("np{}x", self.number);
-        let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-        entries.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.starts_with(&prefix)).collect()
+        cables_of(self.number)
     }
 
     /// From now on nobody here looks after the block; what is in it stays as it is.
@@ -162,6 +171,7 @@ impl Network {
         let mut socket = Socket::route()?;
         nft::remove(&name_of(self.number))?;
         forward::close(self.block)?;
+        firewall::close(self.block)?;
         links::forget_rest(&mut socket, self.block.parts())?;
         links::delete(&mut socket, &name_of(self.number))?;
         self.leave();
@@ -171,6 +181,12 @@ impl Network {
     fn lock(&self) -> MutexGuard<'_, Addresses> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn cables_of(number: u32) -> Vec<String> {
+    let prefix = format!("np{number}x");
+    let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.starts_with(&prefix)).collect()
 }
 
 fn switch_on_forwarding() -> io::Result<()> {
@@ -210,7 +226,13 @@ struct Claim {
     owner: String,
 }
 
-fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block, UnixDatagram), NetworkError> {
+/// `dead` gets the directories of those whose claims were taken away.
+fn claim(
+    socket: &mut Socket,
+    range: Block,
+    owner: &Path,
+    dead: &mut Vec<PathBuf>,
+) -> Result<(u32, Block, UnixDatagram), NetworkError> {
     let owner = owner.to_string_lossy().into_owned();
     let kernel = |what| move |source| NetworkError::Kernel { what, source };
     // Another neap may start at this moment: whoever makes the lowest free name first has it, the other looks again.
@@ -225,19 +247,10 @@ fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block,
             }
             continue;
         }
-        let is_dead = |c: &&Claim| c.block.is_some() && !Path::new(&c.owner).exists() && mark(c.number).is_ok();
-        if let Some(stale) = claims.iter().find(is_dead) {
-            let name = name_of(stale.number);
-            if let (Some(block), Err(error)) = (stale.block, nft::remove(&name)) {
-                tracing::debug!(%block, %error, "a dead neap's packet filter cannot be removed");
-            }
-            if let Some(block) = stale.block {
-                if let Err(error) = forward::close(block) {
-                    tracing::debug!(%block, %error, "a dead neap's rules for forwarding cannot be removed");
-                }
-                links::forget_rest(socket, block.parts()).map_err(kernel("remove a dead neap's route"))?;
-            }
-            links::delete(socket, &name).map_err(kernel("remove a dead neap's interface"))?;
+        let stale = claims.iter().filter(|c| is_abandoned(&c.owner) && mark(c.number).is_ok());
+        if let Some((stale, block)) = stale.filter_map(|c| Some((c, c.block?))).next() {
+            bury(socket, stale.number, block)?;
+            dead.push(PathBuf::from(&stale.owner));
             continue;
         }
         let taken: Vec<Block> = claims.iter().filter_map(|c| c.block).collect();
@@ -255,6 +268,29 @@ fn claim(socket: &mut Socket, range: Block, owner: &Path) -> Result<(u32, Block,
         }
     }
     Err(NetworkError::Full { range: range.to_string(), holders: "too many neaps".to_owned() })
+}
+
+/// Whoever removes a data directory removes the records of its pods before all; what was mounted in it may have kept the
+/// rest of it. Nobody can ever look after those pods again.
+fn is_abandoned(owner: &str) -> bool {
+    !Path::new(owner).join("pods").exists()
+}
+
+/// Takes away what a neap that is no more has left of its network.
+fn bury(socket: &mut Socket, number: u32, block: Block) -> Result<(), NetworkError> {
+    let kernel = |what| move |source| NetworkError::Kernel { what, source };
+    let name = name_of(number);
+    if let Err(error) = nft::remove(&name) {
+        tracing::debug!(%block, %error, "a dead neap's packet filter cannot be removed");
+    }
+    if let Err(error) = forward::close(block).and_then(|()| firewall::close(block)) {
+        tracing::debug!(%block, %error, "a dead neap's rules for forwarding cannot be removed");
+    }
+    for cable in cables_of(number) {
+        links::delete(socket, &cable).map_err(kernel("remove a dead neap's cable"))?;
+    }
+    links::forget_rest(socket, block.parts()).map_err(kernel("remove a dead neap's route"))?;
+    links::delete(socket, &name).map_err(kernel("remove a dead neap's interface"))
 }
 
 #[expect(clippy::disallowed_methods, reason = "at start, a fraction of a second at most, and only beside other neaps")]

@@ -43,12 +43,7 @@ const NOT_EQUAL: u32 = 1;
 
 /// Makes the table anew: whatever an earlier run left under this name is replaced in one transaction.
 pub(crate) fn install(name: &str, block: (Ipv4Addr, u8)) -> io::Result<()> {
-    let mut table = message(NEW_TABLE, CREATE | ACK);
-    table.text(1, name).attr(2, &0_u32.to_be_bytes());
-    let mut old = message(DELETE_TABLE, ACK);
-    old.text(1, name);
-    let mut again = message(NEW_TABLE, CREATE | ACK);
-    again.text(1, name).attr(2, &0_u32.to_be_bytes());
+    let [table, old, again] = anew(name);
     let chain = chain_of(name, "egress", "nat", HOOK_POSTROUTING, PRIORITY_SRCNAT);
     let mut rule = message(NEW_RULE, CREATE | APPEND | ACK);
     rule.text(1, name).text(2, "egress").nest(4, |list| {
@@ -57,6 +52,22 @@ pub(crate) fn install(name: &str, block: (Ipv4Addr, u8)) -> io::Result<()> {
         expression(list, "masq", |_| {});
     });
     transact(&[table, old, again, chain, rule])
+}
+
+/// An empty table of this name, whatever was in one before.
+pub(super) fn renew(name: &str) -> io::Result<()> {
+    transact(&anew(name))
+}
+
+fn anew(name: &str) -> [Message; 3] {
+    let table = || {
+        let mut table = message(NEW_TABLE, CREATE | ACK);
+        table.text(1, name).attr(2, &0_u32.to_be_bytes());
+        table
+    };
+    let mut old = message(DELETE_TABLE, ACK);
+    old.text(1, name);
+    [table(), old, table()]
 }
 
 /// Protocols by their number.

@@ -15,7 +15,10 @@ const NEW_SET: u16 = SUBSYSTEM | 9;
 const NEW_ELEMENTS: u16 = SUBSYSTEM | 12;
 /// Without elements: all of the set.
 const DELETE_ELEMENTS: u16 = SUBSYSTEM | 14;
-const HOOK_PREROUTING: u32 = 0;
+/// Packets that arrive.
+pub(super) const HOOK_PREROUTING: u32 = 0;
+/// Packets that begin here.
+pub(super) const HOOK_OUTPUT: u32 = 3;
 /// Where destinations are translated.
 const PRIORITY_DSTNAT: i32 = -100;
 const IS_MAP: u32 = 8;
@@ -51,8 +54,8 @@ impl Transport {
     }
 }
 
-/// Makes the maps, empty, and the rules that look into them, in a table that is there.
-pub(crate) fn install(name: &str, block: (Ipv4Addr, u8)) -> io::Result<()> {
+/// Makes the maps, empty, and the rules that look into them for what is sent within a block, in a table that is there.
+pub(crate) fn install(name: &str, block: (Ipv4Addr, u8), hook: u32) -> io::Result<()> {
     let mut all = Vec::new();
     for (id, transport) in [(1_u32, Transport::Tcp), (2, Transport::Udp)] {
         let mut set = message(NEW_SET, CREATE | ACK);
@@ -64,7 +67,7 @@ pub(crate) fn install(name: &str, block: (Ipv4Addr, u8)) -> io::Result<()> {
         }
         all.push(set);
     }
-    all.push(chain_of(name, "ports", "nat", HOOK_PREROUTING, PRIORITY_DSTNAT));
+    all.push(chain_of(name, "ports", "nat", hook, PRIORITY_DSTNAT));
     all.push(flush(name, "ports"));
     for (transport, protocol) in [(Transport::Tcp, Protocol::Tcp), (Transport::Udp, Protocol::Udp)] {
         all.push(rule(name, "ports", |list| {

@@ -190,6 +190,32 @@ async fn rounds(rounds: u32, count_of_pods: u32) {
     assert!(left.is_empty(), "{left:#?}");
 }
 
+/// Its directory was removed as far as what is mounted in it allows: the next neap takes the rest away.
+pub(crate) async fn nothing_is_left_of_a_neap_whose_directory_was_removed() {
+    let dir = Leftovers::new();
+    let mut child = tokio::process::Command::new(std::env::current_exe().expect("this program"))
+        .arg("--churn")
+        .arg(dir.path())
+        .args(["0", "4"])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    while lines.next_line().await.expect("reads").is_some_and(|line| line != "all") {}
+    child.kill().await.expect("killed");
+    let kinds = |kind: &str| traces(dir.path()).iter().filter(|t| t.starts_with(kind)).count();
+    assert!(kinds("process") > 0 && kinds("link") > 0 && kinds("group") > 0, "{:#?}", traces(dir.path()));
+    for pod in std::fs::read_dir(dir.path().join("pods")).expect("there").flatten() {
+        // As a person would who wants it gone.
+        let _ = nix::mount::umount2(&pod.path().join("volumes/m"), nix::mount::MntFlags::MNT_DETACH);
+    }
+    neap_runtime::remove_tree(&dir.path().join("pods")).expect("removed");
+    let next = crate::world(Mode::Container).await;
+    crate::until("nothing to be left", || traces(dir.path()).is_empty()).await;
+    next.end().await;
+}
+
 pub(crate) async fn nothing_is_left_after_crashes() {
     rounds(4, 8).await;
 }

@@ -75,10 +75,13 @@ const CASES: &[Case] = cases![
     pods::names_a_profile_of_its_own,
     escapes::who_fills_the_disk_is_evicted,
     leaks::nothing_is_left_after_crashes,
+    leaks::nothing_is_left_of_a_neap_whose_directory_was_removed,
     runc::runs_our_bundle_alike,
     users::has_users_of_its_own,
     network::is_reached_by_the_ports_of_services,
+    network::reaches_itself_by_the_ports_of_services,
     network::reaches_out_where_forwarding_is_dropped,
+    network::reaches_out_where_others_tables_drop,
     users::keeps_its_own_users_by_rules,
     users::mounts_images,
 ];

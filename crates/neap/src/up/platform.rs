@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Client;
+use kube::{Client, ResourceExt};
+use neap_api::keys::networking::SERVICE_TYPE;
 use neap_controllers::autoscaler::{self, AlwaysInPath, Autoscaler};
 use neap_controllers::{Authority, AuthorityError, Clock, Controllers, ServedBoard, SettingsFollower};
 use neap_dataplane::{DataPlane, Door, Gateway, GatewayListener};
@@ -54,6 +55,8 @@ const POD_GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("the size of the disk with the data directory cannot be found out")]
+    Disk(#[source] io::Error),
     #[error("signals cannot be handled")]
     Signals(#[source] io::Error),
     #[error(transparent)]
@@ -275,9 +278,15 @@ impl Platform {
         parts.spawn("registry", registry::serve(sockets.registry, images.clone(), stop.clone()));
         parts.spawn("deployments", deployments::run(client.clone(), drains.clone(), now, stop.clone()));
         parts.spawn("endpoints", addresses::run(client.clone(), stop.clone()));
-        let mapped = runtime.clone();
-        let lead: service_ports::Apply = Arc::new(move |ports| mapped.map_ports(ports));
-        parts.spawn("service ports", service_ports::run(client.clone(), lead, stop.clone()));
+        // Where pods share the machine's network each has ports of its own, and none can be led to another.
+        if bridge.is_some() {
+            let mapped = runtime.clone();
+            let lead: service_ports::Apply = Arc::new(move |ports, own| mapped.map_ports(ports, own));
+            // The gateway knows a revision's private Service by its endpoints; nobody calls it by its name.
+            let is_called: service_ports::IsCalled =
+                |service| service.labels().get(SERVICE_TYPE).is_none_or(|kind| kind != "Private");
+            parts.spawn("service ports", service_ports::run(client.clone(), lead, is_called, stop.clone()));
+        }
         parts.spawn("namespaces", namespaces::run(client.clone(), api.authority().to_owned(), stop.clone()));
         // Asked at the API's door, so that a pod beyond its quota is not even made.
         let quotas = quota::Quotas::default();
@@ -287,7 +296,8 @@ impl Platform {
         parts.spawn("claims", claims::run(client.clone(), stop.clone()));
         parts.spawn("events", events::run(client.clone(), now, stop.clone()));
         parts.spawn("garbage collection", gc::run(client.clone(), stop.clone()));
-        let machine = Machine::read(NODE, node_address(bridge, config.listen), PODS, pods.describe());
+        let disk = neap_runtime::size_of_disk(data.root()).map_err(Error::Disk)?;
+        let machine = Machine::read(NODE, node_address(bridge, config.listen), PODS, disk, pods.describe());
         let around = Surroundings {
             node: machine.facts.clone(),
             cluster_dns: bridge.map(IpAddr::V4).into_iter().collect(),
