@@ -13,7 +13,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::batch::{Batch, Bounds};
 use super::metrics::{Metrics, Reason};
 use super::pace::{Backoff, Complaint};
-use super::reading::Losses;
 use super::sink::{Outcome, Sink};
 use super::tail::{Tail, Wishes};
 use super::{Settings, Target};
@@ -185,17 +184,19 @@ impl Shipper {
         let due = work.saved.is_none_or(|saved| saved.elapsed() >= SAVE);
         let looking = tokio::task::spawn_blocking(move || {
             let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-            let losses = tail.look(&wishes);
-            let more = may_fill && tail.fill(&mut batch, bounds, &wishes, now);
+            let looked = tail.look(&wishes);
+            let unreadable = looked.as_ref().err().map(ToString::to_string);
+            let mut losses = looked.unwrap_or_default();
+            let more = may_fill && tail.fill(&mut batch, bounds, &wishes, now, &mut losses);
             if may_fill && batch.records.is_empty() {
                 // What was no line, or was sent before.
                 tail.arrived(&std::mem::take(&mut batch.marks));
             }
             tail.settle();
             let saved = if due { tail.save() } else { Ok(false) };
-            (batch, losses, more, saved)
+            (batch, losses, unreadable, more, saved)
         });
-        let (batch, losses, more, saved) = looking.await.expect("looking does not panic");
+        let (batch, losses, unreadable, more, saved) = looking.await.expect("looking does not panic");
         work.open = batch;
         // Only a write counts: what arrives after a quiet time is written down at once.
         if !matches!(saved, Ok(false)) {
@@ -204,10 +205,9 @@ impl Shipper {
         if let Err(error) = saved {
             tracing::warn!(%error, path = %self.checkpoint.display(), "how far container logs are sent cannot be written down; after a restart they are sent again");
         }
-        let losses = losses.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the directory of container logs cannot be read");
-            Losses::default()
-        });
+        if let Some(error) = unreadable {
+            tracing::warn!(error, "the directory of container logs cannot be read");
+        }
         self.metrics.drop_records(Reason::Lost, losses.lines);
         self.metrics.gaps.inc_by(losses.gaps);
         work.said.lost.add(losses.lines);
@@ -291,7 +291,7 @@ impl Said {
         if let Some(lines) = self.lost.due(now) {
             tracing::warn!(
                 lines,
-                "lines of container logs were not sent: their files turned over or were removed first"
+                "lines of container logs were not sent: their files turned over or were removed first, or are collected no more"
             );
         }
         if let Some(times) = self.gaps.due(now) {

@@ -145,14 +145,14 @@ fn lines(body: &Value) -> Vec<(String, Value)> {
 }
 
 /// A machine with logs.
-struct Place {
+pub(super) struct Place {
     dir: tempfile::TempDir,
-    shelf: Arc<Shelf>,
+    pub(super) shelf: Arc<Shelf>,
     metrics: Metrics,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (logs, pods) = (dir.path().join("logs"), dir.path().join("pods"));
         fs::create_dir_all(&logs).unwrap();
@@ -160,7 +160,7 @@ impl Place {
     }
 
     /// A living pod.
-    fn pod(&self, name: &str) -> Pod {
+    pub(super) fn pod(&self, name: &str) -> Pod {
         let labels = json!({"app.test/service": format!("{name}-service"), "app.test/revision": "r-1"});
         let described =
             json!({"format": 1, "id": format!("u-{name}"), "namespace": "n", "name": name, "labels": labels});
@@ -173,7 +173,7 @@ impl Place {
         Pod { logs, dir, part, told: 0 }
     }
 
-    fn checkpoint(&self) -> PathBuf {
+    pub(super) fn checkpoint(&self) -> PathBuf {
         self.dir.path().join("shipped.json")
     }
 
@@ -227,10 +227,10 @@ impl Shipping {
     }
 }
 
-struct Pod {
+pub(super) struct Pod {
     logs: PathBuf,
     dir: PathBuf,
-    part: PathBuf,
+    pub(super) part: PathBuf,
     told: u64,
 }
 
@@ -246,7 +246,7 @@ impl Pod {
         file.write_all(format!("{time:.9} {stream} {tag} {text}\n").as_bytes()).unwrap();
     }
 
-    fn say(&mut self, from: usize, to: usize) {
+    pub(super) fn say(&mut self, from: usize, to: usize) {
         for n in from..to {
             self.record("stdout", "F", &format!("line {n}"));
         }
@@ -265,7 +265,7 @@ impl Pod {
     }
 
     /// As the runtime does it, when somebody reads volumes.
-    fn end(&self) {
+    pub(super) fn end(&self) {
         fs::rename(self.dir.join("volumes/var-log"), self.logs.join(".volume")).unwrap();
         fs::remove_dir_all(&self.dir).unwrap();
     }
