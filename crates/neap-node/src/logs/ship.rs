@@ -53,6 +53,10 @@ struct Said {
     gaps: Complaint,
     refused: Complaint,
     why: String,
+    unsaved: Complaint,
+    unsaved_why: String,
+    unreadable: Complaint,
+    unreadable_why: String,
 }
 
 impl Shipper {
@@ -112,8 +116,8 @@ impl Shipper {
         let sink = match opened.expect("opening does not panic") {
             Ok(sink) => sink,
             Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                tracing::error!(%error, cause, "container logs are not sent: correct the settings logs.* in config-neap");
+                let error = crate::report::chain(&error);
+                tracing::error!(error, "container logs are not sent: correct the settings logs.* in config-neap");
                 self.changed().await;
                 return work;
             }
@@ -135,10 +139,12 @@ impl Shipper {
                     () = sleep(step) => continue,
                 }
             };
-            let Some(outcome) = self.send(&mut work, &sink, &batch, settings, (bounds, step)).await else {
+            let (outcome, changed) = self.send(&mut work, &sink, &batch, settings, (bounds, step)).await;
+            let pause = outcome.and_then(|outcome| self.account(&mut work, target, &batch, outcome, &mut backoff));
+            if changed {
                 return work;
-            };
-            if let Some(pause) = self.account(&mut work, target, &batch, outcome, &mut backoff) {
+            }
+            if let Some(pause) = pause {
                 let until = Instant::now() + pause;
                 while Instant::now() < until {
                     tokio::select! {
@@ -151,7 +157,8 @@ impl Shipper {
         }
     }
 
-    /// Sends a batch once and looks on meanwhile. `None`: the settings are others now.
+    /// Sends a batch once and looks on meanwhile. What became of it, if it was waited for; and whether the settings are
+    /// others now. A write to files is waited for: it goes on, and whoever writes there next would write into it.
     async fn send(
         &mut self,
         work: &mut Work,
@@ -159,12 +166,15 @@ impl Shipper {
         batch: &Arc<Batch>,
         settings: &Arc<Settings>,
         (bounds, step): (Bounds, Duration),
-    ) -> Option<Outcome> {
+    ) -> (Option<Outcome>, bool) {
         let mut sending = sink.send(batch.clone(), (self.clock)());
         loop {
             tokio::select! {
-                outcome = &mut sending => return Some(outcome),
-                () = self.changed() => return None,
+                outcome = &mut sending => return (Some(outcome), false),
+                () = self.changed() => {
+                    let outcome = if sink.is_files() { Some(sending.await) } else { None };
+                    return (outcome, true);
+                }
                 () = sleep(step) => {}
             }
             self.look(work, settings, bounds).await;
@@ -203,10 +213,12 @@ impl Shipper {
             work.saved = Some(Instant::now());
         }
         if let Err(error) = saved {
-            tracing::warn!(%error, path = %self.checkpoint.display(), "how far container logs are sent cannot be written down; after a restart they are sent again");
+            work.said.unsaved.add(1);
+            work.said.unsaved_why = format!("{}: {error}", self.checkpoint.display());
         }
         if let Some(error) = unreadable {
-            tracing::warn!(error, "the directory of container logs cannot be read");
+            work.said.unreadable.add(1);
+            work.said.unreadable_why = error;
         }
         self.metrics.drop_records(Reason::Lost, losses.lines);
         self.metrics.gaps.inc_by(losses.gaps);
@@ -272,7 +284,9 @@ impl Shipper {
         work.said.refused.add(refused);
         self.metrics.drop_records(Reason::Refused, refused);
         self.metrics.records.inc_by(all - refused);
-        self.metrics.bytes.inc_by(batch.records.iter().map(|record| record.body.len() as u64).sum());
+        if refused < all {
+            self.metrics.bytes.inc_by(batch.records.iter().map(|record| record.body.len() as u64).sum());
+        }
         work.sealed.pop_front();
         work.tail.lock().unwrap_or_else(PoisonError::into_inner).arrived(&batch.marks);
         work.said.complain();
@@ -301,7 +315,21 @@ impl Said {
             );
         }
         if let Some(lines) = self.refused.due(now) {
-            tracing::warn!(lines, why = self.why, "lines of container logs were refused, and will not be sent again");
+            tracing::warn!(
+                lines,
+                why = self.why,
+                "container logs were refused, and will not be sent again; some of these lines may have been taken all the same"
+            );
+        }
+        if self.unsaved.due(now).is_some() {
+            let error = &self.unsaved_why;
+            tracing::warn!(
+                error,
+                "how far container logs are sent cannot be written down; after a restart they are sent again"
+            );
+        }
+        if self.unreadable.due(now).is_some() {
+            tracing::warn!(error = self.unreadable_why, "the directory of container logs cannot be read");
         }
     }
 }
