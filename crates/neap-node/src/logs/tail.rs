@@ -187,7 +187,12 @@ impl Tail {
                 if room == 0 {
                     return true;
                 }
-                let Some(log) = self.pods.get_mut(&turn.0).and_then(|pod| pod.logs.get_mut(&turn.1)) else { continue };
+                let Some(pod) = self.pods.get_mut(&turn.0) else { continue };
+                if pod.waits(&turn.1) {
+                    more.push(turn);
+                    continue;
+                }
+                let Some(log) = pod.logs.get_mut(&turn.1) else { continue };
                 let manner = Manner { now, json_severity: wishes.json_severity, may_wait: begun < BEGUN };
                 let from = batch.records.len();
                 let left = log.reading.read(&mut self.buffer, room, manner, &mut batch.records);
@@ -265,6 +270,14 @@ impl Pod {
     /// Files of its volume that are open.
     fn files(&self) -> usize {
         self.logs.keys().filter(|key| key.is_file()).count()
+    }
+
+    /// Whether it is the log of a run before which another one has something unread: Loki takes what lies long before the
+    /// newest line of a stream for lost, and all runs of a container are one.
+    fn waits(&self, key: &LogKey) -> bool {
+        let LogKey::Run { container, .. } = key else { return false };
+        let first = LogKey::Run { container: container.clone(), number: 0 };
+        self.logs.range(&first..key).any(|(_, log)| !(log.reading.over && log.reading.at_end))
     }
 
     fn look_at_runs(&mut self, name: &str, looking: &mut Looking<'_>) {

@@ -75,3 +75,34 @@ fn an_ended_pod_is_done_with_when_files_are_collected_no_more() {
     assert_eq!(send(&mut tail, &wishes(false)), ["line 1"]);
     assert!(tail.pods.is_empty() && tail.checkpoint.is_done("n_p_u-p"));
 }
+
+#[test]
+fn runs_of_a_container_are_read_one_after_the_other() {
+    let place = Place::new();
+    let mut pod = place.pod("p");
+    for _ in 0..30 {
+        pod.record("stdout", "F", &"x".repeat(10_000));
+    }
+    for run in 1..3 {
+        fs::copy(pod.log(), pod.logs.join(format!("c/{run}.log"))).unwrap();
+    }
+    let mut tail = Tail::open(place.shelf.clone(), &place.checkpoint());
+    tail.look(&wishes(true)).unwrap();
+    let mut batch = Batch::default();
+    tail.fill(&mut batch, BOUNDS, &wishes(true), 1, &mut Losses::default());
+    let runs: Vec<_> = batch.records.iter().map(|record| record.origin.restarts.unwrap()).collect();
+    assert_eq!(runs, [[0; 30], [1; 30], [2; 30]].concat());
+}
+
+#[test]
+fn ended_pods_are_read_a_few_at_a_time() {
+    let place = Place::new();
+    for n in 0..ENDED_AT_ONCE * 2 + 5 {
+        let mut pod = place.pod(&format!("p{n:02}"));
+        pod.say(n, n + 1);
+        pod.end();
+    }
+    let mut tail = Tail::open(place.shelf.clone(), &place.checkpoint());
+    let sent = |tail: &mut Tail| send(tail, &wishes(true)).len();
+    assert_eq!([sent(&mut tail), sent(&mut tail), sent(&mut tail)], [ENDED_AT_ONCE, ENDED_AT_ONCE, 5]);
+}
