@@ -56,7 +56,9 @@ impl SecretKeys {
     /// An error is the end of a sentence.
     fn take(&mut self, name: &str, value: &[u8]) -> Result<(), String> {
         if name == JWKS {
-            self.set = Keys::read(value).map_err(|error| format!("is no key set: {error}"))?;
+            // The error's own words may repeat some of the text.
+            let place = |error: serde_json::Error| format!("line {}, column {}", error.line(), error.column());
+            self.set = Keys::read(value).map_err(|error| format!("is no key set: see {}", place(error)))?;
             return Ok(());
         }
         if value.is_empty() {
