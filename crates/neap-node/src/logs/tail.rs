@@ -329,19 +329,15 @@ impl Pod {
     fn look_at_files(&mut self, name: &str, volume: &VolumeName, looking: &mut Looking<'_>) {
         let Looking { shelf, checkpoint, wishes, losses, number, room } = looking;
         let (found, mut more) = shelf.volume_files(&self.pod, &volume.name);
-        more |= *room == 0;
-        if more && !std::mem::replace(&mut self.crowded, true) {
-            let (pod, path) = (name, &volume.path);
-            tracing::warn!(
-                pod,
-                "there is more in {path} of this pod than is collected: files or directories too many or too deep"
-            );
-        }
         let mut here = HashSet::new();
         for file in &found {
             let key = LogKey::File { container: file.container.clone(), inode: file.inode };
             here.insert(key.clone());
-            if *room == 0 || self.logs.contains_key(&key) {
+            if self.logs.contains_key(&key) {
+                continue;
+            }
+            if *room == 0 {
+                more = true;
                 continue;
             }
             // Between the look and this it may have gone, or become another: then the next look tells.
@@ -360,6 +356,13 @@ impl Pod {
                 self.logs.insert(key, Log { reading, arrived, gone: None });
                 *room -= 1;
             }
+        }
+        if more && !std::mem::replace(&mut self.crowded, true) {
+            let (pod, path) = (name, &volume.path);
+            tracing::warn!(
+                pod,
+                "there is more in {path} of this pod than is collected: files or directories too many or too deep"
+            );
         }
         // Copies were looked for first: they are of what a file was before it was cut.
         let over = self.over;
