@@ -298,6 +298,9 @@ pub struct ContainerStatus {
     pub image: String,
     /// `repository@sha256:…` of what really runs, once known.
     pub image_id: String,
+    /// The same of the images that are volumes of it.
+    #[serde(default)]
+    pub volume_images: Vec<String>,
 }
 
 /// In words for whoever looks why a container is not well.

@@ -174,10 +174,11 @@ pub(crate) fn weigh(dir: &Path, files: &mut u64) -> u64 {
 const OF_FILES: u32 = 0o660;
 const OF_DIRECTORIES: u32 = 0o2770;
 
-/// Gives a directory and all below it to a group. Links are given as themselves.
+/// Gives a directory and all below it to a group. Links are given as themselves. The directory itself comes last and only
+/// when all others are given: by it [`is_of_group`] tells whether this was done.
 ///
 /// # Errors
-/// One of them could not be given; the others were.
+/// One of them could not be given; the others below were.
 pub fn give_to_group(dir: &Path, group: u32) -> io::Result<()> {
     let mut failed = Ok(());
     walk(dir, |parent, name, meta| {
@@ -188,11 +189,11 @@ pub fn give_to_group(dir: &Path, group: u32) -> io::Result<()> {
         }
         true
     });
+    failed?;
     let top: OwnedFd = nix::fcntl::open(dir, DIRECTORY, Mode::empty())?;
     let meta = nix::sys::stat::fstat(&top)?;
     nix::unistd::fchown(&top, None, Some(group.into()))?;
-    fchmod(&top, Mode::from_bits_truncate(meta.st_mode | OF_DIRECTORIES))?;
-    failed
+    Ok(fchmod(&top, Mode::from_bits_truncate(meta.st_mode | OF_DIRECTORIES))?)
 }
 
 /// Whether a directory itself is as [`give_to_group`] leaves it.

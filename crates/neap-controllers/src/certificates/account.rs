@@ -8,6 +8,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::{BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use http::Response;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Body;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -30,14 +33,20 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-/// For one answer of an authority. It may have looked at a name before it answers.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// For one answer of an authority, to its last byte. It may have looked at a name before it answers.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes of one. A chain with its authorities is a few thousand.
+const ANSWER: usize = 1 << 20;
 /// To come to speak with it.
 const CONNECT: Duration = Duration::from_secs(15);
 /// Keys of the Secrets.
 const CREDENTIALS: &str = "credentials";
+/// How often an account that was just made is tried to be written down, and how long after each failure again.
+const WRITES: (u32, Duration) = (5, Duration::from_secs(1));
 const HMAC_KEY: &str = "hmac-key";
 
 /// `host` or `host:port` of a directory: what people know an authority by.
@@ -62,6 +71,9 @@ pub(super) fn fault(directory: &str, host: Option<&str>, error: &AcmeError) -> F
 }
 
 /// The account at the authority, made when there is none.
+///
+/// Its Secret is made first, without an account in it: whoever may not write it makes no account that is then lost, of
+/// which an authority takes a few an hour, or one in all where it is bound to an external one.
 pub(super) async fn account(client: &Client, acme: &Acme) -> Result<Account, Fault> {
     let place = authority(&acme.directory);
     let failed = |error: &AcmeError| fault(&acme.directory, None, error);
@@ -74,9 +86,9 @@ pub(super) async fn account(client: &Client, acme: &Acme) -> Result<Account, Fau
     let contact = acme.email.as_ref().map(|email| format!("mailto:{email}"));
     let contacts: Vec<&str> = contact.as_deref().into_iter().collect();
 
-    if let Some(secret) = secrets.get_opt(&name).await.map_err(kept)? {
-        let data = secret.data.as_ref().and_then(|data| data.get(CREDENTIALS));
-        let credentials: Option<AccountCredentials> = data.and_then(|data| serde_json::from_slice(&data.0).ok());
+    let secret = place_for(&secrets, &name, &acme.directory).await.map_err(kept)?;
+    if let Some(data) = secret.data.as_ref().and_then(|data| data.get(CREDENTIALS)) {
+        let credentials: Option<AccountCredentials> = serde_json::from_slice(&data.0).ok();
         let Some(credentials) = credentials else {
             return Err(ours("its account", format!("the Secret knative-serving/{name} holds none; delete it")));
         };
@@ -98,23 +110,44 @@ pub(super) async fn account(client: &Client, acme: &Acme) -> Result<Account, Fau
     let new = NewAccount { contact: &contacts, terms_of_service_agreed: true, only_return_existing: false };
     let (account, credentials) =
         builder.create(&new, acme.directory.clone(), external.as_ref()).await.map_err(|e| failed(&e))?;
-    let credentials = serde_json::to_vec(&credentials).expect("plain values serialise");
-    let mut annotations = BTreeMap::from([(neap::ACME_DIRECTORY.to_owned(), acme.directory.clone())]);
-    annotations.extend(acme.email.iter().map(|email| (neap::ACME_EMAIL.to_owned(), email.clone())));
+    let credentials = ByteString(serde_json::to_vec(&credentials).expect("plain values serialise"));
+    let patch = json!({
+        "metadata": {"annotations": {neap::ACME_EMAIL: acme.email}},
+        "data": {CREDENTIALS: credentials},
+    });
+    write_down(&secrets, &name, &patch).await.map_err(kept)?;
+    tracing::info!(authority = place, account = account.id(), "an account was made");
+    Ok(account)
+}
+
+/// The Secret of an account, with or without one in it.
+async fn place_for(secrets: &Api<Secret>, name: &str, directory: &str) -> kube::Result<Secret> {
+    if let Some(secret) = secrets.get_opt(name).await? {
+        return Ok(secret);
+    }
     let secret = Secret {
         metadata: ObjectMeta {
-            name: Some(name),
+            name: Some(name.to_owned()),
             namespace: Some(config::NAMESPACE.into()),
-            annotations: Some(annotations),
+            annotations: Some(BTreeMap::from([(neap::ACME_DIRECTORY.to_owned(), directory.to_owned())])),
             ..ObjectMeta::default()
         },
-        data: Some([(CREDENTIALS.to_owned(), ByteString(credentials))].into()),
         type_: Some(ACCOUNT_TYPE.into()),
         ..Secret::default()
     };
-    secrets.create(&PostParams::default(), &secret).await.map_err(kept)?;
-    tracing::info!(authority = place, account = account.id(), "an account was made");
-    Ok(account)
+    secrets.create(&PostParams::default(), &secret).await
+}
+
+/// Tries for a while: what is to be written is nowhere else.
+async fn write_down(secrets: &Api<Secret>, name: &str, patch: &serde_json::Value) -> kube::Result<()> {
+    let (mut left, pause) = WRITES;
+    loop {
+        left -= 1;
+        match secrets.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            Err(_) if left > 0 => sleep(pause).await,
+            result => return result.map(drop),
+        }
+    }
 }
 
 /// The authority does not know the account any more.
@@ -176,13 +209,85 @@ impl HttpClient for Https {
         &self,
         request: http::Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, AcmeError>> + Send>> {
-        let answer = self.0.request(request);
-        Box::pin(async move {
-            match timeout(PATIENCE, answer).await {
-                Ok(Ok(response)) => Ok(BytesResponse::from(response)),
-                Ok(Err(error)) => Err(AcmeError::Other(Box::new(error))),
-                Err(_) => Err(AcmeError::Timeout(None)),
+        Box::pin(whole(self.0.request(request)))
+    }
+}
+
+/// An answer with all of its body, which the caller would wait for without end: whoever stops in the middle of one is as
+/// good as silent.
+async fn whole<B, E>(answer: impl Future<Output = Result<Response<B>, E>>) -> Result<BytesResponse, AcmeError>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+    E: Into<BoxError>,
+{
+    let read = async {
+        let (head, body) = answer.await.map_err(Into::into)?.into_parts();
+        let body = Limited::new(body, ANSWER).collect().await?.to_bytes();
+        Ok(Response::from_parts(head, Full::new(body)))
+    };
+    match timeout(PATIENCE, read).await {
+        Ok(Ok(response)) => Ok(BytesResponse::from(response)),
+        Ok(Err(error)) => Err(AcmeError::Other(error)),
+        Err(_) => Err(AcmeError::Timeout(None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures::{StreamExt, stream};
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_place_of_an_account_comes_before_the_account() {
+        let api = neap_testkit::Api::start().await;
+        let acme = Acme {
+            // Where nobody listens.
+            directory: "https://127.0.0.1:1/dir".into(),
+            email: None,
+            challenges: Vec::new(),
+            profile: None,
+            external_account: None,
+            root_ca: String::new(),
+            max_orders: 1,
+        };
+        for _ in 0..2 {
+            account(&api.client(), &acme).await.map(drop).expect_err("nobody is there");
+        }
+        let secrets: Api<Secret> = Api::namespaced(api.client(), config::NAMESPACE);
+        let secret = secrets.get(&secret_name(&acme.directory)).await.expect("is made");
+        assert!(secret.data.is_none_or(|data| data.is_empty()));
+        let patch = json!({"data": {CREDENTIALS: ByteString(b"torn".to_vec())}});
+        write_down(&secrets, &secret_name(&acme.directory), &patch).await.expect("is written");
+        let fault = account(&api.client(), &acme).await.map(drop).expect_err("it cannot be read");
+        assert!(fault.message.contains("delete it"), "{}", fault.message);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_waited_for_to_its_end_and_no_longer() {
+        let check = async |parts: Vec<Bytes>, ends: bool, want: Result<&[u8], &str>| {
+            let frames = stream::iter(parts).map(|part| Ok::<_, Infallible>(Frame::data(part)));
+            let body = match ends {
+                true => StreamBody::new(frames.boxed()),
+                false => StreamBody::new(frames.chain(stream::pending()).boxed()),
+            };
+            let got = match whole(async { Ok::<_, Infallible>(Response::new(body)) }).await {
+                Ok(mut response) => response.body.into_bytes().await.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            match (&got, want) {
+                (Ok(got), Ok(want)) => assert_eq!(got, want),
+                (Err(got), Err(want)) => assert!(got.contains(want), "{got}"),
+                _ => panic!("{got:?}"),
             }
-        })
+        };
+        check(vec!["an ".into(), "answer".into()], true, Ok(b"an answer")).await;
+        check(vec!["an ".into()], false, Err("timed out")).await;
+        check(vec![vec![0; ANSWER].into(), "more".into()], true, Err("limit")).await;
     }
 }

@@ -19,7 +19,7 @@ use neap_logic::plan::meta;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::sync::{Mutex as Turn, Semaphore};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::account::{self, authority};
@@ -33,6 +33,9 @@ use crate::index::Key;
 
 /// First and longest wait when our own API does not do what a certificate needs.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// An attempt ends itself (`neap_logic::certificates::order::ATTEMPT`), and all that it waits for is bounded; this is beyond
+/// all of that. It holds one of few places.
+const ENDLESS: Duration = Duration::from_secs(30 * 60);
 
 /// What all who make certificates share.
 pub(crate) struct Office {
@@ -84,19 +87,26 @@ impl Office {
             if let Some((fault, again)) = record.fault.clone().zip(record.again_at) {
                 self.rest(ask, &fault, again).await;
             }
+            let slots = self.slots(acme.max_orders);
+            let slot = slots.acquire().await.expect("the semaphore is never closed");
+            self.working(ask, format!("{} is asked", authority(&acme.directory)), &record.answers);
+            let mut used = None;
             let attempt = async {
-                let slots = self.slots(acme.max_orders);
-                let _slot = slots.acquire().await.expect("the semaphore is never closed");
-                self.working(ask, format!("{} is asked", authority(&acme.directory)), &record.answers);
                 let account = self.account(acme).await?;
+                used = Some(account.id().to_owned());
                 Box::pin(Attempt { office: self, ask, acme }.run(&account, &mut record)).await
             };
-            match attempt.await {
+            let made = timeout(ENDLESS, attempt).await.unwrap_or_else(|_| {
+                let why = format!("an attempt was not over after {} minutes", ENDLESS.as_secs() / 60);
+                Err(Fault::unreachable(authority(&acme.directory), &why))
+            });
+            drop(slot);
+            match made {
                 Ok(issued) => {
                     tracing::info!(certificate = %ask.key, issuer = issued.issuer, until = %issued.life.to, "issued");
                     return self.board.tell(ask, Progress::Issued(Box::new(issued)), Vec::new());
                 }
-                Err(fault) => self.failed(ask, acme, &mut record, fault).await,
+                Err(fault) => self.failed(ask, acme, &mut record, fault, used.as_deref()).await,
             }
         }
     }
@@ -127,7 +137,8 @@ impl Office {
         }
     }
 
-    async fn failed(&self, ask: &Ask, acme: &Acme, record: &mut Record, fault: Fault) {
+    /// `used`: the account that it was asked for with.
+    async fn failed(&self, ask: &Ask, acme: &Acme, record: &mut Record, fault: Fault, used: Option<&str>) {
         warn!(certificate = %ask.key, fault = fault.message, "a certificate was not issued");
         record.failures = record.failures.saturating_add(1);
         record.again_at = Some(fault.again_at(record.failures, self.clock.now()));
@@ -141,9 +152,10 @@ impl Office {
             }
             Kind::NoAccount => {
                 record.give_up();
-                *self.account.lock().await = None;
-                if let Err(error) = account::forget(&self.client, &acme.directory).await {
-                    warn!(%error, "an account that is no good stays");
+                let mut held = self.account.lock().await;
+                // Of several that fail so at once the others find it forgotten, or another one made since.
+                if held.as_ref().is_some_and(|(_, account)| Some(account.id()) == used) {
+                    self.forget(&mut held, acme).await;
                 }
             }
         }
@@ -219,9 +231,22 @@ impl Office {
         if let Some((_, account)) = held.as_ref().filter(|(of, _)| of == acme) {
             return Ok(account.clone());
         }
-        let account = Box::pin(account::account(&self.client, acme)).await?;
+        let account = match Box::pin(account::account(&self.client, acme)).await {
+            Err(fault) if fault.kind == Kind::NoAccount => {
+                self.forget(&mut held, acme).await;
+                return Err(fault);
+            }
+            account => account?,
+        };
         *held = Some((acme.clone(), account.clone()));
         Ok(account)
+    }
+
+    async fn forget(&self, held: &mut Option<(Acme, Account)>, acme: &Acme) {
+        *held = None;
+        if let Err(error) = account::forget(&self.client, &acme.directory).await {
+            warn!(%error, "an account that is no good stays");
+        }
     }
 
     fn slots(&self, max: usize) -> Arc<Semaphore> {

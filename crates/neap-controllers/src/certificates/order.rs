@@ -8,7 +8,7 @@ use instant_acme::{
 };
 use neap_api::acme::{Answers, Http01Answer, TlsAlpn01Answer};
 use neap_logic::certificates::Fault;
-use neap_logic::certificates::order::{LOOK, Name, POLL, Seen, Status, Step, step};
+use neap_logic::certificates::order::{LOOK, Name, Seen, Status, Step, poll_after, step};
 use neap_logic::config::{Acme, ChallengeKind};
 use neap_logic::plan::certificate::Issued;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
@@ -37,7 +37,7 @@ impl Attempt<'_> {
         let kind = challenges[record.refusals as usize % challenges.len()];
         let began = self.office.clock.now();
         let mut order = self.order(account, record).await?;
-        let mut told = BTreeSet::new();
+        let (mut told, mut looks) = (BTreeSet::new(), 0);
         loop {
             let seen = Seen {
                 status: status(order.state().status),
@@ -68,7 +68,8 @@ impl Attempt<'_> {
                     self.refresh(&mut order).await?;
                 }
                 Step::Poll => {
-                    sleep(POLL).await;
+                    sleep(poll_after(looks)).await;
+                    looks += 1;
                     self.refresh(&mut order).await?;
                 }
                 Step::Request => {
@@ -117,9 +118,7 @@ impl Attempt<'_> {
         let made = match replaced {
             Some(replaced) => match account.new_order(&new().replaces(replaced)).await {
                 // It does not take this one for a replacement; then it is an order like any other.
-                Err(AcmeError::Api(_) | AcmeError::Unsupported(_) | AcmeError::Other(_)) => {
-                    account.new_order(&new()).await
-                }
+                Err(error) if may_be_for_replacing(&error) => account.new_order(&new()).await,
                 made => made,
             },
             None => account.new_order(&new()).await,
@@ -244,6 +243,19 @@ impl Attempt<'_> {
     }
 }
 
+/// Whether an order may have been refused only because it says what it replaces. Who wants no more orders, or cannot answer,
+/// is not asked again at once.
+fn may_be_for_replacing(error: &AcmeError) -> bool {
+    match error {
+        AcmeError::Api(problem) => {
+            let limited = problem.r#type.as_deref().is_some_and(|kind| kind.ends_with(":rateLimited"));
+            !limited && problem.status.is_none_or(|status| status < 500 && status != 429)
+        }
+        AcmeError::Unsupported(_) | AcmeError::Other(_) => true,
+        _ => false,
+    }
+}
+
 fn status(status: OrderStatus) -> Status {
     match status {
         OrderStatus::Pending => Status::Pending,
@@ -268,4 +280,24 @@ fn handshake(host: String, answer: &KeyAuthorization) -> Result<TlsAlpn01Answer,
     let key = KeyPair::generate()?;
     let certificate = params.self_signed(&key)?;
     Ok(TlsAlpn01Answer { host, certificate: certificate.pem(), key: key.serialize_pem() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_wants_no_orders_is_not_asked_twice() {
+        let check = |kind: &str, status: u16, again: bool| {
+            let problem = serde_json::json!({ "type": format!("urn:ietf:params:acme:error:{kind}"), "status": status });
+            let problem = serde_json::from_value(problem).expect("a problem");
+            assert_eq!(may_be_for_replacing(&AcmeError::Api(problem)), again, "{kind} {status}");
+        };
+        check("alreadyReplaced", 409, true);
+        check("malformed", 400, true);
+        check("unauthorized", 403, true);
+        check("rateLimited", 429, false);
+        check("rateLimited", 403, false);
+        check("serverInternal", 500, false);
+    }
 }

@@ -28,11 +28,11 @@ pub(super) fn leaf(chain: &[u8]) -> Option<Leaf> {
         GeneralName::DNSName(name) => Some((*name).to_owned()),
         _ => None,
     });
-    Some(Leaf {
-        life: Span { from: at(validity.not_before)?, to: at(validity.not_after)? },
-        names: names.collect(),
-        public_key: certificate.public_key().subject_public_key.data.to_vec(),
-    })
+    let life = Span { from: at(validity.not_before)?, to: at(validity.not_after)? };
+    if life.to <= life.from {
+        return None;
+    }
+    Some(Leaf { life, names: names.collect(), public_key: certificate.public_key().subject_public_key.data.to_vec() })
 }
 
 /// What a Secret of ours holds; nothing when it cannot be used.

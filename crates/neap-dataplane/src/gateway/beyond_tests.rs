@@ -323,8 +323,11 @@ async fn tokens_open_and_their_claims_are_told() {
         );
         let signer = Signer::ed25519("1");
         let set = json!({ "keys": [signer.public()] }).to_string();
-        let set = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, set);
-        world.secret("keys", neap::AUTH_KEYS_TYPE, json!({ "jwks.json": set, "shared": "c2VjcmV0" }));
+        let standard = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
+        let secret = "a secret that is long enough for it";
+        let data =
+            json!({ "jwks.json": standard(&set), "hs256": standard(secret), "note": standard("a note, nothing else") });
+        world.secret("keys", neap::AUTH_KEYS_TYPE, data);
         let claims = |more: Value| {
             let mut claims = json!({ "iss": "https://id", "aud": "app", "exp": unix_now() + 60, "sub": "ann",
                                      "group": ["ops"] });
@@ -365,8 +368,15 @@ async fn tokens_open_and_their_claims_are_told() {
             let tag = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, tag);
             format!("{signed}.{tag}")
         };
-        assert_eq!(ask(&hs256(b"secret")).await.0, 200);
-        assert_eq!(ask(&hs256(b"other")).await.0, 401);
+        assert_eq!(ask(&hs256(secret.as_bytes())).await.0, 200);
+        for other in ["other", "a note, nothing else", &set] {
+            assert_eq!(ask(&hs256(other.as_bytes())).await.0, 401, "{other}");
+        }
+        let good = format!("Bearer {}", signer.sign(&claims(json!({}))));
+        let twice = with("app.example", &[("authorization", &good), ("authorization", "Bearer unverified")]);
+        assert_eq!(world.send(EXTERNAL, twice).await.0.status(), 401);
+        world.secret("keys", neap::AUTH_KEYS_TYPE, json!({ "keys.json": standard(&set) }));
+        assert_eq!(ask(&hs256(set.as_bytes())).await.0, 503);
     })
     .await;
 }

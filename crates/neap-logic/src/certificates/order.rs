@@ -11,8 +11,10 @@ use crate::config::ChallengeKind;
 
 /// How long one attempt at an order may take. Authorities answer in seconds; what takes longer hangs.
 pub const ATTEMPT: SignedDuration = SignedDuration::from_mins(10);
-/// Between two looks at an order that the authority works on, where it does not say itself.
-pub const POLL: Duration = Duration::from_secs(2);
+/// Between two looks at an order that the authority works on: the first ones, and those when it has taken long already.
+const POLL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(16));
+/// After so many looks the time between them is doubled.
+const POLLS: u32 = 5;
 /// Between two looks at whether the answers are served.
 pub const LOOK: Duration = Duration::from_millis(200);
 /// So long after they were written the answers are taken to be served: every gateway watches them.
@@ -89,6 +91,12 @@ pub enum Step {
     Fetch,
     /// Give the order up.
     Fail(Fault),
+}
+
+/// How long to wait before an order is looked at again, after so many looks.
+pub fn poll_after(looks: u32) -> Duration {
+    let (first, longest) = POLL;
+    first.saturating_mul(1 << (looks / POLLS).min(8)).min(longest)
 }
 
 /// Decides.
@@ -196,5 +204,12 @@ mod tests {
             "Refused: ca offers no http-01 challenge: see acme.challenges in config-neap",
         );
         check(|_| {}, 601, "Unreachable: ca cannot be asked: the order was not done within 10 minutes");
+    }
+
+    #[test]
+    fn slow_authorities_are_asked_less_often() {
+        let waits: Vec<u64> = (0..18).map(|looks| poll_after(looks).as_secs()).collect();
+        assert_eq!(waits, [2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 8, 8, 8, 8, 8, 16, 16, 16]);
+        assert_eq!(poll_after(u32::MAX).as_secs(), 16);
     }
 }

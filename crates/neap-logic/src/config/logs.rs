@@ -196,7 +196,9 @@ fn target(r: &mut Reader<'_>) -> Option<Target> {
     match read {
         Ok(target) => Some(target),
         Err(problem) => {
-            r.mistake(key, format!("{text:?} {problem}"));
+            // What stands before a host may be a password.
+            let shown = text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, rest)| format!("...@{rest}"));
+            r.mistake(key, format!("{shown:?} {problem}"));
             None
         }
     }
@@ -330,6 +332,8 @@ mod tests {
         };
         check("logs.ship-to", "http://collector:4318", "otlp+http://");
         check("logs.ship-to", "otlp+http://me:secret@host", "logs.headers");
+        let said = read(&[("logs.ship-to", "otlp+http://me:sec@ret@host")]).expect_err("a mistake");
+        assert!(said.contains("@host") && !said.contains("sec@") && !said.contains("me:"), "{said}");
         check("logs.ship-to", "otlp+http://host:0", "port");
         check("logs.ship-to", "otlp+http://", "host");
         check("logs.ship-to", "loki+http://host:3100?x=1", "more than a host");

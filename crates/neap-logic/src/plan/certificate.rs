@@ -204,6 +204,8 @@ fn issue(
             return;
         }
         plan.write(ensure(o.secret.as_deref(), &secret(o, issued), Match::Exact));
+        // The order holds the only other copy of the key.
+        plan.only_then();
         if let Some(order) = &o.order {
             plan.write(Some(Write::Delete(ObjectRef::of(order.as_ref()))));
         }

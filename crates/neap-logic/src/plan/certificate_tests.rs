@@ -106,6 +106,7 @@ fn a6_6_a_certificate_from_order_to_renewal() {
 
     let plan = look(&mut world, true, day(0), issued(DIRECTORY));
     assert_eq!(plan.events.len(), 1);
+    assert_eq!((plan.writes.len(), plan.barrier), (2, 1), "the order goes only when the Secret is written");
     assert!(shown(&world).starts_with("Ready=True(: ) until 2026-04-02"), "{}", shown(&world));
     let secret = world.value("Secret", "ns", "c").expect("written");
     assert_eq!(secret["type"], "kubernetes.io/tls");

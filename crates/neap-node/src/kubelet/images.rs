@@ -75,9 +75,11 @@ fn digests<'a>(
         .flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()))
         .filter_map(|c| known(c.image.as_deref()?));
     let mounted = volumes.filter_map(|v| known(v.image.as_ref()?.reference.as_deref()?));
+    // What runs may be older than what its names mean by now.
     let statuses = running.iter().flat_map(|p| p.containers.iter().chain(&p.init_containers));
+    let ids = statuses.flat_map(|c| c.volume_images.iter().chain([&c.image_id]));
     // `repository@sha256:…`
-    let used = statuses.filter_map(|c| Some(c.image_id.split_once('@')?.1.to_owned()));
+    let used = ids.filter_map(|id| Some(id.split_once('@')?.1.to_owned()));
     named.chain(mounted).chain(used).collect()
 }
 
@@ -102,6 +104,7 @@ mod tests {
             restarts: 0,
             image: "old".into(),
             image_id: "old@sha256:3".into(),
+            volume_images: vec!["data@sha256:5".into()],
         };
         let pod = PodStatus {
             id: PodId("u".into()),
@@ -124,6 +127,6 @@ mod tests {
             _ => None,
         };
         let got = digests([&spec].into_iter(), &[pod], known);
-        assert_eq!(got.into_iter().collect::<Vec<_>>(), ["sha256:1", "sha256:2", "sha256:3", "sha256:4"]);
+        assert_eq!(got.into_iter().collect::<Vec<_>>(), ["sha256:1", "sha256:2", "sha256:3", "sha256:4", "sha256:5"]);
     }
 }

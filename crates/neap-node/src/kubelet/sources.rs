@@ -171,17 +171,28 @@ pub(super) async fn make_directories(claims: &Path, pod: &Pod, found: &Found, fr
     Ok(())
 }
 
-/// The directory of one claim.
+/// The directory of one claim. It appears with its modes: whoever finds it there does not set them.
 async fn make_claim(claims: &Path, dir: &Path) -> std::io::Result<()> {
     let mode = std::os::unix::fs::PermissionsExt::from_mode;
-    if !tokio::fs::try_exists(dir).await? {
-        tokio::fs::create_dir_all(dir).await?;
+    if tokio::fs::try_exists(dir).await? {
+        return Ok(());
+    }
+    // No claim's name begins with a dot.
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let aside = dir.with_file_name(format!(".{name}.new"));
+    let make = async {
+        tokio::fs::create_dir_all(&aside).await?;
         // Whoever the pod runs as may write, as every local provisioner has it; other users of the machine may not
         // even come near.
         tokio::fs::set_permissions(claims, mode(0o700)).await?;
-        tokio::fs::set_permissions(dir, mode(0o777)).await?;
+        tokio::fs::set_permissions(&aside, mode(0o777)).await?;
+        tokio::fs::rename(&aside, dir).await
+    };
+    match make.await {
+        // Another pod with the same claim was faster.
+        Err(_) if tokio::fs::try_exists(dir).await? => Ok(()),
+        made => made,
     }
-    Ok(())
 }
 
 /// Gives a claim's data to the pod's group, all of it, unless it was given already and that is enough.
@@ -220,6 +231,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (claims, claim) = (dir.path().join("claims"), dir.path().join("claims/n/data"));
         let mode = || std::fs::metadata(&claim).map(|m| (m.mode() & 0o7777, m.gid())).unwrap();
+        // An earlier process ended before it had set the modes.
+        std::fs::create_dir_all(dir.path().join("claims/n/.data.new")).unwrap();
         make_claim(&claims, &claim).await.unwrap();
         let own_group = std::fs::metadata(dir.path()).unwrap().gid();
         assert_eq!(mode(), (0o777, own_group));

@@ -35,6 +35,7 @@ fn running(name: &str, ready: bool) -> ContainerStatus {
         restarts: 0,
         image: "app:1".into(),
         image_id: "app@sha256:1".into(),
+        volume_images: Vec::new(),
     }
 }
 

@@ -114,6 +114,7 @@ mod tests {
             restarts,
             image: "app".into(),
             image_id: image_id.into(),
+            volume_images: Vec::new(),
         };
         PodStatus {
             id: PodId("u".into()),

@@ -63,6 +63,7 @@ impl PodRuntime for Paper {
             restarts: 0,
             image: c.image.clone(),
             image_id: String::new(),
+            volume_images: Vec::new(),
         };
         let status = PodStatus {
             id: pod.id.clone(),

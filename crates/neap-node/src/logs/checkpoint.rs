@@ -92,6 +92,10 @@ pub(super) enum LogKey {
 }
 
 impl LogKey {
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self, Self::File { .. })
+    }
+
     fn write(&self) -> String {
         match self {
             Self::Run { container, number } => format!("{container}/{number}"),
@@ -176,7 +180,7 @@ impl Checkpoint {
         progress.logs.insert(key.clone(), at);
         while progress.logs.len() > PER_POD {
             // Of files there may be any number, of runs a few.
-            let other = |known: &&LogKey| matches!(known, LogKey::File { .. }) && *known != key;
+            let other = |known: &&LogKey| known.is_file() && *known != key;
             let Some(old) = progress.logs.keys().find(other).cloned() else { return };
             progress.logs.remove(&old);
         }

@@ -1,8 +1,8 @@
 //! Lines sent to files: one JSON object each, in files that turn over. A file that a batch could not be written to
-//! whole is as it was before.
+//! whole is as it was before. What was written is on the disk before anybody is told so: they write that down.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -45,9 +45,8 @@ impl Files {
     }
 
     fn append(&self, path: &Path, text: &[u8], now: SystemTime) -> io::Result<()> {
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        make_dirs(parent)?;
         if let Ok(meta) = fs::metadata(path)
             && meta.len() > 0
             && (meta.len() + text.len() as u64 > self.target.max_size || self.is_old(&meta, now))
@@ -63,11 +62,12 @@ impl Files {
         }
         // Killed in the middle of a line.
         let torn: &[u8] = if last == [b'\n'] { b"" } else { b"\n" };
-        let written = file.write_all(torn).and_then(|()| file.write_all(text));
+        let written = file.write_all(torn).and_then(|()| file.write_all(text)).and_then(|()| sync(&file));
         if written.is_err() {
             let _ = file.set_len(length);
         }
-        written
+        // An empty one is new, or was left when its directory could not be written.
+        if length == 0 { written.and_then(|()| sync_dir(parent)) } else { written }
     }
 
     fn is_old(&self, meta: &fs::Metadata, now: SystemTime) -> bool {
@@ -83,6 +83,31 @@ impl Files {
         }
         if self.target.max_files > 1 { fs::rename(path, numbered(path, 1)) } else { fs::remove_file(path) }
     }
+}
+
+/// Makes a directory and those above it, each with its name on the disk.
+fn make_dirs(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_dirs(parent)?;
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_dir(parent),
+    }
+}
+
+fn sync(file: &File) -> io::Result<()> {
+    match file.sync_data() {
+        // A pipe or a terminal: no disk is behind it.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 fn numbered(path: &Path, age: u32) -> PathBuf {

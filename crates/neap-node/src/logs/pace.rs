@@ -23,11 +23,12 @@ impl Backoff {
         self.next = self.first;
     }
 
-    /// The time to wait, of which up to a fifth is left to `chance` (0 to 1): not all machines come back at once.
+    /// The time to wait, of which up to a fifth is left to `chance` (0 to 1): not all machines come back at once. A wish
+    /// makes it longer, never shorter: "at once" may be what a clock says that is behind.
     pub(super) fn pause(&mut self, wished: Option<Duration>, chance: f64) -> Duration {
-        let own = self.next;
+        let own = self.next.mul_f64(0.8 + 0.2 * chance.clamp(0.0, 1.0));
         self.next = (self.next * 2).min(LONGEST);
-        wished.unwrap_or_else(|| own.mul_f64(0.8 + 0.2 * chance.clamp(0.0, 1.0)))
+        wished.map_or(own, |wished| wished.max(own))
     }
 }
 
@@ -66,6 +67,7 @@ mod tests {
         assert_eq!(backoff.pause(None, 0.0), Duration::from_millis(800));
         assert_eq!(backoff.pause(Some(Duration::from_secs(7)), 0.0), Duration::from_secs(7));
         assert_eq!(backoff.pause(None, 1.0), Duration::from_secs(4), "a wish does not slow the rest down less");
+        assert_eq!(backoff.pause(Some(Duration::ZERO), 1.0), Duration::from_secs(8), "nor this one");
     }
 
     #[tokio::test(start_paused = true)]

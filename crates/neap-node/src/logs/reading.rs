@@ -18,6 +18,8 @@ use super::record::{MAX_LINE, Origin, Record, Severity, Stream, nanos, text};
 /// Files that are gone from the disk's directories, but held for what is unread in them: beyond so many of one log the
 /// oldest is given up.
 const HELD: usize = 2;
+/// Bytes that are looked through in one look to count the lines in what is given up. Beyond that they stay uncounted.
+const COUNTED: u64 = 256 << 20;
 /// How long a begun line may wait for its end, nanoseconds.
 const BEGUN_AGE: u64 = 10_000_000_000;
 
@@ -85,6 +87,8 @@ pub(super) struct Manner {
 pub(super) struct Losses {
     pub(super) lines: u64,
     pub(super) gaps: u64,
+    /// Bytes that were looked through to count the lines.
+    counted: u64,
 }
 
 impl Stretch {
@@ -174,7 +178,7 @@ impl Reading {
         self.at_end = false;
         self.stretches.extend(newer.into_iter().rev());
         while self.stretches.len() > HELD && self.stretches.iter().filter(|s| s.is_held()).count() > HELD {
-            losses.lines += self.give_up_oldest();
+            self.give_up_oldest(losses);
         }
     }
 
@@ -216,32 +220,42 @@ impl Reading {
         self.begun.iter().flatten().map(|begun| begun.text.len()).sum()
     }
 
-    /// Lines that will not be sent.
-    pub(super) fn give_up(&mut self) -> u64 {
-        let mut lines = 0;
-        while !self.stretches.is_empty() {
-            lines += self.give_up_oldest();
-        }
-        lines
+    /// Bytes on the disk that nobody but us keeps there.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let metas = self.stretches.iter().filter_map(|stretch| stretch.file.metadata().ok());
+        metas.filter(|meta| meta.nlink() == 0).map(|meta| meta.blocks() * 512).sum()
     }
 
-    fn give_up_oldest(&mut self) -> u64 {
-        let Some(stretch) = self.stretches.pop_front() else { return 0 };
-        let mut lines = 0;
+    /// What is unread of it will not be sent.
+    pub(super) fn give_up(&mut self, losses: &mut Losses) {
+        while !self.stretches.is_empty() {
+            self.give_up_oldest(losses);
+        }
+        self.at_end = true;
+    }
+
+    fn give_up_oldest(&mut self, losses: &mut Losses) {
+        let Some(stretch) = self.stretches.pop_front() else { return };
         let mut buffer = vec![0; MAX_LINE];
         let mut at = stretch.offset;
-        while let Ok(read) = stretch.file.read_at(&mut buffer, at)
+        while losses.counted < COUNTED
+            && let Ok(read) = stretch.file.read_at(&mut buffer, at)
             && read > 0
         {
-            let end = buffer[..read].iter().rposition(|b| *b == b'\n').map_or(read, |end| end + 1);
+            losses.counted += read as u64;
+            let chunk = &buffer[..read];
+            if self.format == Format::Lines && chunk[0] == 0 {
+                at = after_zeros(&stretch.file, at, chunk);
+                continue;
+            }
+            let end = chunk.iter().rposition(|b| *b == b'\n').map_or(read, |end| end + 1);
             let whole = |line: &&[u8]| match self.format {
                 Format::Records => LogRecord::parse(line).is_some_and(|record| record.whole),
                 Format::Lines => true,
             };
-            lines += buffer[..end].split_inclusive(|b| *b == b'\n').filter(whole).count() as u64;
+            losses.lines += chunk[..end].split_inclusive(|b| *b == b'\n').filter(whole).count() as u64;
             at += end as u64;
         }
-        lines
     }
 
     /// Reads on, until `room` bytes are used up (then `true`: there may be more) or nothing more is there.
@@ -274,8 +288,7 @@ impl Reading {
             let chunk = &buffer[..read];
             if self.format == Format::Lines && chunk[0] == 0 {
                 // A file that was cut under a program which writes on where it was: nothing was ever there.
-                let zeros = chunk.iter().take_while(|b| **b == 0).count() as u64;
-                stretch.offset = after_hole(&stretch.file, stretch.offset + zeros - 1).max(stretch.offset + zeros);
+                stretch.offset = after_zeros(&stretch.file, stretch.offset, chunk);
                 continue;
             }
             let ended = chunk.iter().rposition(|b| *b == b'\n');
@@ -369,5 +382,29 @@ impl Reading {
         let body = text(bytes);
         let severity = if manner.json_severity && !partial { Severity::of_line(&body) } else { None };
         Record { origin: self.origin.clone(), time, observed: manner.now, stream, severity, body, partial }
+    }
+}
+
+/// Where a file goes on after the zeros that a chunk read at an offset begins with, and the hole that they may be of.
+fn after_zeros(file: &File, offset: u64, chunk: &[u8]) -> u64 {
+    let zeros = chunk.iter().take_while(|b| **b == 0).count() as u64;
+    after_hole(file, offset + zeros.saturating_sub(1)).max(offset + zeros)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn holes_are_not_read_to_count_what_is_lost() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"first\n").unwrap();
+        file.set_len(1 << 40).unwrap();
+        file.write_all_at(b"last\n", 1 << 40).unwrap();
+        let mut losses = Losses::default();
+        Reading::of_file(Origin::default(), file, 0).unwrap().give_up(&mut losses);
+        assert!(losses.lines == 2 && losses.counted < 1 << 20, "{losses:?}");
     }
 }

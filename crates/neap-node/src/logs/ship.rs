@@ -13,7 +13,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::batch::{Batch, Bounds};
 use super::metrics::{Metrics, Reason};
 use super::pace::{Backoff, Complaint};
-use super::reading::Losses;
 use super::sink::{Outcome, Sink};
 use super::tail::{Tail, Wishes};
 use super::{Settings, Target};
@@ -54,6 +53,10 @@ struct Said {
     gaps: Complaint,
     refused: Complaint,
     why: String,
+    unsaved: Complaint,
+    unsaved_why: String,
+    unreadable: Complaint,
+    unreadable_why: String,
 }
 
 impl Shipper {
@@ -113,8 +116,8 @@ impl Shipper {
         let sink = match opened.expect("opening does not panic") {
             Ok(sink) => sink,
             Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                tracing::error!(%error, cause, "container logs are not sent: correct the settings logs.* in config-neap");
+                let error = crate::report::chain(&error);
+                tracing::error!(error, "container logs are not sent: correct the settings logs.* in config-neap");
                 self.changed().await;
                 return work;
             }
@@ -136,10 +139,12 @@ impl Shipper {
                     () = sleep(step) => continue,
                 }
             };
-            let Some(outcome) = self.send(&mut work, &sink, &batch, settings, (bounds, step)).await else {
+            let (outcome, changed) = self.send(&mut work, &sink, &batch, settings, (bounds, step)).await;
+            let pause = outcome.and_then(|outcome| self.account(&mut work, target, &batch, outcome, &mut backoff));
+            if changed {
                 return work;
-            };
-            if let Some(pause) = self.account(&mut work, target, &batch, outcome, &mut backoff) {
+            }
+            if let Some(pause) = pause {
                 let until = Instant::now() + pause;
                 while Instant::now() < until {
                     tokio::select! {
@@ -152,7 +157,8 @@ impl Shipper {
         }
     }
 
-    /// Sends a batch once and looks on meanwhile. `None`: the settings are others now.
+    /// Sends a batch once and looks on meanwhile. What became of it, if it was waited for; and whether the settings are
+    /// others now. A write to files is waited for: it goes on, and whoever writes there next would write into it.
     async fn send(
         &mut self,
         work: &mut Work,
@@ -160,12 +166,15 @@ impl Shipper {
         batch: &Arc<Batch>,
         settings: &Arc<Settings>,
         (bounds, step): (Bounds, Duration),
-    ) -> Option<Outcome> {
+    ) -> (Option<Outcome>, bool) {
         let mut sending = sink.send(batch.clone(), (self.clock)());
         loop {
             tokio::select! {
-                outcome = &mut sending => return Some(outcome),
-                () = self.changed() => return None,
+                outcome = &mut sending => return (Some(outcome), false),
+                () = self.changed() => {
+                    let outcome = if sink.is_files() { Some(sending.await) } else { None };
+                    return (outcome, true);
+                }
                 () = sleep(step) => {}
             }
             self.look(work, settings, bounds).await;
@@ -185,29 +194,32 @@ impl Shipper {
         let due = work.saved.is_none_or(|saved| saved.elapsed() >= SAVE);
         let looking = tokio::task::spawn_blocking(move || {
             let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-            let losses = tail.look(&wishes);
-            let more = may_fill && tail.fill(&mut batch, bounds, &wishes, now);
+            let looked = tail.look(&wishes);
+            let unreadable = looked.as_ref().err().map(ToString::to_string);
+            let mut losses = looked.unwrap_or_default();
+            let more = may_fill && tail.fill(&mut batch, bounds, &wishes, now, &mut losses);
             if may_fill && batch.records.is_empty() {
                 // What was no line, or was sent before.
                 tail.arrived(&std::mem::take(&mut batch.marks));
             }
             tail.settle();
             let saved = if due { tail.save() } else { Ok(false) };
-            (batch, losses, more, saved)
+            (batch, losses, unreadable, more, saved)
         });
-        let (batch, losses, more, saved) = looking.await.expect("looking does not panic");
+        let (batch, losses, unreadable, more, saved) = looking.await.expect("looking does not panic");
         work.open = batch;
         // Only a write counts: what arrives after a quiet time is written down at once.
         if !matches!(saved, Ok(false)) {
             work.saved = Some(Instant::now());
         }
         if let Err(error) = saved {
-            tracing::warn!(%error, path = %self.checkpoint.display(), "how far container logs are sent cannot be written down; after a restart they are sent again");
+            work.said.unsaved.add(1);
+            work.said.unsaved_why = format!("{}: {error}", self.checkpoint.display());
         }
-        let losses = losses.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the directory of container logs cannot be read");
-            Losses::default()
-        });
+        if let Some(error) = unreadable {
+            work.said.unreadable.add(1);
+            work.said.unreadable_why = error;
+        }
         self.metrics.drop_records(Reason::Lost, losses.lines);
         self.metrics.gaps.inc_by(losses.gaps);
         work.said.lost.add(losses.lines);
@@ -272,7 +284,9 @@ impl Shipper {
         work.said.refused.add(refused);
         self.metrics.drop_records(Reason::Refused, refused);
         self.metrics.records.inc_by(all - refused);
-        self.metrics.bytes.inc_by(batch.records.iter().map(|record| record.body.len() as u64).sum());
+        if refused < all {
+            self.metrics.bytes.inc_by(batch.records.iter().map(|record| record.body.len() as u64).sum());
+        }
         work.sealed.pop_front();
         work.tail.lock().unwrap_or_else(PoisonError::into_inner).arrived(&batch.marks);
         work.said.complain();
@@ -291,7 +305,7 @@ impl Said {
         if let Some(lines) = self.lost.due(now) {
             tracing::warn!(
                 lines,
-                "lines of container logs were not sent: their files turned over or were removed first"
+                "lines of container logs were not sent: their files turned over or were removed first, or are collected no more"
             );
         }
         if let Some(times) = self.gaps.due(now) {
@@ -301,7 +315,21 @@ impl Said {
             );
         }
         if let Some(lines) = self.refused.due(now) {
-            tracing::warn!(lines, why = self.why, "lines of container logs were refused, and will not be sent again");
+            tracing::warn!(
+                lines,
+                why = self.why,
+                "container logs were refused, and will not be sent again; some of these lines may have been taken all the same"
+            );
+        }
+        if self.unsaved.due(now).is_some() {
+            let error = &self.unsaved_why;
+            tracing::warn!(
+                error,
+                "how far container logs are sent cannot be written down; after a restart they are sent again"
+            );
+        }
+        if self.unreadable.due(now).is_some() {
+            tracing::warn!(error = self.unreadable_why, "the directory of container logs cannot be read");
         }
     }
 }

@@ -124,7 +124,12 @@ impl Sink {
         Ok(Self::Http(Arc::new(Endpoint { client, uri, headers, protocol, gzip, timeout })))
     }
 
-    /// Sends a batch once. Dropping the future breaks off.
+    /// Whether what has begun goes on although nobody waits for it.
+    pub(super) fn is_files(&self) -> bool {
+        matches!(self, Self::Files(_))
+    }
+
+    /// Sends a batch once. Dropping the future breaks off, but for files.
     pub(super) fn send(&self, batch: Arc<Batch>, now: Timestamp) -> BoxFuture<'static, Outcome> {
         match self.clone() {
             Self::Http(endpoint) => Box::pin(async move { endpoint.send(batch, now).await }),
@@ -181,7 +186,7 @@ impl Endpoint {
         let why = || format!("it answered {}{}", head.status, shown(&body));
         Ok(match judge(head.status.as_u16(), retry_after, now) {
             Verdict::Arrived => {
-                let is_json = head.headers.get(CONTENT_TYPE).is_some_and(|type_| type_.as_bytes().ends_with(b"json"));
+                let is_json = head.headers.get(CONTENT_TYPE).is_some_and(is_json);
                 let otlp = !matches!(protocol, Protocol::Loki { .. });
                 let (refused, why) = otlp.then(|| otlp::rejected(&body, is_json)).flatten().unwrap_or_default();
                 Outcome::Arrived { refused, why: shown(why.as_bytes()).trim_start_matches(": ").to_owned() }
@@ -191,6 +196,12 @@ impl Endpoint {
             Verdict::Refused => Outcome::Refused { why: why() },
         })
     }
+}
+
+/// Whether a content type is JSON, whatever parameters follow it.
+fn is_json(type_: &HeaderValue) -> bool {
+    let essence = type_.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().to_ascii_lowercase().ends_with(b"json")
 }
 
 fn encode(batch: &Batch, protocol: Protocol, gzip: bool) -> io::Result<Vec<u8>> {
@@ -213,4 +224,19 @@ fn shown(body: &[u8]) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let line: String = words.join(" ").chars().filter(|c| !c.is_control()).take(SHOWN).collect();
     if line.is_empty() { line } else { format!(": {line}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_known_by_its_type() {
+        let check = |type_: &'static str, want| assert_eq!(is_json(&HeaderValue::from_static(type_)), want, "{type_}");
+        check("application/json", true);
+        check("application/JSON; charset=utf-8", true);
+        check("application/problem+json ; a=b", true);
+        check("application/x-protobuf", false);
+        check("text/plain; for=json", false);
+    }
 }

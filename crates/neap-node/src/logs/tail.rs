@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use neap_runtime::pod::PodId;
-use neap_runtime::shelf::{PodLogs, RunLog, Shelf};
+use neap_runtime::shelf::{PodLogs, RunLog, Shelf, VOLUME_FILES};
 
 use super::batch::{Batch, Bounds, Whose};
 use super::checkpoint::{Checkpoint, LogKey, Position};
@@ -21,6 +21,13 @@ const TURN: usize = 64 * 1024;
 const ENDED_AT_ONCE: usize = 32;
 /// Bytes of begun lines in all; beyond that they are sent in pieces.
 const BEGUN: usize = 16 << 20;
+/// Files of volumes that are open in all. Beyond that no other one is looked at.
+const OPEN: usize = 4096;
+/// Files of one pod that are held open for what is unread in them although they are out of sight: as many as a look tells
+/// of, which may all be others at the next. Beyond that those out of sight for longest are given up.
+const GONE: usize = VOLUME_FILES;
+/// Bytes of those that have no name any more. Nobody else can see that they take room on the disk.
+const GONE_BYTES: u64 = 256 << 20;
 
 pub(super) struct Tail {
     shelf: Arc<Shelf>,
@@ -35,6 +42,7 @@ pub(super) struct Tail {
     last: Option<Whose>,
     /// The latest time that was given to a line of a file: no two have the same, or Loki would take them for one.
     told: u64,
+    looks: u64,
     buffer: Vec<u8>,
 }
 
@@ -50,6 +58,19 @@ struct Log {
     reading: Reading,
     /// What has arrived.
     arrived: Option<Position>,
+    /// The look in which it was first out of sight.
+    gone: Option<u64>,
+}
+
+/// What one look has at hand.
+struct Looking<'a> {
+    shelf: &'a Shelf,
+    checkpoint: &'a mut Checkpoint,
+    wishes: &'a Wishes,
+    losses: &'a mut Losses,
+    number: u64,
+    /// Files of volumes that may still be opened.
+    room: usize,
 }
 
 /// What is looked for, and how it is called.
@@ -81,6 +102,7 @@ impl Tail {
             nameless: HashSet::new(),
             last: None,
             told: 0,
+            looks: 0,
             buffer: vec![0; TURN],
         }
     }
@@ -93,12 +115,14 @@ impl Tail {
         self.pods.retain(|name, pod| {
             let stays = names.contains(name);
             if !stays {
-                losses.lines += pod.logs.values_mut().map(|log| log.reading.give_up()).sum::<u64>();
+                pod.logs.values_mut().for_each(|log| log.reading.give_up(&mut losses));
             }
             stays
         });
         let mut unread: HashSet<PodId> = HashSet::new();
         let mut ended = self.pods.values().filter(|pod| pod.over).count();
+        let mut room = OPEN.saturating_sub(self.pods.values().map(Pod::files).sum());
+        self.looks += 1;
         // In the order of their names, so that the same ones are read on.
         for name in names.into_iter().collect::<BTreeSet<_>>() {
             if self.checkpoint.is_done(&name) {
@@ -122,10 +146,14 @@ impl Tail {
             let Some(pod) = self.pods.get_mut(&name) else { continue };
             // Before its files are looked at: whoever had ended by then wrote nothing after it.
             pod.over = !self.shelf.lives(&pod.pod.id);
-            pod.look_at_runs(&name, &self.shelf, &mut self.checkpoint, &wishes.naming, &mut losses);
-            if let Some(volume) = &wishes.volume {
-                pod.look_at_files(&name, &self.shelf, &mut self.checkpoint, volume, &wishes.naming);
+            let (shelf, checkpoint) = (&*self.shelf, &mut self.checkpoint);
+            let mut looking = Looking { shelf, checkpoint, wishes, losses: &mut losses, number: self.looks, room };
+            pod.look_at_runs(&name, &mut looking);
+            match &wishes.volume {
+                Some(volume) => pod.look_at_files(&name, volume, &mut looking),
+                None => pod.leave_files(&mut looking),
             }
+            room = looking.room;
             if pod.over {
                 unread.insert(pod.pod.id.clone());
             }
@@ -135,7 +163,14 @@ impl Tail {
     }
 
     /// Reads into the batch what has room in it. Whether there may be more.
-    pub(super) fn fill(&mut self, batch: &mut Batch, bounds: Bounds, wishes: &Wishes, now: u64) -> bool {
+    pub(super) fn fill(
+        &mut self,
+        batch: &mut Batch,
+        bounds: Bounds,
+        wishes: &Wishes,
+        now: u64,
+        losses: &mut Losses,
+    ) -> bool {
         let mut turns: Vec<Whose> = Vec::new();
         for (name, pod) in &self.pods {
             turns.extend(pod.logs.keys().map(|key| (name.clone(), key.clone())));
@@ -152,7 +187,12 @@ impl Tail {
                 if room == 0 {
                     return true;
                 }
-                let Some(log) = self.pods.get_mut(&turn.0).and_then(|pod| pod.logs.get_mut(&turn.1)) else { continue };
+                let Some(pod) = self.pods.get_mut(&turn.0) else { continue };
+                if pod.waits(&turn.1) {
+                    more.push(turn);
+                    continue;
+                }
+                let Some(log) = pod.logs.get_mut(&turn.1) else { continue };
                 let manner = Manner { now, json_severity: wishes.json_severity, may_wait: begun < BEGUN };
                 let from = batch.records.len();
                 let left = log.reading.read(&mut self.buffer, room, manner, &mut batch.records);
@@ -177,7 +217,7 @@ impl Tail {
                     Ok(false) => {}
                     Err(error) => {
                         tracing::warn!(pod = turn.0, %error, "a container's log cannot be read; the rest of it is not sent");
-                        log.reading.give_up();
+                        log.reading.give_up(losses);
                     }
                 }
             }
@@ -227,14 +267,22 @@ impl Tail {
 }
 
 impl Pod {
-    fn look_at_runs(
-        &mut self,
-        name: &str,
-        shelf: &Shelf,
-        checkpoint: &mut Checkpoint,
-        naming: &Naming,
-        losses: &mut Losses,
-    ) {
+    /// Files of its volume that are open.
+    fn files(&self) -> usize {
+        self.logs.keys().filter(|key| key.is_file()).count()
+    }
+
+    /// Whether it is the log of a run before which another one has something unread: Loki takes what lies long before the
+    /// newest line of a stream for lost, and all runs of a container are one.
+    fn waits(&self, key: &LogKey) -> bool {
+        let LogKey::Run { container, .. } = key else { return false };
+        let first = LogKey::Run { container: container.clone(), number: 0 };
+        self.logs.range(&first..key).any(|(_, log)| !(log.reading.over && log.reading.at_end))
+    }
+
+    fn look_at_runs(&mut self, name: &str, looking: &mut Looking<'_>) {
+        let Looking { shelf, checkpoint, wishes, losses, .. } = looking;
+        let naming = &wishes.naming;
         let runs = shelf.runs(&self.pod);
         let newest: BTreeMap<&str, u32> = runs.iter().map(|run| (run.container.as_str(), run.number)).collect();
         for run in &runs {
@@ -251,7 +299,7 @@ impl Pod {
                 None => {
                     let arrived = checkpoint.at(name, &key);
                     let reading = Reading::of_run(self.origin(naming, run), run, arrived, losses);
-                    self.logs.entry(key).or_insert(Log { reading, arrived })
+                    self.logs.entry(key).or_insert(Log { reading, arrived, gone: None })
                 }
             };
             if over && !log.reading.over {
@@ -269,7 +317,7 @@ impl Pod {
         self.logs.retain(|key, log| {
             let stays = here(key);
             if !stays {
-                losses.lines += log.reading.give_up();
+                log.reading.give_up(losses);
             }
             stays
         });
@@ -278,27 +326,18 @@ impl Pod {
         }
     }
 
-    fn look_at_files(
-        &mut self,
-        name: &str,
-        shelf: &Shelf,
-        checkpoint: &mut Checkpoint,
-        volume: &VolumeName,
-        naming: &Naming,
-    ) {
-        let (found, more) = shelf.volume_files(&self.pod, &volume.name);
-        if more && !std::mem::replace(&mut self.crowded, true) {
-            let (pod, path) = (name, &volume.path);
-            tracing::warn!(
-                pod,
-                "there is more in {path} of this pod than is collected: files or directories too many or too deep"
-            );
-        }
+    fn look_at_files(&mut self, name: &str, volume: &VolumeName, looking: &mut Looking<'_>) {
+        let Looking { shelf, checkpoint, wishes, losses, number, room } = looking;
+        let (found, mut more) = shelf.volume_files(&self.pod, &volume.name);
         let mut here = HashSet::new();
         for file in &found {
             let key = LogKey::File { container: file.container.clone(), inode: file.inode };
             here.insert(key.clone());
             if self.logs.contains_key(&key) {
+                continue;
+            }
+            if *room == 0 {
+                more = true;
                 continue;
             }
             // Between the look and this it may have gone, or become another: then the next look tells.
@@ -311,20 +350,29 @@ impl Pod {
             };
             let from = arrived.map(|at| at.offset).or_else(copied).unwrap_or(0);
             let path = Path::new(&volume.path).join(&file.path).to_string_lossy().into_owned();
-            let origin = Origin { file: Some(path), restarts: None, ..self.common(naming, &file.container) };
+            let origin = Origin { file: Some(path), restarts: None, ..self.common(&wishes.naming, &file.container) };
             if let Ok(mut reading) = Reading::of_file(origin, opened, from) {
                 reading.over = self.over;
-                self.logs.insert(key, Log { reading, arrived });
+                self.logs.insert(key, Log { reading, arrived, gone: None });
+                *room -= 1;
             }
+        }
+        if more && !std::mem::replace(&mut self.crowded, true) {
+            let (pod, path) = (name, &volume.path);
+            tracing::warn!(
+                pod,
+                "there is more in {path} of this pod than is collected: files or directories too many or too deep"
+            );
         }
         // Copies were looked for first: they are of what a file was before it was cut.
         let over = self.over;
         self.logs.retain(|key, log| {
-            if matches!(key, LogKey::Run { .. }) {
+            if !key.is_file() {
                 return true;
             }
             log.reading.look_at_file();
             let gone = !here.contains(key);
+            log.gone = gone.then(|| log.gone.unwrap_or(*number));
             if (over || gone) && !log.reading.over {
                 log.reading.over = true;
                 log.reading.at_end = false;
@@ -335,8 +383,30 @@ impl Pod {
             if !stays && log.reading.is_removed() {
                 checkpoint.forget(name, key);
             }
+            *room += usize::from(!stays);
             stays
         });
+        let held = self.logs.iter().filter_map(|(key, log)| Some((log.gone?, log.reading.held_bytes(), key.clone())));
+        for key in surplus(held.collect()) {
+            let Some(mut log) = self.logs.remove(&key) else { continue };
+            if log.reading.is_removed() {
+                checkpoint.forget(name, &key);
+            }
+            log.reading.give_up(losses);
+            *room += 1;
+        }
+    }
+
+    /// Files are collected no more. How far they were sent stays known, if they should be again.
+    fn leave_files(&mut self, looking: &mut Looking<'_>) {
+        let before = self.files();
+        self.logs.retain(|key, log| {
+            if key.is_file() {
+                log.reading.give_up(looking.losses);
+            }
+            !key.is_file()
+        });
+        looking.room += before;
     }
 
     fn origin(&self, naming: &Naming, run: &RunLog) -> Origin {
@@ -361,6 +431,21 @@ impl Pod {
     }
 }
 
+/// Which files out of sight are too many: given since when, and with how many bytes, each is held.
+fn surplus(mut held: Vec<(u64, u64, LogKey)>) -> Vec<LogKey> {
+    held.sort_by_key(|(since, ..)| std::cmp::Reverse(*since));
+    let (mut files, mut bytes) = (0, 0);
+    let mut fit = |size: u64| {
+        let fits = files < GONE && bytes + size <= GONE_BYTES;
+        if fits {
+            files += 1;
+            bytes += size;
+        }
+        fits
+    };
+    held.into_iter().filter(|(_, size, _)| !fit(*size)).map(|(.., key)| key).collect()
+}
+
 impl Drop for Tail {
     /// What has arrived since it was last written down is not sent again.
     fn drop(&mut self) {
@@ -369,3 +454,6 @@ impl Drop for Tail {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,7 +114,8 @@ impl Uploads {
             upload: Arc::new(tokio::sync::Mutex::new(Some(upload))),
         };
         let mut open = self.open();
-        open.retain(|_, e| e.last_byte.elapsed() < IDLE);
+        // One that is being received, however slowly, is not idle.
+        open.retain(|_, e| e.last_byte.elapsed() < IDLE || e.upload.try_lock().is_err());
         if open.len() >= UPLOADS_MAX {
             return Err(Refusal::new(Code::TooManyUploads, format!("{UPLOADS_MAX} uploads are under way; try later")));
         }

@@ -217,8 +217,8 @@ impl Life<'_> {
         self.pull_as(|_, own| Some((own.image.clone(), own.pull, own.credentials.clone()))).await
     }
 
-    /// The layers of the images that are volumes of this container, by the volumes' names.
-    async fn pull_volumes(&self, spec: &ContainerSpec) -> Option<BTreeMap<String, Vec<PathBuf>>> {
+    /// The images that are volumes of this container, by the volumes' names.
+    async fn pull_volumes(&self, spec: &ContainerSpec) -> Option<BTreeMap<String, Image>> {
         let mut all = BTreeMap::new();
         for mount in &spec.mounts {
             let wanted = |pod: &PodSpec, _: &ContainerSpec| match pod.volumes.get(&mount.volume)? {
@@ -229,7 +229,7 @@ impl Life<'_> {
                 continue;
             }
             let (_, image) = self.pull_as(wanted).await?;
-            all.insert(mount.volume.clone(), image.layers);
+            all.insert(mount.volume.clone(), image);
         }
         Some(all)
     }
@@ -273,7 +273,7 @@ impl Life<'_> {
         &mut self,
         spec: &ContainerSpec,
         image: &Image,
-        images: BTreeMap<String, Vec<PathBuf>>,
+        images: BTreeMap<String, Image>,
     ) -> Result<Begun, (&'static str, String)> {
         let root = self.world.isolation == Isolation::Full;
         let volumes = self.cell.prepare_volumes(root);
@@ -281,10 +281,12 @@ impl Life<'_> {
         let number = self.cell.update_container(self.name, |record, _| {
             record.runs += 1;
             record.image_id = image.id.clone();
+            record.volume_images = images.values().map(|image| image.id.clone()).collect();
             record.stop_signal = image.config.stop_signal.clone();
             record.runs - 1
         });
         let dir = self.run_dir(number);
+        let images = images.into_iter().map(|(volume, image)| (volume, image.layers)).collect();
         let begun = self.begin_run(spec, image, (&volumes, images), &dir, number).await;
         if begun.is_err() && !dir.join("run.json").exists() {
             // It never ran: neither a number nor a directory is to be left of it for each time it is tried.

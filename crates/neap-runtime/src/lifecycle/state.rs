@@ -52,6 +52,10 @@ pub(crate) struct ContainerRecord {
     /// It has ended and will not run again.
     pub done: Option<Terminated>,
     pub image_id: String,
+    /// What the images that are its volumes were when the newest run began: their layers are mounted, whatever the names
+    /// that they were pulled by mean since.
+    #[serde(default)]
+    pub volume_images: Vec<String>,
     pub stop_signal: Option<String>,
     /// How many of the runs have their postStart hook behind them.
     #[serde(default)]
@@ -192,6 +196,7 @@ impl PodCell {
                 restarts: known.restarts,
                 image: container.image.clone(),
                 image_id: known.image_id,
+                volume_images: known.volume_images,
             };
             containers.insert(container.name.clone(), ContainerLive { status, handle: None });
         }
@@ -307,6 +312,7 @@ impl PodCell {
             live.status.restarts = record.restarts;
             live.status.last = record.last.clone();
             live.status.image_id = record.image_id.clone();
+            live.status.volume_images = record.volume_images.clone();
             result
         })
     }

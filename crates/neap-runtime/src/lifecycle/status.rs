@@ -155,6 +155,7 @@ mod tests {
             restarts: 0,
             image: String::new(),
             image_id: String::new(),
+            volume_images: Vec::new(),
         }
     }
 

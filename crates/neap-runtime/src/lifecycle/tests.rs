@@ -583,6 +583,25 @@ async fn what_probes_said_outlives_the_runtime() {
     stage.remove(1).await;
 }
 
+/// Their layers must stay while it runs, and in the record of a platform that was started anew.
+#[tokio::test(start_paused = true)]
+async fn a_container_tells_which_images_are_its_volumes() {
+    let mut stage = stage(&[("main", POLITE)], 0, |spec| {
+        let (reference, credentials) = ("data:latest".to_owned(), Vec::new());
+        spec.volumes.insert("v".into(), Volume::Image { reference, pull: PullPolicy::IfNotPresent, credentials });
+        spec.containers[0].mounts.push(Mount {
+            volume: "v".into(),
+            path: "/data".into(),
+            sub_path: None,
+            read_only: true,
+        });
+    });
+    stage.wait(|s| s.ready).await;
+    stage.restart().await;
+    assert_eq!(stage.cell.status().containers[0].volume_images, ["data:latest@sha256:1"]);
+    stage.remove(10).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_ended_pod_holds_nothing_but_its_record() {
     let ends = &[Act::Ends { after: Duration::from_secs(1), code: 0 }];

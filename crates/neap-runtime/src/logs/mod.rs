@@ -92,15 +92,15 @@ fn prune_to(logs: &Path, (max_pods, max_bytes): (usize, u64), claim: impl Fn(&st
     }
 }
 
-/// Bytes of a tree, and when something in it was last written.
-fn weigh(path: &Path) -> (u64, Option<std::time::SystemTime>) {
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return (0, None) };
-    let own = (if meta.is_file() { meta.len() } else { 0 }, meta.modified().ok());
-    if !meta.is_dir() {
-        return own;
-    }
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    entries.map(|e| weigh(&e.path())).fold(own, |(bytes, time), (b, t)| (bytes + b, time.max(t)))
+/// Bytes of a pod's directory on the disk, and when a log in it was last written. What containers left in a volume says of
+/// itself what they like: neither its lengths count nor its times.
+fn weigh(pod: &Path) -> (u64, Option<std::time::SystemTime>) {
+    let bytes = crate::trees::weigh(pod, &mut shelf::WEIGHED.clone());
+    let own = |path: &Path| std::fs::symlink_metadata(path).and_then(|meta| meta.modified()).ok();
+    let inside = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let logs = inside(pod).filter(|path| path.file_name().is_none_or(|name| name != shelf::KEPT));
+    let times = logs.flat_map(|path| inside(&path).chain([path.clone()]).collect::<Vec<_>>());
+    (bytes, times.chain([pod.to_owned()]).filter_map(|path| own(&path)).max())
 }
 
 #[cfg(test)]
@@ -109,13 +109,21 @@ mod tests {
 
     #[test]
     fn the_oldest_logs_go_first() {
-        let check = |max_pods, max_bytes, claims: &[(&str, Claim)], expected: &[&str]| {
+        // On the disk a file takes whole blocks, and a directory may take one.
+        const FILE: u64 = 1 << 20;
+        let check = |max_pods, max_bytes, claims: &[(&str, Claim)], hole: bool, expected: &[&str]| {
             let dir = tempfile::tempdir().expect("a temporary directory");
             for (at, name) in ["a", "b", "c"].iter().enumerate() {
                 let pod = dir.path().join(name).join("user");
                 std::fs::create_dir_all(&pod).expect("made");
-                std::fs::write(pod.join("0.log"), "0123456789").expect("written");
+                std::fs::write(pod.join("0.log"), vec![1; FILE as usize]).expect("written");
                 let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000 + at as u64);
+                if hole && *name == "b" {
+                    // Of now, and a terabyte long.
+                    std::fs::create_dir(dir.path().join("b/.volume")).expect("made");
+                    let file = std::fs::File::create(dir.path().join("b/.volume/lastlog")).expect("made");
+                    file.set_len(1 << 40).expect("longer");
+                }
                 for path in [pod.join("0.log"), pod.clone(), dir.path().join(name)] {
                     std::fs::File::open(path).and_then(|f| f.set_modified(time)).expect("dated");
                 }
@@ -130,13 +138,18 @@ mod tests {
             left.sort();
             assert_eq!(left, expected);
         };
-        check(9, 1000, &[], &["a", "b", "c"]);
-        check(2, 1000, &[], &["b", "c"]);
-        check(9, 25, &[], &["b", "c"]);
-        check(9, 5, &[], &["c"]);
-        check(9, 5, &[("a", Claim::Lives)], &["a", "c"]);
-        check(2, 1000, &[("a", Claim::Unread)], &["a", "b", "c"]);
-        check(1, 1000, &[("a", Claim::Unread), ("b", Claim::Unread)], &["b", "c"]);
-        check(9, 12, &[("a", Claim::Unread), ("b", Claim::Unread)], &["b", "c"]);
+        let (two_and_a_half, half) = (FILE * 5 / 2, FILE / 2);
+        let unread = [("a", Claim::Unread), ("b", Claim::Unread)];
+        check(9, 4 * FILE, &[], false, &["a", "b", "c"]);
+        check(2, 4 * FILE, &[], false, &["b", "c"]);
+        check(9, two_and_a_half, &[], false, &["b", "c"]);
+        check(9, half, &[], false, &["c"]);
+        check(9, half, &[("a", Claim::Lives)], false, &["a", "c"]);
+        check(2, 4 * FILE, &[("a", Claim::Unread)], false, &["a", "b", "c"]);
+        check(1, 4 * FILE, &unread, false, &["b", "c"]);
+        check(9, FILE * 5 / 4, &unread, false, &["b", "c"]);
+        // A hole takes no room, and no pod's logs are newer for what lies in its volume.
+        check(9, 4 * FILE, &[], true, &["a", "b", "c"]);
+        check(1, 4 * FILE, &[], true, &["c"]);
     }
 }

@@ -26,11 +26,11 @@ use crate::{record, sys, trees};
 /// What a pod's directory of logs says about it.
 const DESCRIPTION: &str = ".pod.json";
 /// Where the files of an ended pod's volume wait to be read. No container's name begins with a dot.
-const KEPT: &str = ".volume";
+pub(super) const KEPT: &str = ".volume";
 /// Bytes of an ended pod's volume that are kept for reading; more than that is let go at once.
 const KEPT_BYTES: u64 = 256 * 1024 * 1024;
 /// Files that are counted while a volume is weighed.
-const WEIGHED: u64 = 100_000;
+pub(super) const WEIGHED: u64 = 100_000;
 /// Files of a pod's volume that are told of: those written last.
 pub const VOLUME_FILES: usize = 100;
 /// Names in a volume that are looked at; what comes after them is not seen.
@@ -270,8 +270,10 @@ impl Shelf {
             return;
         }
         let (from, to) = (pod_dir.join("volumes").join(&name), self.dir_of(spec).join(KEPT));
-        let size = trees::weigh(&from, &mut WEIGHED.clone());
-        if size > KEPT_BYTES {
+        let mut uncounted = WEIGHED;
+        let size = trees::weigh(&from, &mut uncounted);
+        // Beyond so many files nobody knows what there is.
+        if size > KEPT_BYTES || uncounted == 0 {
             tracing::warn!(pod = %spec.id, name = spec.name, bytes = size, "what is unread in an ended pod's volume {name} is lost: it is too large to keep");
             return;
         }

@@ -234,9 +234,20 @@ async fn discover(issuer: &str) -> Result<String, FetchError> {
         return Err(FetchError::Content { url, what: "speaks of another issuer" });
     }
     match said.get("jwks_uri").and_then(Value::as_str) {
-        Some(keys) if is_key_address(keys).is_ok() => Ok(keys.to_owned()),
+        Some(keys) if is_key_address(keys).is_ok() && may_name(issuer, keys) => Ok(keys.to_owned()),
         _ => Err(FetchError::Content { url, what: "names no address of keys that could be trusted" }),
     }
+}
+
+/// Whether an issuer may send us there for its keys. Without TLS only to itself: whoever says who may call says which issuer
+/// that is, but not what else is asked on this machine.
+fn may_name(issuer: &str, keys: &str) -> bool {
+    let origin = |url: &str| {
+        let (scheme, rest) = url.split_once("://").unwrap_or_default();
+        let host = rest.split(['/', '?']).next().unwrap_or_default();
+        (scheme.to_owned(), host.to_ascii_lowercase())
+    };
+    keys.starts_with("https://") || origin(keys) == origin(issuer)
 }
 
 type Connector = HttpsConnector<HttpConnector>;
@@ -348,6 +359,16 @@ mod tests {
     /// Whether the set has a key, after a fetch if that was needed.
     async fn has(set: &KeySet, tasks: &TaskTracker, id: &str) -> Result<bool, String> {
         set.keys_for(Some(id), tasks).await.map(|keys| keys.has(id)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn issuers_send_nobody_elsewhere_on_this_machine() {
+        let check = |issuer: &str, keys: &str, want| assert_eq!(may_name(issuer, keys), want, "{issuer} {keys}");
+        check("https://id.example", "https://keys.example/set", true);
+        check("https://id.example", "http://127.0.0.1:9000/", false);
+        check("http://127.0.0.1:9000/realm", "http://127.0.0.1:9000/keys", true);
+        check("http://127.0.0.1:9000", "http://127.0.0.1:9001/keys", false);
+        check("http://id.localhost:80", "http://ID.localhost:80?keys", true);
     }
 
     #[tokio::test]

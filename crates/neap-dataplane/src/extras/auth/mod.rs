@@ -71,6 +71,10 @@ pub(crate) async fn check(
             }
         }
         AuthRule::Jwt(rule) => {
+            // It is no list (RFC 9110, section 5.3): the application might read another one than was verified.
+            if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+                return Err(stranger("there is more than one Authorization"));
+            }
             let Some(token) = bearer(headers) else { return Err(unknown("no token was shown")) };
             let token = jwt::Token::read(token).map_err(refused)?;
             verify(rule, fetched, &token, door).await?;
@@ -88,7 +92,14 @@ async fn verify(
     door: &Door<'_>,
 ) -> Result<(), ProxyError> {
     match (&rule.keys, fetched) {
-        (KeySource::Secret(secret), _) => door.secret(secret)?.verify(token).map_err(refused),
+        (KeySource::Secret(secret), _) => {
+            let keys = door.secret(secret)?;
+            if let Some(why) = keys.verifies_nothing() {
+                let what = format!("the Secret {}/{} {why}", secret.namespace, secret.name);
+                return Err(ProxyError::AuthUnavailable { what });
+            }
+            keys.verify(token).map_err(refused)
+        }
         (_, Some(set)) => {
             let keys = set.keys_for(token.key_id(), door.tasks).await?;
             keys.verify(token).map_err(refused)

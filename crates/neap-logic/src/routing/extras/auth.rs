@@ -41,7 +41,7 @@ pub struct JwtRule {
 /// Where keys come from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum KeySource {
-    /// Of a Secret: a `jwks.json`, or shared secrets for HS256.
+    /// Of a Secret: a `jwks.json`, and secrets for HS256 in `hs256` and `hs256-NAME`.
     Secret(SecretRef),
     /// A JSON Web Key Set at this address.
     Url(Box<str>),
