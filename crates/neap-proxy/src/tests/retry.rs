@@ -79,6 +79,15 @@ async fn a_request_that_may_have_changed_something_is_not_repeated() {
     .await;
 }
 
+/// Sends one such request to an origin that closes every connection unanswered; returns how many it got.
+async fn connections_for(target: crate::Target, method: &str) -> u64 {
+    let engine = Engine::new(target, Limits::default());
+    let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let answer = engine.raw(&request).await;
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    engine.metrics.upstream_connections.get()
+}
+
 /// Also on the connection that was made for it: an instance that dies takes its first requests with it like all others.
 #[tokio::test]
 async fn what_changes_nothing_is_sent_once_more_and_no_more() {
@@ -88,11 +97,7 @@ async fn what_changes_nothing_is_sent_once_more_and_no_more() {
                 assert!(stream.read(&mut [0; 1024]).await.expect("reads") > 0);
             })
             .await;
-            let engine = Engine::new(target, Limits::default());
-            let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            let answer = engine.raw(&request).await;
-            assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
-            assert_eq!(engine.metrics.upstream_connections.get(), connections, "{method}");
+            assert_eq!(connections_for(target, method).await, connections, "{method}");
         };
         check("GET", 2).await;
         check("OPTIONS", 2).await;
@@ -127,11 +132,7 @@ async fn what_changes_nothing_is_sent_once_more_over_h2_too() {
                 a_request(&mut stream).await.expect("a request");
             })
             .await;
-            let engine = Engine::new(target, Limits::default());
-            let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            let answer = engine.raw(&request).await;
-            assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
-            assert_eq!(engine.metrics.upstream_connections.get(), connections, "{method}");
+            assert_eq!(connections_for(target, method).await, connections, "{method}");
         };
         check("GET", 2).await;
         check("POST", 1).await;
