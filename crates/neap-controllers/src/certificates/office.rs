@@ -177,7 +177,8 @@ impl Office {
 
     /// Says what is being done.
     pub(super) fn working(&self, ask: &Ask, what: String, answers: &Answers) {
-        let challenges = answers.http01.iter().map(|answer| challenge(&answer.host, &answer.token)).collect();
+        let challenges =
+            answers.http01.iter().map(|answer| challenge(&ask.key.namespace, &answer.host, &answer.token)).collect();
         self.board.tell(ask, Progress::Working(what), challenges);
     }
 

@@ -277,12 +277,13 @@ fn secret(o: &Observed, issued: &Issued) -> Secret {
     }
 }
 
-/// The challenges as Knative's Routes and DomainMappings put them into their Ingresses (A6.6, F1.11).
-pub fn challenge(host: &str, token: &str) -> Http01Challenge {
+/// The challenges as Knative's Routes and DomainMappings put them into their Ingresses (A6.6, F1.11), which may name Services
+/// of their own namespace only. The gateway answers by itself; no such Service is ever asked.
+pub fn challenge(namespace: &str, host: &str, token: &str) -> Http01Challenge {
     Http01Challenge {
         url: format!("http://{host}{}{token}", neap_api::acme::CHALLENGE_PATH),
         service_name: neap_api::acme::SOLVER.into(),
-        service_namespace: keys::config::NAMESPACE.into(),
+        service_namespace: namespace.into(),
         service_port: k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(80),
     }
 }

@@ -58,7 +58,7 @@ fn look(world: &mut World, acme: bool, at: Timestamp, progress: Progress) -> Pla
             Some(Held { life: life(), names: vec!["shop.example.org".into()], issuer })
         });
         let order = w.get::<Secret>("knative-serving", "acme-uid-certificate-c");
-        let challenges = matches!(progress, Progress::Working(_)).then(|| challenge("shop.example.org", "t"));
+        let challenges = matches!(progress, Progress::Working(_)).then(|| challenge("ns", "shop.example.org", "t"));
         let context = Context { now: at, settings: settings(acme), refusals: Vec::new() };
         Some(Observed {
             certificate,
@@ -99,7 +99,7 @@ fn a6_6_a_certificate_from_order_to_renewal() {
     assert_eq!(
         *challenges,
         json!([{"url": "http://shop.example.org/.well-known/acme-challenge/t", "serviceName": "neap-acme",
-            "serviceNamespace": "knative-serving", "servicePort": 80}])
+            "serviceNamespace": "ns", "servicePort": 80}])
     );
     look(&mut world, true, day(0), Progress::Failed("ca refuses".into()));
     assert_eq!(shown(&world), "Ready=False(IssueFailed: ca refuses) until -");

@@ -123,7 +123,7 @@ fn d9_3_a_mapping_has_a_certificate_while_there_is_tls() {
     let made = world.value("Certificate", "ns", "shop.example.org").expect("asked for");
     assert_eq!(made["spec"]["dnsNames"], json!(["shop.example.org"]));
     let challenge = json!([{"url": "http://shop.example.org/.well-known/acme-challenge/tok", "serviceName": "neap-acme",
-        "serviceNamespace": "knative-serving", "servicePort": 80}]);
+        "serviceNamespace": "ns", "servicePort": 80}]);
     let open = json!({"status": {"http01Challenges": challenge}});
     world.patch("Certificate", "ns", "shop.example.org", open);
     look(&mut world);
