@@ -12,7 +12,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use neap_api::condition::{READY, find};
-use neap_api::keys::{self, neap, networking};
+use neap_api::keys::{neap, networking};
 use neap_api::networking::{Certificate, Http01Challenge};
 
 use super::ensure::{Match, controller_ref, ensure};
