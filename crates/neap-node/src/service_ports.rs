@@ -3,7 +3,7 @@
 //! way at all, so that it must be led inside the pod: that costs the pod something, and is done only for Services that
 //! somebody may call by their names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -146,12 +146,17 @@ fn ports<'a>(
     let mut services: Vec<&Service> = services.filter(|service| is_led(service)).collect();
     services.sort_by_key(|s| (s.creation_timestamp().map(|t| t.0), s.namespace(), s.name_any()));
     let mut all: BTreeMap<(Ipv4Addr, Transport, u16), (u16, &Service)> = BTreeMap::new();
-    let mut clashes = Vec::new();
+    let (mut clashes, mut called) = (Vec::new(), BTreeSet::new());
     for service in services {
         let key = (service.namespace().unwrap_or_default(), service.name_any());
         for (asked, meant) in of.get(&key).into_iter().flatten().flat_map(|slice| of_slice(service, slice)) {
             let (has, owner) = all.entry(asked).or_insert((meant, service));
-            if *has != meant {
+            if *has == meant {
+                // Of several that mean the same one is enough.
+                if is_called(service) {
+                    called.insert(asked);
+                }
+            } else {
                 clashes.push(format!(
                     "port {} of the Service {}/{} is not led to {meant}: on the pods that it shares with {}/{} it means {has}",
                     asked.2,
@@ -167,9 +172,9 @@ fn ports<'a>(
     clashes.dedup();
     let elsewhere = all.into_iter().filter(|(asked, (meant, _))| asked.2 != *meant);
     let mut led = Led::default();
-    for (asked, (meant, service)) in elsewhere {
+    for (asked, (meant, _)) in elsewhere {
         led.all.insert(asked, meant);
-        if is_called(service) {
+        if called.contains(&asked) {
             led.own.insert(asked, meant);
         }
     }
@@ -277,6 +282,10 @@ mod tests {
         let (led, _) = ports(services.iter(), slices.iter(), |service| service.name_any() != "inner");
         let asked = |map: &PortMap| map.keys().map(|(_, _, port)| *port).collect::<Vec<_>>();
         assert_eq!((asked(&led.all), asked(&led.own)), (vec![80, 81], vec![80]));
+        // Also where one that nobody calls was there first and means the same.
+        let (services, slices) = ([of("inner", 80), of("web", 80)], [to("inner"), to("web")]);
+        let (led, clashes) = ports(services.iter(), slices.iter(), |service| service.name_any() != "inner");
+        assert_eq!((asked(&led.own), clashes.len()), (vec![80], 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,15 +32,38 @@ pub trait OnEnd {
     fn on_end(&mut self, outcome: Outcome, bytes: u64);
 }
 
+/// What a connection said when it failed.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The connection it came from failed.
     #[error("the other side broke off the body")]
-    Broken(#[from] hyper::Error),
+    Broken(#[source] Cause),
     /// Nothing came for too long.
     #[error("nothing was heard for {0:?}")]
     Idle(Duration),
+}
+
+impl From<hyper::Error> for BodyError {
+    fn from(error: hyper::Error) -> Self {
+        Self::Broken(error.into())
+    }
+}
+
+/// The next frame of a body over h2. hyper takes a stream that was reset without an error (RFC 9113, section 8.1) for one that has
+/// ended; half an upload must not pass as a whole one.
+pub(crate) fn poll_stream(
+    incoming: &mut Incoming,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    use http_body::Body as _;
+    let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+    if frame.is_none() && !incoming.is_end_stream() {
+        return Poll::Ready(Some(Err(BodyError::Broken("the stream was reset before its end".into()))));
+    }
+    Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
 }
 
 /// A request or response body.
@@ -54,6 +77,8 @@ enum Kind {
     Empty,
     Full(Option<Bytes>),
     Client(Incoming),
+    /// The same over h2, where a stream may be reset without an error. Its body has stopped then, and not ended.
+    ClientStream(Incoming),
     Upstream(Box<UpstreamBody>),
 }
 
@@ -69,8 +94,9 @@ impl Body {
     }
 
     /// A body that arrives on a client's connection.
-    pub fn client(incoming: Incoming) -> Self {
-        Self::of(Kind::Client(incoming))
+    pub fn client(incoming: Incoming, version: http::Version) -> Self {
+        let h2 = version == http::Version::HTTP_2;
+        Self::of(if h2 { Kind::ClientStream(incoming) } else { Kind::Client(incoming) })
     }
 
     pub(crate) fn upstream(body: UpstreamBody) -> Self {
@@ -125,6 +151,7 @@ impl http_body::Body for Body {
             Kind::Client(incoming) => {
                 ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(BodyError::from))
             }
+            Kind::ClientStream(incoming) => ready!(poll_stream(incoming, cx)),
             Kind::Upstream(body) => ready!(body.poll_frame(cx)),
         };
         match &frame {
@@ -147,7 +174,7 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Empty => true,
             Kind::Full(data) => data.is_none(),
-            Kind::Client(incoming) => incoming.is_end_stream(),
+            Kind::Client(incoming) | Kind::ClientStream(incoming) => incoming.is_end_stream(),
             Kind::Upstream(body) => body.is_end_stream(),
         }
     }
@@ -156,7 +183,7 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(data) => SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64)),
-            Kind::Client(incoming) => incoming.size_hint(),
+            Kind::Client(incoming) | Kind::ClientStream(incoming) => incoming.size_hint(),
             Kind::Upstream(body) => body.size_hint(),
         }
     }
@@ -174,7 +201,7 @@ impl fmt::Debug for Body {
         let kind = match &self.kind {
             Kind::Empty => "empty",
             Kind::Full(_) => "full",
-            Kind::Client(_) => "client",
+            Kind::Client(_) | Kind::ClientStream(_) => "client",
             Kind::Upstream(_) => "upstream",
         };
         f.debug_struct("Body").field("kind", &kind).field("bytes", &self.bytes).finish_non_exhaustive()

@@ -51,8 +51,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an upstream connection is kept without use. Below the shortest keep-alive of a common
 /// application server that sends no `Keep-Alive: timeout` hint (uvicorn, 5 s), so that we close first.
 pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// Idle connections kept per target and worker.
-pub const UPSTREAM_MAX_IDLE: usize = 128;
+/// Idle connections kept per target and worker: as many as are in use at a busy moment, for of a thousand that come and go
+/// some hundreds are idle at any time. What is too many goes by [`UPSTREAM_IDLE_TIMEOUT`], since the last used is used first.
+pub const UPSTREAM_MAX_IDLE: usize = 1024;
 /// Streams put on one h2 connection to an upstream before a second one is opened; 100 is the least a server
 /// should allow (RFC 9113, section 6.5.2).
 pub const UPSTREAM_H2_STREAMS: usize = 100;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use crate::body::Body;
+use crate::body::{Body, Cause};
 
 /// Header of every answer the engine makes itself: `FAULT/CODE`, for example `platform/queue-full`.
 pub const ERROR_HEADER: HeaderName = HeaderName::from_static("x-neap-error");
@@ -66,7 +66,7 @@ pub enum ProxyError {
     ClientGone {
         /// What the connection said.
         #[source]
-        source: hyper::Error,
+        source: Cause,
     },
     /// No TCP connection; nothing was sent.
     #[error("cannot connect to {target}")]
@@ -101,7 +101,7 @@ pub enum ProxyError {
         target: SocketAddr,
         /// What the connection said.
         #[source]
-        source: hyper::Error,
+        source: Cause,
     },
     /// A new connection ended, or the other side spoke first, before the request was written; nothing was sent.
     #[error("{target} closed a new connection, or spoke first on it, before it was asked")]
@@ -110,7 +110,7 @@ pub enum ProxyError {
         target: SocketAddr,
         /// What the connection said.
         #[source]
-        source: hyper::Error,
+        source: Cause,
     },
     /// The connection ended before an answer; the request may have been seen.
     #[error("{target} closed the connection before it answered")]
@@ -119,7 +119,7 @@ pub enum ProxyError {
         target: SocketAddr,
         /// What the connection said.
         #[source]
-        source: hyper::Error,
+        source: Cause,
     },
     /// The answer is not HTTP.
     #[error("{target} gave an answer that is not valid HTTP")]
@@ -128,7 +128,7 @@ pub enum ProxyError {
         target: SocketAddr,
         /// What the connection said.
         #[source]
-        source: hyper::Error,
+        source: Cause,
     },
     /// The answer is in a transfer coding that is not undone here.
     #[error("{target} gave an answer in a transfer coding other than chunked")]

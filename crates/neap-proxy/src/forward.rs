@@ -99,9 +99,10 @@ pub async fn forward<P: Picker>(
                     }
                 };
             }
-            // It is in its place again: no application saw it, or it may be repeated.
+            // It is in its place again: no application saw it, or one closed without a word and it may be repeated. Anything
+            // else that failed before it was sent, as a limit that passed, would fail again.
             Err(error) if request.is_some() && error.unstarted() => picker.refused(picked, error)?,
-            Err(_) if request.is_some() => kept = picker.unheard(picked),
+            Err(ProxyError::UpstreamClosed { .. }) if request.is_some() => kept = picker.unheard(picked),
             Err(error) => {
                 picker.failed(picked, &error);
                 return Err(error);

@@ -3,7 +3,7 @@
 //! The sections cited are those of RFC 9110 (semantics), 9112 (HTTP/1.1) and 9113 (h2). Only rules of the
 //! protocol live here; what a platform adds or takes away is the handler's business.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
 use hyper::upgrade::OnUpgrade;
@@ -17,12 +17,34 @@ pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// `X-Forwarded-Host`: the host the first client asked for.
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Takes off what is meant for one connection only.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Most messages have nothing of the kind, and one look at the names says so sooner than a search for each.
+    if has_hop_by_hop(headers) {
+        strip_found(headers);
+    }
+}
+
+fn has_hop_by_hop(headers: &HeaderMap) -> bool {
+    headers.keys().any(is_hop_by_hop)
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    match name.as_str() {
+        // 7.6.1: these are to be removed even when Connection does not name them.
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "upgrade" => true,
+        // 9112, 6.1: the engine frames each message anew.
+        "transfer-encoding" => true,
+        // 11.7.1, 11.7.2: between a client and the next proxy; a gateway is none.
+        "proxy-authenticate" | "proxy-authorization" => true,
+        // Of the switch to h2c, which is not made; it need not be named to be believed.
+        "http2-settings" => true,
+        _ => false,
+    }
+}
+
+fn strip_found(headers: &mut HeaderMap) {
     // 10.1.4: TE is hop by hop and named by Connection, but `trailers` holds for the whole way since we pass trailers
     // on, and gRPC insists on it.
     let trailers = headers
@@ -30,33 +52,21 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .and_then(|te| te.to_str().ok())
         .is_some_and(|te| te.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")));
     // 7.6.1: first the fields that Connection names, then Connection itself.
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            // A client must not be able to take away what the other side relies on.
-            .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(header::CONNECTION);
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        // A client must not be able to take away what the other side relies on.
+        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+        .collect();
+    for name in named {
+        headers.remove(name);
     }
-    // Of the switch to h2c, which is not made; it need not be named to be believed.
-    headers.remove(HTTP2_SETTINGS);
-    // 7.6.1: these are to be removed even when Connection does not name them.
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
-    headers.remove(header::UPGRADE);
-    // 9112, 6.1: the engine frames each message anew.
-    headers.remove(header::TRANSFER_ENCODING);
-    // 11.7.1, 11.7.2: between a client and the next proxy; a gateway is none.
-    headers.remove(header::PROXY_AUTHENTICATE);
-    headers.remove(header::PROXY_AUTHORIZATION);
-    headers.remove(header::TE);
+    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
+        headers.remove(name);
+    }
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -102,10 +112,12 @@ pub fn canonical(request: &mut Request) -> Result<(), ProxyError> {
     if request.version() == Version::HTTP_2 {
         join_cookies(request.headers_mut());
     }
-    let wanted = wanted_upgrade(request.headers());
-    strip_hop_by_hop(request.headers_mut());
-    if let Some(wanted) = wanted {
-        request.extensions_mut().insert(Wanted(wanted));
+    if has_hop_by_hop(request.headers()) {
+        let wanted = wanted_upgrade(request.headers());
+        strip_found(request.headers_mut());
+        if let Some(wanted) = wanted {
+            request.extensions_mut().insert(Wanted(wanted));
+        }
     }
     *request.version_mut() = Version::HTTP_11;
     Ok(())
@@ -237,11 +249,11 @@ pub fn set_forwarded(headers: &mut HeaderMap, origin: Origin<'_>) {
 
 /// Adds an address at the end of `X-Forwarded-For`.
 pub fn add_forwarded_for(headers: &mut HeaderMap, peer: &HeaderValue) {
-    let addresses = match headers.get(X_FORWARDED_FOR) {
-        None => peer.clone(),
-        Some(_) => {
+    match headers.entry(X_FORWARDED_FOR) {
+        Entry::Vacant(none) => drop(none.insert(peer.clone())),
+        Entry::Occupied(mut addresses) => {
             let mut all = Vec::with_capacity(64);
-            for value in headers.get_all(X_FORWARDED_FOR) {
+            for value in addresses.iter() {
                 let value = value.as_bytes().trim_ascii();
                 if !value.is_empty() {
                     all.extend_from_slice(value);
@@ -249,10 +261,9 @@ pub fn add_forwarded_for(headers: &mut HeaderMap, peer: &HeaderValue) {
                 }
             }
             all.extend_from_slice(peer.as_bytes());
-            HeaderValue::from_maybe_shared(bytes::Bytes::from(all)).expect("made of header values")
+            addresses.insert(HeaderValue::from_maybe_shared(bytes::Bytes::from(all)).expect("made of header values"));
         }
-    };
-    headers.insert(X_FORWARDED_FOR, addresses);
+    }
 }
 
 #[cfg(test)]

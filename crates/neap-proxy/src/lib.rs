@@ -30,12 +30,12 @@ pub mod tls;
 mod tunnel;
 pub mod upstream;
 
-pub use body::{Body, BodyError, OnEnd, Outcome};
+pub use body::{Body, BodyError, Cause, OnEnd, Outcome};
 pub use breaker::{Breaker, Permit, Rejected};
 pub use config::{Limits, ServerConfig, UpstreamConfig};
 pub use error::{Answer, Fault, ProxyError};
 pub use forward::{Picked, Picker, forward};
-pub use handler::{Connection, Handler, Request, Response};
+pub use handler::{Connection, Handler, Memo, Request, Response};
 pub use metrics::Metrics;
 pub use server::{Listener, Running, Server, Worker};
 pub use upstream::{Protocol, Target, Upstream, send_once};

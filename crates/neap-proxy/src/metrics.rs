@@ -17,7 +17,7 @@ pub struct Metrics {
     pub connections: Counter<u64, AtomicU64>,
     /// Client connections open.
     pub connections_open: Gauge,
-    /// Client connections closed because the client was too slow, by what it was slow at.
+    /// Client connections closed because the client was too slow, by what it was slow at, or gone.
     pub connections_expired: Family<ExpiredLabels, Counter>,
     /// TLS handshakes that failed.
     pub tls_failures: Counter,
@@ -43,7 +43,7 @@ pub struct ErrorLabels {
 /// Labels of [`Metrics::connections_expired`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ExpiredLabels {
-    /// `head`, `idle` or `write`.
+    /// `head`, `idle`, `write`, `stream` (a response over h2), or `nobody`: it had hung up while its request waited.
     pub waiting_for: &'static str,
 }
 

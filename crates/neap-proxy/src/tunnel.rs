@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ use crate::body::{OnEnd, Outcome};
 use crate::time::now;
 use crate::upstream::{Switched, Upstream};
 
-/// How long the two sides may take to leave HTTP once the 101 is on its way.
+/// How long the client's connection may take to leave HTTP once the 101 is on its way.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client that was told to go may take to say goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -82,10 +82,10 @@ async fn join(
     idle: Option<Duration>,
     leaving: CancellationToken,
 ) -> io::Result<u64> {
-    let (client, upstream) = Box::pin(switch(client, switched)).await?;
+    let client = tokio::time::timeout(SWITCH_TIMEOUT, client).await?.map_err(io::Error::other)?;
     let mut joined = Joined {
         client: TokioIo::new(client),
-        upstream: TokioIo::new(upstream),
+        upstream: switched,
         up: Half::default(),
         down: if websocket { Half::of_websocket() } else { Half::default() },
         heard: Cell::new(now()),
@@ -114,14 +114,6 @@ async fn join(
             .await
         }
     }
-}
-
-/// Waits until both sides have left HTTP. Boxed by its caller: what it needs is not needed for the tunnel's life.
-async fn switch(client: OnUpgrade, switched: Switched) -> io::Result<(Upgraded, Upgraded)> {
-    let (upgrade, handing_over) = switched.split();
-    let both = async { tokio::join!(client, upgrade, handing_over) };
-    let (client, upstream, ()) = tokio::time::timeout(SWITCH_TIMEOUT, both).await?;
-    Ok((client.map_err(io::Error::other)?, upstream.map_err(io::Error::other)?))
 }
 
 /// Both directions.

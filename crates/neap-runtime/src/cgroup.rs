@@ -155,6 +155,10 @@ impl Group {
         self.dirs().try_for_each(|dir| make_dir(&dir))
     }
 
+    pub(crate) fn exists(&self) -> bool {
+        self.dirs().any(|dir| dir.exists())
+    }
+
     /// Moves a process in. Without other threads of that process around, its children follow by birth.
     pub(crate) fn add(&self, pid: i32) -> io::Result<()> {
         self.dirs().try_for_each(|dir| write(&dir.join("cgroup.procs"), &pid.to_string()))
@@ -236,7 +240,9 @@ impl Group {
     pub(crate) fn kill(&self) {
         if let Some((dir, false)) = self.hierarchy("freezer") {
             // On v1 a frozen process does not even die. Without a freezer nothing is frozen.
-            let _ = write(&dir.join("freezer.state"), "THAWED");
+            for dir in tree_of(&dir) {
+                let _ = write(&dir.join("freezer.state"), "THAWED");
+            }
         }
         for dir in self.dirs().flat_map(|dir| tree_of(&dir)) {
             for pid in pids_of(&dir) {

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -341,15 +342,22 @@ impl Machine for LinuxMachine {
     fn hold_pids<'a>(&'a self, dir: &'a Path, join: &'a [PathBuf]) -> BoxFuture<'a, io::Result<i32>> {
         Box::pin(async move {
             let known = record::read_if_whole::<Run>(&dir.join("run.json"));
-            if let Some(run) = known.filter(|run| run.boot == record::boot_id() && run.process.is_alive()) {
-                return Ok(run.process.pid);
+            if let Some(run) = known {
+                if run.boot == record::boot_id() && run.process.is_alive() {
+                    return Ok(run.process.pid);
+                }
+                // Its keeper may have been killed with it; and its record, which says whose group that is, is written anew.
+                run.group.into_iter().for_each(remove_soon);
             }
             fs::create_dir_all(dir)?;
             let one = self.shared.make_keeper(None).await?;
             let order = Order { dir: dir.to_owned(), hold: Some(join.to_vec()) };
             match one.keeper.run(&order).await {
                 Ok(Ok(run)) => Ok(run.process.pid),
-                Ok(Err(error)) => Err(io::Error::other(error.message)),
+                Ok(Err(error)) => {
+                    one.group.into_iter().for_each(remove_soon);
+                    Err(io::Error::other(error.message))
+                }
                 Err(error) => {
                     one.group.into_iter().for_each(remove_soon);
                     Err(error)
@@ -381,7 +389,10 @@ impl Machine for LinuxMachine {
                 record::write(&dir.join("launch.json"), &launch)?;
                 match one.keeper.run(&order).await {
                     Ok(Ok(run)) => return Ok(Ok(Handle { run, dir: dir.to_owned() })),
-                    Ok(Err(error)) => return Ok(Err(error)),
+                    Ok(Err(error)) => {
+                        one.group.into_iter().for_each(remove_soon);
+                        return Ok(Err(error));
+                    }
                     Err(error) => {
                         if let Some(group) = one.group {
                             remove_soon(group);
@@ -411,6 +422,11 @@ impl Machine for LinuxMachine {
             wait_for_end(handle.run.keeper).await;
             let recorded = || record::read_if_whole::<Exit>(&handle.dir.join("exit.json"));
             if let Some(exit) = recorded() {
+                // The keeper does not wait for long: of a command that joined the container the machine may still be
+                // letting go, a whole view of mounts with it.
+                if let Some(group) = handle.run.group.as_ref().filter(|group| group.exists()) {
+                    remove_soon(group.clone());
+                }
                 return exit;
             }
             // The keeper was killed. Without it nobody reads what the container says, and a container that says much
@@ -660,31 +676,41 @@ fn remove_sandbox(network: &Network, sandbox: &Sandbox) -> io::Result<()> {
     Ok(())
 }
 
-/// Ends the pods of a neap that is no more and takes their groups and namespaces away, beside everything else.
-pub(crate) fn bury(tree: Option<Tree>, run_dir: PathBuf) {
-    drop(tokio::task::spawn_blocking(move || {
-        if let Some(tree) = tree {
-            for name in tree.groups() {
-                if !tree.group(&name).remove_within(REMOVE_TRIES) {
-                    tracing::warn!(group = name, "a control group of a neap that is no more cannot be removed");
-                }
+/// Ends the pods of a neap that is no more and takes their groups and namespaces away. Blocks until they are gone.
+pub(crate) fn bury(tree: Option<Tree>, data_dir: &Path) {
+    if let Some(tree) = tree {
+        let groups: Vec<_> = tree.groups().iter().map(|name| tree.group(name)).collect();
+        groups.iter().for_each(Group::kill);
+        for group in groups {
+            if !group.remove_within(REMOVE_TRIES) {
+                tracing::warn!(group = group.name(), "a control group of a neap that is no more cannot be removed");
             }
-            tree.remove_if_empty();
         }
+        tree.remove_if_empty();
+    }
+    // The directory was removed: what is there by its name now may be anybody's.
+    let run_dir = data_dir.join("run");
+    if [data_dir, &run_dir, &run_dir.join("ns")].into_iter().all(is_roots) {
         unpin_all(&run_dir, |_| false);
-    }));
+    }
+}
+
+/// A directory, not a link to one, of the machine's root.
+fn is_roots(dir: &Path) -> bool {
+    fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir() && meta.uid() == 0)
 }
 
 /// Lets go of the namespaces that are held below a directory, but for some.
 fn unpin_all(run_dir: &Path, but: impl Fn(&Path) -> bool) {
     let entries = fs::read_dir(run_dir.join("ns")).into_iter().flatten().flatten();
+    let entries = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     entries.map(|e| e.path()).filter(|dir| !but(dir)).for_each(|dir| unpin(&dir));
 }
 
 fn unpin(dir: &Path) {
     for name in NAMESPACES.into_iter().chain([USER_NAMESPACE]) {
         // Not mounted after a reboot, not there after a crash half-way.
-        let _ = umount2(&dir.join(name), MntFlags::MNT_DETACH);
+        let _ = umount2(&dir.join(name), MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
         let _ = fs::remove_file(dir.join(name));
     }
     let _ = fs::remove_dir(dir);

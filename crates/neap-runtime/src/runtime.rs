@@ -113,10 +113,6 @@ impl Runtime {
         // Layers hold programs that run as root wherever they are run; other users of the machine must not reach them
         // (CVE-2021-41103).
         let images_dir = closed(&data_dir.join("images"))?;
-        for dead in network.iter().flat_map(Network::dead) {
-            tracing::warn!(dir = %dead.display(), "taking away what is left of the pods of a neap whose directory is gone");
-            linux::bury(mode::tree_of(dead), dead.join("run"));
-        }
         let tree = choice.tree(&data_dir);
         let description = choice.describe(network.as_ref().map(|n| n.block().to_string()), tree.as_ref());
         let tree_is_there = tree.is_some();
@@ -229,11 +225,14 @@ impl Runtime {
         let mut cells = Vec::new();
         let mut groups = Vec::new();
         for dir in entries.iter().map(fs::DirEntry::path) {
-            groups.extend(live_groups(&dir));
             let fault = |source| OpenError::Disk { what: "read the record of the pod in", path: dir.clone(), source };
             match PodCell::load(&dir, &self.world.logs, self.changes.clone()).map_err(fault)? {
-                Loaded::Pod(cell) => cells.push(cell),
+                Loaded::Pod(cell) => {
+                    groups.extend(pod::live_groups(&cell));
+                    cells.push(cell);
+                }
                 Loaded::Foreign(format) => {
+                    groups.extend(groups_in(&dir));
                     tracing::error!(
                         dir = %dir.display(),
                         format,
@@ -557,7 +556,11 @@ fn choose(config: &Config, data_dir: &Path) -> Result<(mode::Choice, Option<Netw
     if choice.isolation != Isolation::Full {
         return Ok((choice, None));
     }
-    match Network::open(&config.pod_cidr, data_dir) {
+    let bury_pods = |dead: &Path| {
+        tracing::warn!(dir = %dead.display(), "taking away what is left of the pods of a neap whose directory is gone");
+        linux::bury(mode::tree_of(dead), dead);
+    };
+    match Network::open(&config.pod_cidr, data_dir, &bury_pods) {
         Ok(network) => Ok((choice, Some(network))),
         Err(NetworkError::Kernel { what, source }) if config.mode == Mode::Auto => {
             Ok((mode::choose(config.mode, Some(format!("cannot {what}: {source}")))?, None))
@@ -566,8 +569,8 @@ fn choose(config: &Config, data_dir: &Path) -> Result<(mode::Choice, Option<Netw
     }
 }
 
-/// Groups in which containers of a pod live, by the keepers' own records in its directory.
-fn live_groups(dir: &Path) -> Vec<String> {
+/// Groups in which containers of a pod may live whose record we cannot read, by the keepers' own in its directory.
+fn groups_in(dir: &Path) -> Vec<String> {
     let runs = fs::read_dir(dir.join("c")).into_iter().flatten().flatten();
     let runs = runs.flat_map(|c| fs::read_dir(c.path()).into_iter().flatten().flatten());
     runs.filter_map(|run| record::read_if_whole::<Run>(&run.path().join("run.json")))

@@ -1,7 +1,9 @@
 //! What every role of the binary does first: messages to the log, threads, signals; and how it says why it failed.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal};
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -94,9 +96,11 @@ fn ignores_hang_up(status: &str) -> bool {
 
 /// A line for the person or script that reads standard output. Nobody needs to.
 pub fn say(line: impl std::fmt::Display) {
-    use std::io::Write;
     let _ = writeln!(io::stdout(), "{line}");
 }
+
+/// How a process says that it was called in a wrong way.
+const USAGE: u8 = 2;
 
 /// Why a process ends otherwise than it should; each is one line that says what to do.
 #[derive(Debug)]
@@ -111,6 +115,32 @@ impl From<String> for Failure {
     fn from(message: String) -> Self {
         Self::Failed(message)
     }
+}
+
+/// What of the environment is text. Whoever starts us may have put anything there, and nothing we read is anything else.
+pub fn texts<T: FromIterator<(String, String)>>(vars: impl Iterator<Item = (OsString, OsString)>) -> T {
+    vars.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+}
+
+/// One provider of cryptography for every connection this process makes.
+///
+/// # Errors
+/// There is another one already.
+pub fn cryptography() -> Result<(), String> {
+    let installed = rustls::crypto::ring::default_provider().install_default();
+    installed.map_err(|_| "another provider of cryptography is installed in this process".to_owned())
+}
+
+/// 0 done, 1 failed, 2 wrong usage; most of the latter is answered by the argument parser.
+pub fn finish(result: Result<(), impl Into<Failure>>) -> ExitCode {
+    let Err(failure) = result.map_err(Into::into) else { return ExitCode::SUCCESS };
+    let (message, code) = match failure {
+        Failure::Failed(message) => (message, ExitCode::FAILURE),
+        Failure::Usage(message) => (message, ExitCode::from(USAGE)),
+    };
+    // Nobody may be listening any more.
+    drop(writeln!(io::stderr(), "neap: {message}"));
+    code
 }
 
 /// An error with all its causes, in one line.
@@ -151,6 +181,7 @@ pub async fn follow_registries(mut settings: watch::Receiver<Arc<Settings>>, ima
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStringExt;
 
     #[test]
     fn a_terminal_that_goes_may_be_ignored() {
@@ -163,5 +194,19 @@ mod tests {
         check("0000000000001000", false);
         check("?", false);
         assert!(!ignores_hang_up(""));
+    }
+
+    #[test]
+    fn what_is_no_text_is_left_out() {
+        let latin = OsString::from_vec(vec![b'\xe4']);
+        let vars = [("A".into(), "1".into()), ("B".into(), latin.clone()), (latin, "2".into())];
+        assert_eq!(texts::<Vec<_>>(vars.into_iter()), [("A".to_owned(), "1".to_owned())]);
+    }
+
+    #[test]
+    fn wrong_usage_is_told_apart() {
+        assert_eq!(finish(Ok::<(), String>(())), ExitCode::SUCCESS);
+        assert_eq!(finish(Err("x".to_owned())), ExitCode::FAILURE);
+        assert_eq!(finish(Err(Failure::Usage("x".into()))), ExitCode::from(2));
     }
 }

@@ -246,16 +246,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_place_of_an_account_comes_before_the_account() {
         let api = neap_testkit::Api::start().await;
-        let acme = Acme {
-            // Where nobody listens.
-            directory: "https://127.0.0.1:1/dir".into(),
-            email: None,
-            challenges: Vec::new(),
-            profile: None,
-            external_account: None,
-            root_ca: String::new(),
-            max_orders: 1,
-        };
+        let acme = Acme::at("https://127.0.0.1:1/dir");
         for _ in 0..2 {
             account(&api.client(), &acme).await.map(drop).expect_err("nobody is there");
         }

@@ -1,6 +1,6 @@
 //! What goes beyond Knative, through the gateway's handler.
 
-use super::tests::*;
+use super::world::*;
 use super::*;
 
 use std::cell::{Cell, RefCell};

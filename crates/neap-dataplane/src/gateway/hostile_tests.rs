@@ -16,7 +16,7 @@ use neap_api::keys::neap;
 use neap_logic::routing::extras::{AuthRule, extras};
 use serde_json::json;
 
-use super::tests::*;
+use super::world::*;
 use super::*;
 use crate::extras::affinity::Seal;
 use crate::extras::auth::jwks::Keys;

@@ -163,7 +163,7 @@ impl Sidecar {
             Some(Probed::Health) => Box::pin(self.health(request.headers())).await,
             None => {
                 self.drainer.touch(arrived);
-                self.proxy(request, connection, arrived).await
+                self.proxy(&mut Some(request), connection, arrived).await
             }
         };
         match entry {
@@ -206,9 +206,15 @@ impl Sidecar {
         }
     }
 
-    async fn proxy(self: &Rc<Self>, request: Request, connection: &Connection, arrived: Instant) -> Response {
-        let grpc = error::speaks_grpc(request.headers());
-        match self.forward(request, connection, arrived).await {
+    /// Takes the request out of its place, like [`forward`].
+    async fn proxy(
+        self: &Rc<Self>,
+        place: &mut Option<Request>,
+        connection: &Connection,
+        arrived: Instant,
+    ) -> Response {
+        let grpc = error::speaks_grpc(place.as_ref().expect("a request to serve").headers());
+        match self.forward(place, connection, arrived).await {
             Ok(response) => response,
             Err(error) => {
                 let answer = error.answer();
@@ -225,21 +231,22 @@ impl Sidecar {
 
     async fn forward(
         self: &Rc<Self>,
-        mut request: Request,
+        place: &mut Option<Request>,
         connection: &Connection,
         arrived: Instant,
     ) -> Result<Response, ProxyError> {
-        let mut visit = Visit::begin(self, &request, arrived);
+        let request = place.as_mut().expect("a request to serve");
+        let mut visit = Visit::begin(self, request, arrived);
         // E2.13: the application is spoken to as its client speaks to us.
         let protocol = if request.version() == Version::HTTP_2 { Protocol::H2c } else { Protocol::Http1 };
-        if let Err(error) = headers::canonical(&mut request) {
+        if let Err(error) = headers::canonical(request) {
             visit.status = error.answer().status;
             return Err(error);
         }
-        request::finish_behind_ingress(request.headers_mut(), &connection.peer_value);
+        request::finish_behind_ingress(request.headers_mut(), connection);
         let target = Target { addr: self.target, protocol };
-        let mut place = Place { target, visit: Some(visit) };
-        forward(&self.upstream, &mut place, &mut Some(request), &self.limits, arrived).await
+        let mut picker = Place { target, visit: Some(visit) };
+        forward(&self.upstream, &mut picker, place, &self.limits, arrived).await
     }
 
     async fn admin(&self, request: &Request) -> Response {

@@ -58,15 +58,7 @@ mod tests {
     use super::*;
 
     fn check(kind: &str, names: &[&str], with_acme: bool, want: &str) {
-        let acme = Acme {
-            directory: "https://ca.example/dir".into(),
-            email: None,
-            challenges: Vec::new(),
-            profile: None,
-            external_account: None,
-            root_ca: String::new(),
-            max_orders: 1,
-        };
+        let acme = Acme::at("https://ca.example/dir");
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let got = match issuer(kind, &names, Some(&acme).filter(|_| with_acme), "cluster.local") {
             Issuer::Local => "local".to_owned(),

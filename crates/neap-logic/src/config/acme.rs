@@ -33,6 +33,21 @@ pub struct Acme {
     pub max_orders: usize,
 }
 
+impl Acme {
+    /// The authority with this directory, and nothing else asked for.
+    pub fn at(directory: impl Into<String>) -> Self {
+        Self {
+            directory: directory.into(),
+            email: None,
+            challenges: ChallengeKind::ALL.to_vec(),
+            profile: None,
+            external_account: None,
+            root_ca: String::new(),
+            max_orders: MAX_ORDERS,
+        }
+    }
+}
+
 /// How control over a name is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChallengeKind {
@@ -43,6 +58,9 @@ pub enum ChallengeKind {
 }
 
 impl ChallengeKind {
+    /// In the order they are tried.
+    pub const ALL: [Self; 2] = [Self::Http01, Self::TlsAlpn01];
+
     /// The word of the protocol.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -64,7 +82,7 @@ pub(super) fn parse(r: &mut Reader<'_>) -> Option<Acme> {
         }),
         challenges: r.with(
             &["acme.challenges"],
-            vec![ChallengeKind::Http01, ChallengeKind::TlsAlpn01],
+            ChallengeKind::ALL.to_vec(),
             "http-01, tls-alpn-01 or both with a comma between",
             challenges,
         ),
@@ -102,7 +120,7 @@ fn directory(text: &str) -> Option<Option<String>> {
 fn challenges(text: &str) -> Option<Vec<ChallengeKind>> {
     let mut kinds = Vec::new();
     for word in text.split(',').map(str::trim) {
-        let kind = [ChallengeKind::Http01, ChallengeKind::TlsAlpn01].into_iter().find(|kind| kind.as_str() == word)?;
+        let kind = ChallengeKind::ALL.into_iter().find(|kind| kind.as_str() == word)?;
         if !kinds.contains(&kind) {
             kinds.push(kind);
         }

@@ -25,15 +25,7 @@ fn life() -> Span {
 
 fn settings(acme: bool) -> Arc<Settings> {
     let mut settings = Settings::default();
-    settings.neap.acme = acme.then(|| Acme {
-        directory: DIRECTORY.into(),
-        email: None,
-        challenges: Vec::new(),
-        profile: None,
-        external_account: None,
-        root_ca: String::new(),
-        max_orders: 1,
-    });
+    settings.neap.acme = acme.then(|| Acme::at(DIRECTORY));
     Arc::new(settings)
 }
 

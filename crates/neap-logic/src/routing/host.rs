@@ -22,7 +22,8 @@ pub fn host_of<'a>(authority: &'a str, buf: &'a mut HostBuf) -> Option<&'a str> 
     if host.is_empty() || host.len() > HOST_LIMIT {
         return None;
     }
-    if !host.bytes().any(|b| b.is_ascii_uppercase()) {
+    // Each byte is looked at, which is quicker than to stop at the first: many are compared at once.
+    if !host.bytes().fold(false, |upper, b| upper | b.is_ascii_uppercase()) {
         return Some(host);
     }
     let copy = &mut buf[..host.len()];

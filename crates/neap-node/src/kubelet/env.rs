@@ -21,6 +21,20 @@ pub struct NodeFacts {
     pub disk_bytes: u64,
 }
 
+#[cfg(test)]
+impl NodeFacts {
+    /// The machine that tests run their pods on.
+    pub(super) fn example() -> Self {
+        Self {
+            name: "box".into(),
+            address: [10, 0, 0, 1].into(),
+            cpu_milli: 2000,
+            memory_bytes: 1 << 30,
+            disk_bytes: 1 << 34,
+        }
+    }
+}
+
 /// Why a variable has no value; the container then waits as `CreateContainerConfigError`.
 pub(super) fn environment(
     pod: &Pod,
@@ -305,16 +319,6 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn node() -> NodeFacts {
-        NodeFacts {
-            name: "box".into(),
-            address: [10, 0, 0, 1].into(),
-            cpu_milli: 2000,
-            memory_bytes: 1 << 30,
-            disk_bytes: 1 << 34,
-        }
-    }
-
     fn found() -> Found {
         let map = json!({"metadata": {"name": "m"}, "data": {"a": "1", "b": "2"}});
         let secret = json!({"metadata": {"name": "s"}, "data": {"p": "cGFzcw=="}});
@@ -333,7 +337,7 @@ mod tests {
         });
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let container = &pod.spec.as_ref().unwrap().containers[0];
-        let got = match environment(&pod, container, &found(), &node(), None) {
+        let got = match environment(&pod, container, &found(), &NodeFacts::example(), None) {
             Ok(list) => list
                 .iter()
                 .filter(|(name, _)| !name.starts_with("MY_DB_"))

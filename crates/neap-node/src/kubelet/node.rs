@@ -239,13 +239,7 @@ mod tests {
 
     #[test]
     fn what_is_allocatable_is_what_is_there() {
-        let facts = NodeFacts {
-            name: "n".into(),
-            address: [10, 0, 0, 1].into(),
-            cpu_milli: 2000,
-            memory_bytes: 1 << 30,
-            disk_bytes: 1 << 34,
-        };
+        let facts = NodeFacts::example();
         let machine = Machine {
             facts,
             pods: 7,

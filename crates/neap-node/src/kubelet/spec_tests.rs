@@ -3,13 +3,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 fn around() -> Surroundings {
-    let node = NodeFacts {
-        name: "box".into(),
-        address: [10, 0, 0, 1].into(),
-        cpu_milli: 2000,
-        memory_bytes: 1 << 30,
-        disk_bytes: 1 << 34,
-    };
+    let node = NodeFacts::example();
     Surroundings {
         cluster_dns: vec![[198, 19, 0, 10].into()],
         host_dns: read_resolv_conf("nameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch lan\noptions edns0\n", false),

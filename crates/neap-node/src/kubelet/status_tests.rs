@@ -3,16 +3,6 @@ use neap_runtime::pod::PodId;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-fn node() -> NodeFacts {
-    NodeFacts {
-        name: "box".into(),
-        address: [10, 0, 0, 1].into(),
-        cpu_milli: 2000,
-        memory_bytes: 1 << 30,
-        disk_bytes: 1 << 34,
-    }
-}
-
 fn pod(spec: Value, status: Value) -> Pod {
     serde_json::from_value(
         json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec, "status": status}),
@@ -73,7 +63,8 @@ fn one() -> Value {
 #[test]
 fn a_pod_climbs_to_ready() {
     let check = |known: Option<PodStatus>, want: &str| {
-        let got = status(&pod(one(), json!({})), None, known.as_ref(), Progress::Accepted, &node(), at(10));
+        let got =
+            status(&pod(one(), json!({})), None, known.as_ref(), Progress::Accepted, &NodeFacts::example(), at(10));
         assert_eq!(shown(&got), want);
         got
     };
@@ -102,21 +93,23 @@ fn a_pod_climbs_to_ready() {
 #[test]
 fn times_of_change_and_foreign_conditions_stay() {
     let known = runtime(PodPhase::Running, vec![running("c", true)]);
-    let first = status(&pod(one(), json!({})), None, Some(&known), Progress::Accepted, &node(), at(10));
+    let first = status(&pod(one(), json!({})), None, Some(&known), Progress::Accepted, &NodeFacts::example(), at(10));
     let mut written = serde_json::to_value(&first).unwrap();
     let gate = json!({"type": "Gate", "status": "True", "lastTransitionTime": null});
     written["conditions"].as_array_mut().unwrap().push(gate);
-    let again = status(&pod(one(), written.clone()), None, Some(&known), Progress::Accepted, &node(), at(99));
+    let again =
+        status(&pod(one(), written.clone()), None, Some(&known), Progress::Accepted, &NodeFacts::example(), at(99));
     let mut conditions = again.conditions.clone().unwrap();
     assert_eq!(conditions.remove(5).type_, "Gate");
     assert_eq!(Some(conditions), first.conditions);
     assert!(same(&again, &first));
     // What was written counts before what the watch has shown so far.
-    let stale = status(&pod(one(), json!({})), Some(&first), Some(&known), Progress::Accepted, &node(), at(99));
+    let stale =
+        status(&pod(one(), json!({})), Some(&first), Some(&known), Progress::Accepted, &NodeFacts::example(), at(99));
     assert_eq!(stale, first);
     // Written once, the same input changes nothing any more.
     let settled = serde_json::to_value(&again).unwrap();
-    let third = status(&pod(one(), settled), None, Some(&known), Progress::Accepted, &node(), at(200));
+    let third = status(&pod(one(), settled), None, Some(&known), Progress::Accepted, &NodeFacts::example(), at(200));
     assert_eq!(third, again);
 }
 
@@ -146,7 +139,7 @@ fn ends_and_failures_are_told() {
         ),
     ] {
         let known = runtime(phase, vec![exit(code)]);
-        let got = status(&pod(one(), json!({})), None, Some(&known), Progress::Accepted, &node(), at(10));
+        let got = status(&pod(one(), json!({})), None, Some(&known), Progress::Accepted, &NodeFacts::example(), at(10));
         assert_eq!(shown(&got), want);
         let t = got.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
         assert_eq!((t.exit_code, t.message.as_deref()), (code, Some("bye")));
@@ -155,11 +148,12 @@ fn ends_and_failures_are_told() {
 
 #[test]
 fn what_stands_in_the_way_is_shown() {
-    let unplaced = status(&pod(one(), json!({})), None, None, Progress::Unschedulable("no room"), &node(), at(1));
+    let unplaced =
+        status(&pod(one(), json!({})), None, None, Progress::Unschedulable("no room"), &NodeFacts::example(), at(1));
     assert_eq!(shown(&unplaced), "Pending PodScheduled=False:Unschedulable");
     assert_eq!(unplaced.conditions.unwrap()[0].message.as_deref(), Some("no room"));
     let error = SpecError::Container { container: "c".into(), message: "secret \"s\" not found".into() };
-    let refused = status(&pod(one(), json!({})), None, None, Progress::Refused(&error), &node(), at(1));
+    let refused = status(&pod(one(), json!({})), None, None, Progress::Refused(&error), &NodeFacts::example(), at(1));
     let waiting = refused.container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap();
     assert_eq!(
         (waiting.reason.as_deref(), waiting.message.as_deref()),
@@ -171,12 +165,12 @@ fn what_stands_in_the_way_is_shown() {
 fn readiness_gates_and_init_containers_hold_a_pod_back() {
     let spec = json!({"containers": [{"name": "c"}], "readinessGates": [{"conditionType": "Gate"}]});
     let known = runtime(PodPhase::Running, vec![running("c", true)]);
-    let got = status(&pod(spec, json!({})), None, Some(&known), Progress::Accepted, &node(), at(1));
+    let got = status(&pod(spec, json!({})), None, Some(&known), Progress::Accepted, &NodeFacts::example(), at(1));
     assert!(shown(&got).contains("Ready=False:ReadinessGatesNotReady ContainersReady=True"), "{}", shown(&got));
     let spec = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]});
     let mut known = runtime(PodPhase::Pending, Vec::new());
     known.init_containers = vec![running("i", false)];
-    let got = status(&pod(spec, json!({})), None, Some(&known), Progress::Accepted, &node(), at(1));
+    let got = status(&pod(spec, json!({})), None, Some(&known), Progress::Accepted, &NodeFacts::example(), at(1));
     assert!(shown(&got).contains("Initialized=False:ContainersNotInitialized"), "{}", shown(&got));
     let waiting = got.container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap();
     assert_eq!(waiting.reason.as_deref(), Some("PodInitializing"));
@@ -203,7 +197,7 @@ fn the_class_of_service_follows_requests_and_limits() {
 fn an_evicted_pod_says_so() {
     let mut known = runtime(PodPhase::Failed, vec![running("c", false)]);
     known.evicted = Some("too much".into());
-    let got = status(&pod(one(), json!({})), None, Some(&known), Progress::Accepted, &node(), at(10));
+    let got = status(&pod(one(), json!({})), None, Some(&known), Progress::Accepted, &NodeFacts::example(), at(10));
     let words = [got.phase, got.reason, got.message].map(Option::unwrap_or_default);
     assert_eq!(words, ["Failed", "Evicted", "too much"]);
 }
@@ -216,7 +210,14 @@ fn a_sidecar_has_done_its_part_when_it_has_started() {
         let mut known = runtime(PodPhase::Running, vec![running("c", true)]);
         known.ready = ready;
         known.init_containers = vec![running("s", ready)];
-        let got = status(&pod(spec.clone(), json!({})), None, Some(&known), Progress::Accepted, &node(), at(10));
+        let got = status(
+            &pod(spec.clone(), json!({})),
+            None,
+            Some(&known),
+            Progress::Accepted,
+            &NodeFacts::example(),
+            at(10),
+        );
         assert!(shown(&got).contains(want), "{}", shown(&got));
     };
     check(true, "Initialized=True Ready=True ContainersReady=True");

@@ -193,13 +193,7 @@ impl Stage {
 
     async fn with(api: TestApi, runtime: Arc<Paper>, drain: Arc<dyn Drain>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let facts = NodeFacts {
-            name: "box".into(),
-            address: [10, 0, 0, 1].into(),
-            cpu_milli: 2000,
-            memory_bytes: 1 << 30,
-            disk_bytes: 1 << 34,
-        };
+        let facts = NodeFacts::example();
         let machine = Machine {
             facts: facts.clone(),
             pods: 100,

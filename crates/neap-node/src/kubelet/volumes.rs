@@ -212,13 +212,7 @@ mod tests {
         found.tokens.insert(("vault".into(), 600), "ticket".into());
         let pod = json!({"metadata": {"name": "p", "namespace": "n", "labels": {"app": "x", "b": "y"}}});
         let pod: Pod = serde_json::from_value(pod).unwrap();
-        let node = NodeFacts {
-            name: "box".into(),
-            address: [10, 0, 0, 1].into(),
-            cpu_milli: 2000,
-            memory_bytes: 1 << 30,
-            disk_bytes: 1 << 34,
-        };
+        let node = NodeFacts::example();
         let declared: Declared = serde_json::from_value(declared).unwrap();
         let got = match volume(&declared, &pod, &found, &node, Path::new("/claims")) {
             Ok(Volume::Files(files)) => files

@@ -22,10 +22,10 @@ use tokio::time::Instant;
 
 use super::accept::{Accepted, Seat};
 use super::answers::{Answer, Answers, Streams};
-use super::io::{Lent, Notes, Stream};
+use super::io::{HangsUp, Lender, Lent, Notes, Returned, Stream};
 use super::worker::Shared;
 use crate::access::Observation;
-use crate::body::{Body, BodyError};
+use crate::body::{Body, BodyError, OnEnd, Outcome};
 use crate::config::{H2_CONNECTION_WINDOW, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_STREAM_WINDOW, ServerConfig};
 use crate::handler::{Connection, Handler, Response};
 use crate::metrics::ExpiredLabels;
@@ -35,6 +35,9 @@ use crate::tls::ACME_TLS;
 /// A connection that has been silent for so long gives its buffers back. Shorter, and clients that pause would be served
 /// with fresh ones each time; longer, and ten thousand that only keep a connection would hold a hundred megabytes.
 const REST_AFTER: Duration = Duration::from_secs(5);
+
+/// How long a client is listened to that was answered before it had sent its whole body: for its answer to reach it.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// How long a draining server waits for the first request of a connection that it has accepted: some round trips.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
@@ -60,6 +63,12 @@ pub(super) struct Watched {
     place: Cell<usize>,
     /// Those of h2, which may stand still one by one.
     answers: OnceCell<Rc<Answers>>,
+    /// A request's body was dropped before its end.
+    unread: Cell<bool>,
+    /// The last sweep saw a request in progress that this one may see too.
+    was_in_request: Cell<bool>,
+    /// Whether an HTTP/1 client has hung up behind bytes that nobody reads, as those of a body that waits for an instance.
+    hung_up: RefCell<Option<Box<dyn Fn() -> bool>>>,
 }
 
 /// What the client was too slow at.
@@ -68,6 +77,8 @@ enum Expired {
     Head,
     Idle,
     Write,
+    /// It was not slow, it is gone.
+    HungUp,
 }
 
 impl Watched {
@@ -86,13 +97,18 @@ impl Watched {
             ever_served: Cell::new(false),
             place: Cell::new(0),
             answers: OnceCell::new(),
+            unread: Cell::new(false),
+            was_in_request: Cell::new(false),
+            hung_up: RefCell::new(None),
         })
     }
 
     /// Marks it if it has overstayed; returns how many of its answers were called off.
     pub(super) fn judge(&self, now: Instant, config: &ServerConfig) -> usize {
         let in_request = self.requests.get() > 0;
-        if self.served.replace(false) || in_request {
+        let served = self.served.replace(false);
+        let stays_in_request = self.was_in_request.replace(in_request) && in_request && !served;
+        if served || in_request {
             self.idle_since.set(now);
             self.reading_since.set(None);
         }
@@ -111,6 +127,8 @@ impl Watched {
             Some(Expired::Head)
         } else if now.saturating_duration_since(self.idle_since.get()) >= self.may_be_silent(config) {
             Some(Expired::Idle)
+        } else if stays_in_request && self.hung_up.borrow().as_ref().is_some_and(|hung_up| hung_up()) {
+            Some(Expired::HungUp)
         } else {
             None
         };
@@ -157,6 +175,8 @@ impl Watched {
 
     fn request_begins(&self) {
         self.notes.head_complete();
+        // The one before was read to its end after all, or this one would not have been found.
+        self.unread.set(false);
         self.requests.set(self.requests.get() + 1);
     }
 }
@@ -171,6 +191,15 @@ impl Drop for InRequest {
         self.0.notes.head_complete();
         self.0.served.set(true);
         self.0.ever_served.set(true);
+    }
+}
+
+/// Notes that a request's body was not read to its end.
+struct Unread(Rc<Watched>);
+
+impl OnEnd for Unread {
+    fn on_end(&mut self, outcome: Outcome, _bytes: u64) {
+        self.0.unread.set(self.0.unread.get() || outcome == Outcome::Dropped);
     }
 }
 
@@ -271,7 +300,7 @@ pub(crate) async fn speak<T, H>(
     handler: Rc<H>,
     place: Option<Place>,
 ) where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + HangsUp + Unpin + Send + 'static,
     H: Handler,
 {
     let watched = Watched::new();
@@ -295,7 +324,12 @@ pub(crate) async fn speak<T, H>(
             let in_request = InRequest(watched.clone());
             let answer = watched.answers.get().map(|answers| answers.begin());
             let (handler, connection) = (handler.clone(), connection.clone());
-            let request = request.map(Body::client);
+            let has_body = !hyper::body::Body::is_end_stream(request.body());
+            let version = request.version();
+            let request = request.map(|incoming| match Body::client(incoming, version) {
+                body if has_body && !watched.h2.get() => body.on_end(Unread(watched.clone())),
+                body => body,
+            });
             let observation = access.as_ref().map(|log| Observation::begin(log, &request, &connection));
             async move {
                 let mut response: Response = handler.handle(request, &connection).await;
@@ -319,20 +353,30 @@ pub(crate) async fn speak<T, H>(
             .keep_alive_timeout(H2_PING_TIMEOUT)
             .serve_connection(TokioIo::new(io), service_fn(serve));
         // Boxed, so that a connection that speaks HTTP/1 does not make room for it.
-        Box::pin(drive(serving, &watched, shared, || ())).await
+        Box::pin(drive::<T>(serving, &watched, shared, None)).await
     } else {
         loop {
             let (lent, lender) = Lent::new(io);
+            watched.hung_up.replace(Some(Box::new(lender.hung_up())));
             let serving = hyper::server::conn::http1::Builder::new()
                 .max_buf_size(config.max_head_bytes)
                 // Its timer would be set and cleared for each request; the sweep does the same for nothing.
                 .header_read_timeout(None)
+                // Otherwise it reads ahead, with room of its own, only to learn whether the client is still there.
+                .half_close(T::TELLS)
                 .serve_connection(TokioIo::new(lent), service_fn(serve.clone()))
                 .with_upgrades();
             // Boxed, so that what hyper holds is gone while the connection rests.
-            let result = Box::pin(drive(serving, &watched, shared, || lender.recall())).await;
+            let result = Box::pin(drive(serving, &watched, shared, Some(&lender))).await;
+            watched.hung_up.take();
             match lender.take_back() {
-                Some(back) if result.is_ok() && watched.rests.get() => io = back,
+                Some(Returned::Open(back)) if result.is_ok() => io = back,
+                Some(Returned::Closed(back))
+                    if watched.unread.get() && result.is_ok() && watched.expired.get().is_none() =>
+                {
+                    back.linger(LINGER).await;
+                    return;
+                }
                 _ => break result,
             }
             match until_expired(&watched, shared, io.next_bytes()).await {
@@ -380,7 +424,12 @@ where
 /// At a drain the connection is polled before it is told: what has come already is a request that the client will not
 /// send again, and hyper closes a connection that looks idle without a look at its socket. One whose head has come in
 /// part is told when the head is whole.
-async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared, recall: impl Fn()) -> hyper::Result<()> {
+async fn drive<T: HangsUp>(
+    serving: impl Serving,
+    watched: &Rc<Watched>,
+    shared: &Shared,
+    lender: Option<&Lender<T>>,
+) -> hyper::Result<()> {
     let mut serving = std::pin::pin!(serving);
     let mut told = false;
     let mut grace: Option<Pin<Box<tokio::time::Sleep>>> = None;
@@ -390,11 +439,16 @@ async fn drive(serving: impl Serving, watched: &Rc<Watched>, shared: &Shared, re
             // No request is in progress and no byte of one has been read, so this ends it on the spot; whatever the
             // client sends from now on stays in the socket for whoever reads next.
             told = true;
-            recall();
+            lender.inspect(|lender| lender.recall());
             serving.as_mut().shut_down();
         }
         if let Poll::Ready(result) = serving.as_mut().poll(cx) {
             return Poll::Ready(result);
+        }
+        if watched.requests.get() > 0 && lender.is_some_and(|lender| lender.poll_end(cx)) {
+            // Nobody is left to be answered.
+            watched.expired.set(Some(Expired::HungUp));
+            return Poll::Ready(Ok(()));
         }
         if shared.draining.get()
             && !told
@@ -478,6 +532,7 @@ impl Shared {
             Expired::Head => "head",
             Expired::Idle => "idle",
             Expired::Write => "write",
+            Expired::HungUp => "nobody",
         };
         self.server.metrics.connections_expired.get_or_create(&ExpiredLabels { waiting_for }).inc();
     }

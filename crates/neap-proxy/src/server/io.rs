@@ -7,8 +7,12 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use futures::FutureExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::connection::Place;
 
@@ -17,6 +21,8 @@ pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes taken at once from a client that comes back after a silence: most heads, whole.
 const AHEAD: usize = 2048;
+/// Bytes read at once from a client that was answered before it had sent all.
+const LINGER_BYTES: usize = 16 * 1024;
 
 /// What a connection is at. Flags only: the sweep, which comes by once a second, adds the times.
 ///
@@ -47,6 +53,48 @@ impl Notes {
     }
 }
 
+/// What may know that its other end sends no more, although nobody has read that far.
+pub(crate) trait HangsUp {
+    /// Whether [`HangsUp::poll_end`] tells. Otherwise whoever wants to know must read.
+    const TELLS: bool = false;
+
+    fn has_hung_up(&self) -> bool;
+
+    /// Whether its other end has ended, with nothing before that is left to be read. If not, the task is woken when it does.
+    fn poll_end(&self, _cx: &mut Context<'_>) -> bool {
+        false
+    }
+}
+
+impl HangsUp for TcpStream {
+    const TELLS: bool = true;
+
+    fn poll_end(&self, cx: &mut Context<'_>) -> bool {
+        let mut room = [MaybeUninit::uninit()];
+        let mut buf = ReadBuf::uninit(&mut room);
+        // The kernel is asked only when something has come.
+        matches!(self.poll_peek(cx, &mut buf), Poll::Ready(Ok(0) | Err(_)))
+    }
+
+    fn has_hung_up(&self) -> bool {
+        // The stream's readiness has the kernel's word for it; nothing is waited for.
+        matches!(self.ready(Interest::READABLE).now_or_never(), Some(Ok(ready)) if ready.is_read_closed())
+    }
+}
+
+impl HangsUp for TlsStream<TcpStream> {
+    fn has_hung_up(&self) -> bool {
+        self.get_ref().0.has_hung_up()
+    }
+}
+
+#[cfg(test)]
+impl HangsUp for tokio::io::DuplexStream {
+    fn has_hung_up(&self) -> bool {
+        false
+    }
+}
+
 /// A stream that is lent to hyper and can be had back.
 #[derive(Debug)]
 pub(super) struct Lent<T>(Arc<Mutex<Loan<T>>>);
@@ -56,6 +104,14 @@ struct Loan<T> {
     stream: Stream<T>,
     /// The borrower is told to finish, but not to close.
     recalled: bool,
+}
+
+/// A stream that came back.
+pub(super) enum Returned<T> {
+    /// It was recalled: the client knows of nothing.
+    Open(Stream<T>),
+    /// The borrower has told the client that nothing more comes.
+    Closed(Stream<T>),
 }
 
 /// What gets it back.
@@ -74,16 +130,34 @@ impl<T> Lent<T> {
     }
 }
 
+impl<T: HangsUp + 'static> Lender<T> {
+    /// Whether the client has hung up, for as long as the stream is lent.
+    pub(super) fn hung_up(&self) -> impl Fn() -> bool + 'static {
+        let loan = Arc::downgrade(&self.0);
+        move || {
+            let Some(loan) = loan.upgrade() else { return false };
+            loan.lock().unwrap_or_else(PoisonError::into_inner).stream.inner.has_hung_up()
+        }
+    }
+}
+
+impl<T: HangsUp> Lender<T> {
+    /// See [`HangsUp::poll_end`].
+    pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> bool {
+        T::TELLS && self.0.lock().unwrap_or_else(PoisonError::into_inner).stream.inner.poll_end(cx)
+    }
+}
+
 impl<T> Lender<T> {
     /// From now on closing does nothing.
     pub(super) fn recall(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).recalled = true;
     }
 
-    /// `None` while it is still lent.
-    pub(super) fn take_back(self) -> Option<Stream<T>> {
+    /// `None` while it is still lent, as to whoever it was handed to by an upgrade.
+    pub(super) fn take_back(self) -> Option<Returned<T>> {
         let loan = Arc::into_inner(self.0)?.into_inner().unwrap_or_else(PoisonError::into_inner);
-        loan.recalled.then_some(loan.stream)
+        Some(if loan.recalled { Returned::Open(loan.stream) } else { Returned::Closed(loan.stream) })
     }
 }
 
@@ -147,10 +221,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
         .await
     }
 
+    /// Reads and forgets what the client still sends, until it ends, or for so long. Closed with that unread, the kernel would
+    /// call the connection broken, and a client that writes before it reads would never see its answer.
+    pub(super) async fn linger(mut self, most: Duration) {
+        let forget = async {
+            let mut room = vec![0; LINGER_BYTES];
+            drop(self.inner.shutdown().await);
+            while self.inner.read(&mut room).await.is_ok_and(|n| n > 0) {}
+        };
+        // Who goes on for longer than that does not look for an answer.
+        drop(tokio::time::timeout(most, forget).await);
+    }
+
     /// Reads until it is certain whether the client speaks h2. No method of HTTP/1 begins with `PRI `, so this
     /// rarely needs more than the first packet.
     pub(super) async fn speaks_h2(&mut self) -> io::Result<bool> {
-        use tokio::io::AsyncReadExt;
         let mut read = [0; PREFACE.len()];
         let mut length = 0;
         while length < PREFACE.len() && read[..length] == PREFACE[..length] {
@@ -227,8 +312,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Stream<T> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
 
     async fn check(pieces: &[&[u8]], h2: bool) {

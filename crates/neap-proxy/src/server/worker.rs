@@ -25,6 +25,8 @@ use crate::time::now;
 
 /// Connections that may be on their way to one worker.
 const HAND_OVER: usize = 256;
+/// Connections that may wait to be accepted, where `net.core.somaxconn` allows it.
+const BACKLOG: i32 = 4096;
 
 /// What a handler may know of the worker it belongs to.
 #[derive(Clone)]
@@ -124,6 +126,7 @@ where
     H: Handler,
     F: Fn(&Worker) -> H + Send + Sync + 'static,
 {
+    widen(&listeners)?;
     let acceptors = acceptors(&listeners);
     let (seats, queues): (Vec<_>, Vec<_>) = (0..workers)
         .map(|_| {
@@ -163,6 +166,7 @@ pub(super) fn run_here<H: Handler>(
     beside: impl Future<Output = ()> + 'static,
     make_handler: &dyn Fn(&Worker) -> H,
 ) -> io::Result<()> {
+    widen(&listeners)?;
     let shared = Shared::new(server, acceptors(&listeners));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (queue, receiver) = mpsc::channel(HAND_OVER);
@@ -181,6 +185,12 @@ pub(super) fn run_here<H: Handler>(
         }
     });
     Ok(())
+}
+
+/// Lets as many connections wait to be accepted as the kernel allows. Whoever comes beyond that is not refused but tries again
+/// after a second, then after two; the 128 of the standard library are less than one burst of clients.
+fn widen(listeners: &[Listener]) -> io::Result<()> {
+    listeners.iter().try_for_each(|listener| socket2::SockRef::from(&listener.socket).listen(BACKLOG))
 }
 
 fn acceptors(listeners: &[Listener]) -> Arc<[Option<tokio_rustls::TlsAcceptor>]> {
@@ -269,5 +279,26 @@ impl Shared {
         for watched in self.watched.borrow().iter() {
             watched.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_of_connections_waits_in_the_socket() {
+        let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux has it");
+        if most.trim().parse::<usize>().expect("a number") < 500 {
+            println!("skipped: this machine lets only {} connections wait", most.trim());
+            return;
+        }
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let addr = socket.local_addr().expect("bound");
+        let listener = Listener { socket, tls: None };
+        widen(std::slice::from_ref(&listener)).expect("listens");
+        let connect = |_| std::net::TcpStream::connect_timeout(&addr, std::time::Duration::from_millis(900));
+        let connected: Vec<_> = (0..400).map(connect).collect::<io::Result<_>>().expect("nobody has to try again");
+        assert_eq!(connected.len(), 400);
     }
 }

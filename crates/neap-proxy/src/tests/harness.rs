@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 use tokio_util::task::TaskTracker;
 
@@ -36,10 +36,13 @@ pub(super) struct Engine {
 
 pub(super) struct Proxy {
     upstream: Upstream,
-    target: Target,
+    /// `None`: it has no instance, and requests wait for one.
+    target: Option<Target>,
     limits: Limits,
     /// Holds given back so far, with how they ended.
     pub(super) ended: Rc<RefCell<Vec<Outcome>>>,
+    /// Places taken now.
+    held: Rc<()>,
 }
 
 impl Engine {
@@ -48,10 +51,19 @@ impl Engine {
     }
 
     pub(super) fn with(config: ServerConfig, target: Target, limits: Limits) -> Self {
+        Self::before(config, Some(target), limits)
+    }
+
+    /// Its requests wait for ever.
+    pub(super) fn without_instance() -> Self {
+        Self::before(ServerConfig::default(), None, Limits::default())
+    }
+
+    fn before(config: ServerConfig, target: Option<Target>, limits: Limits) -> Self {
         let metrics = Metrics::default();
         let shared = Shared::new(Server::new(config, metrics.clone()), Arc::new([]));
         let upstream = Upstream::new(UpstreamConfig::default(), metrics.clone(), TaskTracker::new());
-        let handler = Rc::new(Proxy { upstream, target, limits, ended: Rc::default() });
+        let handler = Rc::new(Proxy { upstream, target, limits, ended: Rc::default(), held: Rc::default() });
         Self { shared, metrics, handler }
     }
 
@@ -84,6 +96,24 @@ impl Engine {
         self.handler.ended.borrow().clone()
     }
 
+    /// Places at the origin, or in the queue before it, that are taken.
+    pub(super) fn held(&self) -> usize {
+        Rc::strong_count(&self.handler.held) - 1
+    }
+
+    /// A client's connection through the kernel.
+    pub(super) async fn connect_by_tcp(&self) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let local = listener.local_addr().expect("has an address");
+        let (client, accepted) = tokio::join!(TcpStream::connect(local), listener.accept());
+        let (server, peer) = accepted.expect("accepts");
+        let (shared, handler) = (self.shared.clone(), self.handler.clone());
+        spawn_local(async move {
+            speak(server, Connection::plain(peer, local, 0), None, &shared, handler, None).await;
+        });
+        client.expect("connects")
+    }
+
     /// Sends bytes on a connection of their own and returns all that comes back until it closes.
     pub(super) async fn raw(&self, request: &str) -> String {
         let mut client = self.connect();
@@ -103,7 +133,7 @@ impl Handler for Proxy {
         }
         let origin = headers::Origin { peer: &connection.peer_value, tls: connection.tls, trusted: false };
         headers::set_forwarded(request.headers_mut(), origin);
-        let mut picker = One(self.target, self.ended.clone());
+        let mut picker = One(self.target, self.ended.clone(), &self.held);
         match forward(&self.upstream, &mut picker, &mut Some(request), &self.limits, arrived).await {
             Ok(response) => response,
             Err(error) => error.respond(false),
@@ -111,9 +141,9 @@ impl Handler for Proxy {
     }
 }
 
-struct One(Target, Rc<RefCell<Vec<Outcome>>>);
+struct One<'a>(Option<Target>, Rc<RefCell<Vec<Outcome>>>, &'a Rc<()>);
 
-pub(super) struct Hold(Rc<RefCell<Vec<Outcome>>>);
+pub(super) struct Hold(Rc<RefCell<Vec<Outcome>>>, #[expect(dead_code, reason = "counted until it is dropped")] Rc<()>);
 
 impl OnEnd for Hold {
     fn on_end(&mut self, outcome: Outcome, _bytes: u64) {
@@ -121,11 +151,15 @@ impl OnEnd for Hold {
     }
 }
 
-impl Picker for One {
+impl Picker for One<'_> {
     type Hold = Hold;
 
     async fn pick(&mut self, _deadline: Option<Deadline>) -> Result<Picked<Hold>, ProxyError> {
-        Ok(Picked { target: self.0, hold: Hold(self.1.clone()) })
+        let hold = Hold(self.1.clone(), self.2.clone());
+        match self.0 {
+            Some(target) => Ok(Picked { target, hold }),
+            None => std::future::pending().await,
+        }
     }
 
     fn refused(&mut self, _picked: Picked<Hold>, error: ProxyError) -> Result<(), ProxyError> {
@@ -181,7 +215,7 @@ where
 /// An origin that does with each connection what it likes.
 pub(super) async fn raw_origin<F, R>(protocol: Protocol, serve: F) -> Target
 where
-    F: Fn(tokio::net::TcpStream) -> R + 'static,
+    F: Fn(TcpStream) -> R + 'static,
     R: Future<Output = ()> + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");

@@ -55,31 +55,58 @@ const WORDS: &[&[u8]] = &[
     b"99999999999999999999",
 ];
 
-fn seeds() -> Vec<Vec<u8>> {
-    let texts =
-        include_str!("corpus.txt").split("\n---\n").map(|text| text.trim_end_matches('\n').replace('\n', "\r\n"));
-    texts.map(|text| text.replace("\\r\r\n", "\n").into_bytes()).filter(|text| !text.is_empty()).collect()
+/// Inputs to be tried, as many or for as long as was asked: those of a corpus first, then bent ones.
+pub(super) struct Trials {
+    pub(super) random: Rng,
+    seeds: Vec<Vec<u8>>,
+    first: Vec<Vec<u8>>,
+    until: Option<Instant>,
+    pub(super) tried: usize,
 }
 
-fn bent(random: &mut Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = random.choice(seeds).expect("a seed").clone();
-    for _ in 0..random.usize(0..5) {
-        let at = random.usize(..=bytes.len());
-        let to = random.usize(at..=bytes.len().min(at + 8));
-        let piece = match random.u8(0..5) {
-            0 => Vec::new(),
-            1 => random.choice(WORDS).expect("a word").to_vec(),
-            2 => {
-                let other = random.choice(seeds).expect("a seed");
-                let from = random.usize(..other.len());
-                other[from..random.usize(from..=other.len())].to_vec()
-            }
-            3 => bytes[at..to].repeat(random.usize(..20)),
-            _ => vec![random.u8(..)],
-        };
-        bytes.splice(at..to, piece);
+impl Trials {
+    pub(super) fn of(corpus: &str) -> Self {
+        let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+        let seconds = number("HOSTILE_SECONDS");
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+        let seed = number("HOSTILE_SEED").unwrap_or_else(|| if seconds.is_some() { now() } else { SEED });
+        println!("seed {seed}");
+        let texts = corpus.trim_end_matches('\n').split("\n---\n").map(|text| text.replace('\n', "\r\n"));
+        let seeds: Vec<_> =
+            texts.map(|text| text.replace("\\r\r\n", "\n").into_bytes()).filter(|text| !text.is_empty()).collect();
+        let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        Self { random: Rng::with_seed(seed), first: seeds.clone(), seeds, until, tried: 0 }
     }
-    bytes
+
+    pub(super) fn next(&mut self) -> Option<Vec<u8>> {
+        let goes_on = self.until.map_or(self.tried < SHORT, |until| Instant::now() < until);
+        goes_on.then(|| {
+            self.tried += 1;
+            self.first.pop().unwrap_or_else(|| self.bent())
+        })
+    }
+
+    fn bent(&mut self) -> Vec<u8> {
+        let (random, seeds) = (&mut self.random, &self.seeds);
+        let mut bytes = random.choice(seeds).expect("a seed").clone();
+        for _ in 0..random.usize(0..5) {
+            let at = random.usize(..=bytes.len());
+            let to = random.usize(at..=bytes.len().min(at + 8));
+            let piece = match random.u8(0..5) {
+                0 => Vec::new(),
+                1 => random.choice(WORDS).expect("a word").to_vec(),
+                2 => {
+                    let other = random.choice(seeds).expect("a seed");
+                    let from = random.usize(..other.len());
+                    other[from..random.usize(from..=other.len())].to_vec()
+                }
+                3 => bytes[at..to].repeat(random.usize(..20)),
+                _ => vec![random.u8(..)],
+            };
+            bytes.splice(at..to, piece);
+        }
+        bytes
+    }
 }
 
 /// The whole engine: whatever comes is answered or dropped, and the origin sees only what can be a request.
@@ -159,28 +186,20 @@ fn frames(random: &mut Rng, bytes: &[u8]) {
 
 #[tokio::test]
 async fn whatever_comes_nothing_panics_and_no_request_is_made_of_nothing() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seconds = number("HOSTILE_SECONDS");
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-    let seed = number("HOSTILE_SEED").unwrap_or_else(|| if seconds.is_some() { now() } else { SEED });
-    let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    println!("seed {seed}");
-    let (seeds, mut random) = (seeds(), Rng::with_seed(seed));
-    let (mut tried, mut answered) = (0, 0);
-    let mut on_trial: Vec<Vec<u8>> = seeds.clone();
-    while until.map_or(tried < SHORT, |until| Instant::now() < until) {
-        let bytes = on_trial.pop().unwrap_or_else(|| bent(&mut random, &seeds));
+    let mut trials = Trials::of(include_str!("corpus.txt"));
+    let mut answered = 0;
+    while let Some(bytes) = trials.next() {
         for _ in 0..20 {
-            let more = bent(&mut random, &seeds);
-            header_rules(&mut random, &more);
-            frames(&mut random, &more);
+            let more = trials.bent();
+            header_rules(&mut trials.random, &more);
+            frames(&mut trials.random, &more);
         }
-        header_rules(&mut random, &bytes);
-        frames(&mut random, &bytes);
+        header_rules(&mut trials.random, &bytes);
+        frames(&mut trials.random, &bytes);
         // Each on tasks of its own, which end with it.
-        answered += usize::from(local(engine(&mut random, &bytes)).await);
-        tried += 1;
+        answered += usize::from(local(engine(&mut trials.random, &bytes)).await);
     }
+    let tried = trials.tried;
     println!("{tried} connections, {answered} answered");
     assert!(answered * 4 > tried, "bent so far that nothing is left to judge: {answered} of {tried}");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::spawn_local;
 
 use super::harness::*;
@@ -99,24 +99,76 @@ async fn an_h2_client_is_told_to_go_away_and_gets_its_answers() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_goes_away_calls_its_request_off() {
-    local(async {
+    /// `begun`: while the answer is on its way.
+    async fn check<C: AsyncRead + AsyncWrite + Unpin>(connect: impl AsyncFnOnce(&Engine) -> C, begun: bool) {
         let (gone, mut told) = tokio::sync::mpsc::channel::<()>(1);
         let target = raw_origin(crate::Protocol::Http1, move |mut stream| {
             let gone = gone.clone();
             async move {
                 let mut head = [0; 1024];
+                assert!(stream.read(&mut head).await.expect("reads") > 0);
+                if begun {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nso far").await.expect("writes");
+                }
                 while stream.read(&mut head).await.is_ok_and(|n| n > 0) {}
                 gone.send(()).await.expect("the test waits");
             }
         })
         .await;
         let engine = Engine::new(target, Limits::default());
-        let mut client = engine.connect();
+        let mut client = connect(&engine).await;
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("writes");
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        if begun {
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"so far") {
+                assert!(client.read_buf(&mut answer).await.expect("reads") > 0);
+            }
+        } else {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(engine.held(), 1);
         drop(client);
+        // No sweep comes by here: it is noticed at once, and not when somebody looks.
         told.recv().await.expect("the origin's connection is closed");
-        assert_eq!(engine.ended(), [], "it never began");
+        let ended: &[_] = if begun { &[Outcome::Dropped] } else { &[] };
+        assert_eq!((engine.ended().as_slice(), engine.held()), (ended, 0), "begun: {begun}");
+    }
+    local(async {
+        for begun in [false, true] {
+            check(async |engine| engine.connect(), begun).await;
+            check(async |engine| engine.connect_by_tcp().await, begun).await;
+        }
+    })
+    .await;
+}
+
+/// Nobody reads its body while it waits, so nobody meets its end.
+#[tokio::test]
+async fn a_client_that_goes_away_behind_its_body_does_so_too() {
+    local(async {
+        let engine = Engine::without_instance();
+        let (mut gone, mut stays) = (engine.connect_by_tcp().await, engine.connect_by_tcp().await);
+        let sweep = || engine.shared.judge(crate::time::now());
+        for client in [&mut gone, &mut stays] {
+            client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n").await.expect("writes");
+            // More than hyper reads ahead, less than a socket holds.
+            client.write_all(&[b'x'; 100_000]).await.expect("writes");
+        }
+        while engine.held() < 2 {
+            tokio::task::yield_now().await;
+        }
+        sweep();
+        assert_eq!((engine.held(), engine.shared.open()), (2, 2));
+        drop(gone);
+        let noticed = async {
+            while engine.held() > 1 {
+                sweep();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), noticed).await.expect("the place is given back");
+        assert_eq!((engine.held(), engine.shared.open()), (1, 1), "who stays is served");
+        drop(stays);
     })
     .await;
 }

@@ -1,9 +1,12 @@
 //! The same for h2, frame by frame: heads that would become something else in HTTP/1.1, and floods.
 
+use std::cell::Cell;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::harness::*;
 use super::malformed::observed;
+use crate::Limits;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -143,7 +146,7 @@ async fn an_answer_that_the_client_gives_no_room_is_called_off() {
         // Less than it takes until pings are missed, which this client does not answer.
         let limit = std::time::Duration::from_secs(20);
         let config = crate::ServerConfig { write_stall_timeout: limit, ..Default::default() };
-        let engine = Engine::with(config, target, crate::Limits::default());
+        let engine = Engine::with(config, target, Limits::default());
         let no_room = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
         let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &fields(&PLAIN));
         let frames = [no_room, request].concat();
@@ -240,6 +243,40 @@ async fn a_length_that_is_not_the_bodys() {
                 "{name}: {:?}",
                 seen.borrow()
             );
+        }
+    })
+    .await;
+}
+
+/// RFC 9113, section 8.1: also a stream that is reset without an error has not ended.
+#[tokio::test]
+async fn half_an_upload_is_none() {
+    local(async {
+        for code in [0_u32, 8] {
+            let (told, heard) = tokio::sync::oneshot::channel();
+            let told = Cell::new(Some(told));
+            let target = raw_origin(crate::Protocol::Http1, move |mut stream| {
+                let told = told.take();
+                async move {
+                    let mut all = Vec::new();
+                    drop(stream.read_to_end(&mut all).await);
+                    drop(told.map(|told| told.send(all)));
+                }
+            })
+            .await;
+            let engine = Engine::new(target, Limits::default());
+            let head = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
+            let begins = [frame(HEADERS, END_HEADERS, 1, &fields(&head)), frame(DATA, 0, 1, b"abc")].concat();
+            let mut client = engine.connect();
+            let start = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &begins].concat();
+            client.write_all(&start).await.expect("writes");
+            while engine.held() == 0 {
+                tokio::task::yield_now().await;
+            }
+            client.write_all(&frame(RST_STREAM, 0, 1, &code.to_be_bytes())).await.expect("writes");
+            let heard = heard.await.expect("the connection ends");
+            let heard = String::from_utf8_lossy(&heard);
+            assert!(heard.starts_with("POST ") && !heard.ends_with("0\r\n\r\n"), "{code}: {heard}");
         }
     })
     .await;

@@ -3,6 +3,7 @@
 
 #![expect(clippy::large_futures, reason = "a test runs once")]
 
+mod answers;
 mod harness;
 mod hostile;
 mod http1;

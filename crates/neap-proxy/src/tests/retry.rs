@@ -1,12 +1,14 @@
 //! What is sent twice, and what never is.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::harness::*;
-use crate::{Limits, Protocol};
+use crate::{Limits, Protocol, ProxyError};
 
 /// An origin whose connections answer so many requests each, and then do as `end` says when the next one comes.
 async fn fickle(end: End) -> (crate::Target, Rc<Cell<usize>>) {
@@ -143,11 +145,11 @@ async fn what_changes_nothing_is_sent_once_more_over_h2_too() {
 #[tokio::test]
 async fn failures_to_connect_and_to_speak() {
     local(async {
-        let refused = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
-            let addr = listener.local_addr().expect("has an address");
-            crate::Target { addr, protocol: Protocol::Http1 }
-        };
+        // Bound and not listened on, so that nobody else gets the port meanwhile.
+        let closed = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        closed.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("binds");
+        let addr = closed.local_addr().expect("has an address").as_socket().expect("is one of the internet");
+        let refused = crate::Target { addr, protocol: Protocol::Http1 };
         let garbage = raw_origin(Protocol::Http1, |mut stream| async move {
             assert!(stream.read(&mut [0; 1024]).await.expect("reads") > 0);
             stream.write_all(b"220 mail.example ESMTP\r\n\r\n").await.expect("writes");
@@ -235,4 +237,103 @@ async fn an_http_1_0_application_is_not_noticed_by_clients() {
         assert_eq!(connections.get(), 3);
     })
     .await;
+}
+
+/// An origin that reads no body: it answers and closes.
+async fn refusing() -> crate::Target {
+    raw_origin(Protocol::Http1, |mut stream| async move {
+        assert!(stream.read(&mut [0; 64]).await.expect("reads") > 0);
+        let answer = b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 8\r\nconnection: close\r\n\r\ntoo much";
+        stream.write_all(answer).await.expect("writes");
+    })
+    .await
+}
+
+/// It closes with the body unread, so what we send next fails while its answer waits to be read.
+#[tokio::test]
+async fn an_answer_that_comes_before_the_body_is_sent_is_heard() {
+    local(async {
+        let engine = Engine::new(refusing().await, Limits::default());
+        for length in [20_000, 200_000, 3_000_000].repeat(20) {
+            let client = engine.connect_by_tcp().await;
+            let head = format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+            let (mut reader, mut writer) = client.into_split();
+            let write = async {
+                writer.write_all(head.as_bytes()).await.expect("writes");
+                // We close when the answer is there, as any server would.
+                drop(writer.write_all(&vec![b'x'; length]).await);
+            };
+            let read = async {
+                let mut answer = Vec::new();
+                reader.read_to_end(&mut answer).await.expect("reads");
+                String::from_utf8(answer).expect("text")
+            };
+            let ((), answer) = tokio::join!(write, read);
+            assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with("too much"), "{length}: {answer}");
+        }
+    })
+    .await;
+}
+
+/// Many clients write all they have before they read, and take a connection that breaks meanwhile for the answer.
+#[tokio::test]
+async fn who_sends_all_before_reading_gets_the_early_answer_too() {
+    local(async {
+        let engine = Engine::new(refusing().await, Limits::default());
+        for length in [20_000, 8_000_000].repeat(5) {
+            let mut client = engine.connect_by_tcp().await;
+            let head = format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+            client.write_all(head.as_bytes()).await.expect("writes");
+            for piece in vec![b'x'; length].chunks(100_000) {
+                client.write_all(piece).await.expect("writes");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("reads");
+            assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with("too much"), "{length}: {answer}");
+        }
+    })
+    .await;
+}
+
+/// Only who closed without a word is asked once more: a limit that has passed while we connected would pass again at once, and
+/// a machine that is out of ports would be asked for another without a pause.
+#[tokio::test]
+async fn what_was_never_sent_is_not_taken_for_unheard() {
+    struct Strict(crate::Target);
+    struct Nothing;
+    impl crate::OnEnd for Nothing {
+        fn on_end(&mut self, _: crate::Outcome, _: u64) {}
+    }
+    impl crate::Picker for Strict {
+        type Hold = Nothing;
+        async fn pick(&mut self, _: Option<crate::upstream::Deadline>) -> Result<crate::Picked<Nothing>, ProxyError> {
+            Ok(crate::Picked { target: self.0, hold: Nothing })
+        }
+        fn unheard(&mut self, _: crate::Picked<Nothing>) -> Option<crate::Picked<Nothing>> {
+            panic!("it was never sent")
+        }
+        fn refused(&mut self, _: crate::Picked<Nothing>, error: ProxyError) -> Result<(), ProxyError> {
+            Err(error)
+        }
+    }
+    // Whoever connects to a full queue waits: the kernel drops what asks for a connection.
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("binds");
+    full.listen(0).expect("listens");
+    let addr = full.local_addr().expect("has an address").as_socket().expect("is one of the internet");
+    let wait = Duration::from_millis(100);
+    let queue: Vec<_> =
+        std::iter::from_fn(|| std::net::TcpStream::connect_timeout(&addr, wait).ok()).take(50).collect();
+    assert!(queue.len() < 50, "the queue never fills");
+    let tasks = tokio_util::task::TaskTracker::new();
+    let upstream = crate::Upstream::new(crate::UpstreamConfig::default(), crate::Metrics::default(), tasks);
+    let mut request =
+        Some(http::Request::builder().uri("/").header("host", "a").body(crate::Body::empty()).expect("one"));
+    let limits = Limits { total: Some(Duration::from_millis(20)), ..Limits::default() };
+    let target = crate::Target { addr, protocol: Protocol::Http1 };
+    let arrived = crate::time::now();
+    let forwarded = crate::forward(&upstream, &mut Strict(target), &mut request, &limits, arrived).await;
+    let error = forwarded.expect_err("nobody answers");
+    assert!(matches!(error, ProxyError::Timeout { .. }), "{error}");
 }

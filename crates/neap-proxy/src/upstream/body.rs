@@ -1,11 +1,7 @@
-//! The body of an upstream's answer.
-//!
-//! Over HTTP/1.1 whoever reads the body drives the connection (see `http1`) and gives it back to the pool at
-//! the end; dropping the body half-way closes the connection, which tells the upstream to stop.
+//! The body of an upstream's answer, and how long it may be silent.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,14 +10,12 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::http1::Http1;
+use super::http1::Answer;
 use super::http2::Stream;
-use super::pool::Pool;
-use crate::body::{Body, BodyError};
+use crate::body::{Body, BodyError, poll_stream};
 use crate::time::now;
 
 pub(crate) struct UpstreamBody {
-    incoming: Incoming,
     source: Source,
     idle: Option<Idle>,
     /// Told with the next poll, so that what came before it leaves first: the server drops what it has not yet
@@ -30,8 +24,8 @@ pub(crate) struct UpstreamBody {
 }
 
 enum Source {
-    Http1(Http1, Rc<Pool>),
-    Http2(#[expect(dead_code, reason = "counts the stream until it is dropped")] Stream),
+    Http1(Answer),
+    Http2(Incoming, #[expect(dead_code, reason = "counts the stream until it is dropped")] Stream),
     Done,
 }
 
@@ -43,70 +37,61 @@ struct Idle {
 }
 
 impl UpstreamBody {
-    pub(super) fn http1(incoming: Incoming, connection: Http1, pool: &Rc<Pool>, idle: Option<Duration>) -> Body {
-        if incoming.is_end_stream() {
-            // No one will read this body, so nothing but this moment is left to give the connection back.
-            let mut connection = connection;
-            if connection.poll_idle(&mut Context::from_waker(std::task::Waker::noop())) {
-                pool.put(connection);
-            }
-            return Body::empty();
+    pub(super) fn http1(mut answer: Answer, idle: Option<Duration>) -> Body {
+        match answer.take_whole() {
+            Some(whole) => Body::full(whole),
+            None if answer.is_end_stream() => Body::empty(),
+            None => Self::of(Source::Http1(answer), idle),
         }
-        Self::of(incoming, Source::Http1(connection, pool.clone()), idle)
     }
 
     pub(super) fn http2(incoming: Incoming, stream: Stream, idle: Option<Duration>) -> Body {
-        Self::of(incoming, Source::Http2(stream), idle)
+        if incoming.is_end_stream() { Body::empty() } else { Self::of(Source::Http2(incoming, stream), idle) }
     }
 
-    fn of(incoming: Incoming, source: Source, idle: Option<Duration>) -> Body {
+    fn of(source: Source, idle: Option<Duration>) -> Body {
         let idle = idle.map(|limit| Idle { limit, heard: now(), timer: None });
-        Body::upstream(Self { incoming, source, idle, broken: None })
+        Body::upstream(Self { source, idle, broken: None })
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        // Asking comes first: it tells the connection that there is room.
-        let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
-        if frame.is_pending()
-            && let Source::Http1(connection, _) = &mut self.source
-        {
-            connection.drive(cx);
-            frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        let frame = match &mut self.source {
+            Source::Http1(answer) => answer.poll_frame(cx),
+            Source::Http2(incoming, _) => poll_stream(incoming, cx),
+            Source::Done => Poll::Ready(None),
+        };
+        let Poll::Ready(frame) = frame else { return self.poll_silence(cx) };
+        if let Some(idle) = &mut self.idle {
+            idle.heard = now();
         }
         match frame {
-            Poll::Pending => self.poll_silence(cx),
-            Poll::Ready(frame) => {
-                if let Some(idle) = &mut self.idle {
-                    idle.heard = now();
+            Some(Err(error)) => self.fail(error, cx),
+            frame => {
+                if frame.is_none() || self.is_end_stream() {
+                    self.source = Source::Done;
                 }
-                match frame {
-                    Some(Err(error)) => self.fail(error.into(), cx),
-                    Some(Ok(frame)) if !self.incoming.is_end_stream() => Poll::Ready(Some(Ok(frame))),
-                    end => {
-                        self.give_back(cx);
-                        Poll::Ready(end.map(|frame| frame.map_err(BodyError::from)))
-                    }
-                }
+                Poll::Ready(frame)
             }
         }
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.broken.is_none() && self.incoming.is_end_stream()
+        self.broken.is_none()
+            && match &self.source {
+                Source::Http1(answer) => answer.is_end_stream(),
+                Source::Http2(incoming, _) => incoming.is_end_stream(),
+                Source::Done => true,
+            }
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-
-    fn give_back(&mut self, cx: &mut Context<'_>) {
-        if let Source::Http1(mut connection, pool) = std::mem::replace(&mut self.source, Source::Done)
-            && connection.poll_idle(cx)
-        {
-            pool.put(connection);
+        match &self.source {
+            Source::Http1(answer) => answer.size_hint(),
+            Source::Http2(incoming, _) => incoming.size_hint(),
+            Source::Done => SizeHint::with_exact(0),
         }
     }
 

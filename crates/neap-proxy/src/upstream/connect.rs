@@ -40,6 +40,17 @@ pub(super) async fn connect(target: Target, config: &UpstreamConfig) -> Result<W
     }
 }
 
+impl Wire {
+    /// Whether it is worth while to make room for what comes.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => stream.poll_read_ready(cx),
+            // It may hold what it has read already.
+            Self::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+}
+
 /// Whether a failure to connect says something about us and nothing about the other side: no local port, descriptor or
 /// memory is left.
 fn is_ours(error: &io::Error) -> bool {

@@ -69,7 +69,7 @@ impl Http2 {
             .keep_alive_timeout(H2_PING_TIMEOUT)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|source| ProxyError::Handshake { target: pool.target.addr, source })?;
+            .map_err(|source| ProxyError::Handshake { target: pool.target.addr, source: source.into() })?;
         let target = pool.target.addr;
         let driver = Rc::new(RefCell::new(driver));
         let driven = driver.clone();
@@ -143,7 +143,7 @@ pub(super) async fn send(
                     *request = Some(unsent);
                     // Whoever closes a connection unheard that was just made will close the next one too.
                     if fresh {
-                        return Err(ProxyError::Unsent { target, source: error.into_error() });
+                        return Err(ProxyError::Unsent { target, source: error.into_error().into() });
                     }
                     pool.metrics.upstream_retries.inc();
                 }
@@ -156,11 +156,11 @@ pub(super) async fn send(
                         pool.metrics.upstream_retries.inc_by(u64::from(request.is_some()));
                     }
                     return Err(if source.is_user() {
-                        ProxyError::ClientGone { source }
+                        ProxyError::ClientGone { source: source.into() }
                     } else if source.is_parse() {
-                        ProxyError::UpstreamProtocol { target, source }
+                        ProxyError::UpstreamProtocol { target, source: source.into() }
                     } else {
-                        ProxyError::UpstreamClosed { target, source }
+                        ProxyError::UpstreamClosed { target, source: source.into() }
                     });
                 }
             },

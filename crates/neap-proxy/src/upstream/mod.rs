@@ -9,6 +9,7 @@ mod body;
 mod connect;
 mod http1;
 mod http2;
+mod patient;
 mod pool;
 mod spare;
 
@@ -126,7 +127,8 @@ impl Upstream {
     /// Sends a request in canonical form (see [`crate::headers::canonical`]) and waits for the head of the answer.
     ///
     /// The request is taken out of its place when it is sent. If this fails and the request is there again, another
-    /// upstream may have it: none saw it, or one that closed without a word did and it may be repeated. (Passing the place, not the request, also spares the futures of this path a copy each.)
+    /// upstream may have it: none saw it, or one that closed without a word did and it may be repeated. (Passing the
+    /// place, not the request, also spares the futures of this path a copy each.)
     pub async fn send(
         &self,
         target: Target,
@@ -145,13 +147,14 @@ impl Upstream {
         idle: Option<Duration>,
     ) -> Result<Answered, ProxyError> {
         let pool = self.pool(target);
-        let answer = async {
+        // Pinned where it is made, so that the two ways of waiting share its room.
+        let answer = std::pin::pin!(async {
             match target.protocol {
                 Protocol::Http1 => http1::send(&pool, request, idle).await,
                 // Boxed, for it is large and would make every request pay for its room.
                 Protocol::H2c => Box::pin(http2::send(&pool, request, idle)).await,
             }
-        };
+        });
         match deadline {
             None => answer.await,
             Some(deadline) => match timeout_at(deadline.at, answer).await {

@@ -10,7 +10,7 @@ use std::task::{Context, Waker};
 use tokio_util::task::TaskTracker;
 
 use super::Target;
-use super::http1::Http1;
+use super::http1::Connection;
 use super::http2::{Failure, Http2};
 use crate::config::{SWEEP_INTERVAL, UpstreamConfig};
 use crate::metrics::Metrics;
@@ -29,7 +29,7 @@ pub(super) struct Pool {
 }
 
 struct Idle {
-    connection: Http1,
+    connection: Connection,
     /// Sweeps it may still live to see. Counting them costs nothing per request, where reading a clock would.
     sweeps: u64,
 }
@@ -49,7 +49,7 @@ impl Pool {
     }
 
     /// The connection used last that is still good; `cx` is the task that will use it.
-    pub(super) fn take(&self, cx: &mut Context<'_>) -> Option<Http1> {
+    pub(super) fn take(&self, cx: &mut Context<'_>) -> Option<Connection> {
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
             if idle.connection.poll_idle(cx) {
@@ -59,7 +59,7 @@ impl Pool {
     }
 
     /// Keeps a connection that is ready for another request.
-    pub(super) fn put(&self, connection: Http1) {
+    pub(super) fn put(&self, connection: Connection) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.config.max_idle {
             let most = self.config.idle_timeout;

@@ -9,7 +9,19 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 use crate::body::Body;
 use crate::handler::Request;
 
-/// What is needed to send a request again that has no body and may be repeated.
+/// Only what changes nothing: a DELETE that was done before its instance died would be answered with 404 by the next. Not what
+/// has been repeated before: a request that ends whoever gets it must not go through all instances.
+pub(super) fn is_repeatable(request: &Request) -> bool {
+    let marked = request.extensions().get::<Mark>().is_some();
+    !marked && request.method().is_safe() && request.body().is_empty()
+}
+
+/// Says that this request was sent before.
+pub(super) fn mark_again(request: &mut Request) {
+    request.extensions_mut().insert(Mark::Again);
+}
+
+/// What is needed to send a request again that an engine takes for itself, as that of h2 does.
 pub(super) struct Spare {
     method: Method,
     uri: Uri,
@@ -18,12 +30,9 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// Only what changes nothing: a DELETE that was done before its instance died would be answered with 404 by the next.
-    /// `None` also for one that has been repeated before: a request that ends whoever gets it must not go through all
-    /// instances.
+    /// `None` for one that must not be repeated.
     pub(super) fn of(request: &Request) -> Option<Self> {
-        let marked = request.extensions().get::<Mark>().is_some();
-        (!marked && request.method().is_safe() && request.body().is_empty()).then(|| Self {
+        is_repeatable(request).then(|| Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
             headers: request.headers().iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
@@ -37,7 +46,7 @@ impl Spare {
         for (name, value) in self.headers {
             request.headers_mut().append(name, value);
         }
-        request.extensions_mut().insert(Mark::Again);
+        mark_again(&mut request);
         request
     }
 }

@@ -75,6 +75,8 @@ fn v1_limits_states_and_counts() {
         ("memory/neap/g/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"),
         ("memory/neap/g/cgroup.procs", ""),
         ("freezer/neap/g/cgroup.procs", ""),
+        ("freezer/neap/g/freezer.state", ""),
+        ("freezer/neap/g/made-inside/freezer.state", "FROZEN"),
     ]);
     let mount = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     let lines: String =
@@ -147,4 +149,21 @@ fn shares_map_onto_weights() {
     check(1024, 39);
     check(262_144, 10_000);
     check(u64::MAX, 10_000);
+}
+
+/// On v1 a frozen process does not die, and a privileged container may freeze what it made below its own group.
+#[test]
+fn who_is_frozen_inside_dies_too() {
+    let dir = fake(&[
+        ("freezer/neap/g/freezer.state", "THAWED"),
+        ("freezer/neap/g/cgroup.procs", ""),
+        ("freezer/neap/g/inside/freezer.state", "FROZEN"),
+        ("freezer/neap/g/inside/cgroup.procs", ""),
+    ]);
+    let mount = dir.path().join("freezer");
+    let group =
+        Tree::detect(&line("/", &mount.to_string_lossy(), "cgroup", "freezer"), "neap").expect("found").group("g");
+    assert!(group.exists());
+    group.kill();
+    check_written(&dir, &[("freezer/neap/g/inside/freezer.state", "THAWED")]);
 }

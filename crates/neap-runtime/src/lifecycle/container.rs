@@ -171,7 +171,13 @@ impl Life<'_> {
             // Whoever joins the container later needs it.
             let readable = record::read_if_whole::<Launch>(&dir.join("launch.json")).is_some();
             match (run, exit, readable) {
-                (_, Some(exit), _) => return Some(Begun::Ended { dir, exit }),
+                (run, Some(exit), _) => {
+                    // Its keeper may have been killed before it had cleared up.
+                    if let Some(run) = run.filter(|run| run.boot == record::boot_id()) {
+                        self.world.machine.abandon(&run);
+                    }
+                    return Some(Begun::Ended { dir, exit });
+                }
                 (Some(run), None, true) if run.boot == record::boot_id() => {
                     let handle = Box::new(Handle { run, dir });
                     return Some(Begun::Running(handle));

@@ -169,14 +169,26 @@ async fn open_sandbox(world: &World, cell: &PodCell) -> bool {
     }
 }
 
-/// Ends what still runs in a network that is no more, so that nobody adopts it.
-fn end_stranded(world: &World, cell: &PodCell) {
+/// Where the newest run of each container is, as far as its end is not accounted for.
+fn open_runs(cell: &PodCell) -> Vec<PathBuf> {
     let newest = |(name, record): (&String, &ContainerRecord)| {
         let number = record.runs.checked_sub(1).filter(|_| record.runs != record.accounted)?;
         Some(cell.dir.join("c").join(name).join(number.to_string()))
     };
-    let dirs: Vec<PathBuf> = cell.read(|s| s.record.containers.iter().filter_map(newest).collect());
-    for dir in dirs {
+    cell.read(|s| s.record.containers.iter().filter_map(newest).collect())
+}
+
+/// The groups in which something of a pod may live that an earlier runtime began. All others of it are nobody's.
+pub(crate) fn live_groups(cell: &PodCell) -> Vec<String> {
+    let runs = open_runs(cell).into_iter().chain([pids_dir(&cell.dir)]);
+    runs.filter_map(|dir| record::read_if_whole::<Run>(&dir.join("run.json")))
+        .filter_map(|run| Some(run.group?.name().to_owned()))
+        .collect()
+}
+
+/// Ends what still runs in a network that is no more, so that nobody adopts it.
+fn end_stranded(world: &World, cell: &PodCell) {
+    for dir in open_runs(cell) {
         let Some(run) = record::read_if_whole::<Run>(&dir.join("run.json")) else { continue };
         let exit = dir.join("exit.json");
         if run.boot != record::boot_id() || exit.exists() {

@@ -69,18 +69,22 @@ impl Chain {
     /// By policy, or by a last rule for all. `listed`: its rules, one a line.
     fn drops(&self, listed: &str) -> bool {
         let last = listed.lines().map(str::trim).rfind(|line| !line.is_empty() && *line != "}").unwrap_or_default();
-        let mut words = last.split(' ').peekable();
-        if words.peek() == Some(&"counter") {
-            // "counter packets 1 bytes 2"
-            words.by_ref().take(5).for_each(drop);
-        }
-        self.policy.as_deref() == Some("drop") || matches!(words.next(), Some("drop" | "reject"))
+        self.policy.as_deref() == Some("drop") || matches!(verdict(last), Some("drop" | "reject"))
     }
 }
 
 fn lets_through(listed: &str, end: &str, block: Block) -> bool {
     let from_here = format!("ip {end} {block} ");
-    listed.lines().map(str::trim).any(|line| line.starts_with(&from_here) && line.contains("accept"))
+    listed.lines().filter_map(|line| line.trim().strip_prefix(&from_here)).any(|rest| verdict(rest) == Some("accept"))
+}
+
+/// The first word of a rule that is no count, as in "counter packets 1 bytes 2 accept".
+fn verdict(rule: &str) -> Option<&str> {
+    let mut words = rule.split(' ');
+    match words.next() {
+        Some("counter") => words.nth(4),
+        first => first,
+    }
 }
 
 /// Numbers of the rules that are ours.
@@ -104,7 +108,7 @@ fn forwarding() -> io::Result<Vec<Chain>> {
     }
     let done = match ask(&["-j", "list", "chains"].map(str::to_owned)) {
         Ok(done) if done.status.success() => done,
-        Ok(_) => return Ok(Vec::new()),
+        Ok(done) => return Err(io::Error::other(String::from_utf8_lossy(&done.stderr).trim().to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
@@ -155,5 +159,9 @@ mod tests {
         assert_eq!(ours(listed, block), ["7"]);
         assert!(lets_through(listed, "saddr", block) && lets_through(listed, "daddr", block));
         assert!(!lets_through(listed, "saddr", Block::parse("198.19.32.0/20").expect("a block")));
+        let check = |rule: &str, want: bool| assert_eq!(lets_through(rule, "saddr", block), want, "{rule}");
+        check("\t\tip saddr 198.19.16.0/20 counter packets 3 bytes 9 accept # handle 1\n", true);
+        check("\t\tip saddr 198.19.16.0/20 tcp dport 443 accept # handle 1\n", false);
+        check("\t\tip saddr 198.19.16.0/20 drop comment \"not accept\" # handle 1\n", false);
     }
 }

@@ -18,7 +18,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use addresses::{Addresses, Block, choose};
@@ -53,18 +53,15 @@ pub(crate) struct Network {
     mark: Mutex<Option<UnixDatagram>>,
     /// What the kernel holds, where that is certain.
     ports: Mutex<Option<PortMap>>,
-    /// Directories of neaps that were found to be no more: what they left of the network is gone, the rest is not.
-    dead: Vec<PathBuf>,
 }
 
 impl Network {
     /// Claims a block of `range` for `owner` (or finds the one claimed by an earlier run) and sets up what pods need.
-    pub(crate) fn open(range: &str, owner: &Path) -> Result<Self, NetworkError> {
+    pub(crate) fn open(range: &str, owner: &Path, bury_pods: &dyn Fn(&Path)) -> Result<Self, NetworkError> {
         let range = Block::parse(range).ok_or_else(|| NetworkError::Range { range: range.to_owned() })?;
         let kernel = |what| move |source| NetworkError::Kernel { what, source };
         let mut socket = Socket::route().map_err(kernel("open a netlink socket"))?;
-        let mut dead = Vec::new();
-        let (number, block, mark) = claim(&mut socket, range, owner, &mut dead)?;
+        let (number, block, mark) = claim(&mut socket, range, owner, bury_pods)?;
         links::refuse_rest(&mut socket, block.parts()).map_err(kernel("set the route of the pod range"))?;
         // Without these two, pods still serve: only what they ask of others does not get through.
         if let Err(error) = nft::install(&name_of(number), block.parts()) {
@@ -88,13 +85,7 @@ impl Network {
             free: Mutex::new(Addresses::new(block)),
             mark: Mutex::new(Some(mark)),
             ports: Mutex::new(Some(PortMap::new())),
-            dead,
         })
-    }
-
-    /// Directories of neaps that were found to be no more.
-    pub(crate) fn dead(&self) -> &[PathBuf] {
-        &self.dead
     }
 
     /// The machine as pods see it.
@@ -226,12 +217,13 @@ struct Claim {
     owner: String,
 }
 
-/// `dead` gets the directories of those whose claims were taken away.
+/// `bury_pods` is told the directories of neaps that are no more, before their claims are taken away: without those nobody
+/// would look for their pods again.
 fn claim(
     socket: &mut Socket,
     range: Block,
     owner: &Path,
-    dead: &mut Vec<PathBuf>,
+    bury_pods: &dyn Fn(&Path),
 ) -> Result<(u32, Block, UnixDatagram), NetworkError> {
     let owner = owner.to_string_lossy().into_owned();
     let kernel = |what| move |source| NetworkError::Kernel { what, source };
@@ -247,10 +239,12 @@ fn claim(
             }
             continue;
         }
-        let stale = claims.iter().filter(|c| is_abandoned(&c.owner) && mark(c.number).is_ok());
+        // Of two with directories of one name one may live.
+        let unmarked = |owner: &str| claims.iter().filter(|c| c.owner == owner).all(|c| mark(c.number).is_ok());
+        let stale = claims.iter().filter(|c| is_abandoned(&c.owner) && unmarked(&c.owner));
         if let Some((stale, block)) = stale.filter_map(|c| Some((c, c.block?))).next() {
+            bury_pods(Path::new(&stale.owner));
             bury(socket, stale.number, block)?;
-            dead.push(PathBuf::from(&stale.owner));
             continue;
         }
         let taken: Vec<Block> = claims.iter().filter_map(|c| c.block).collect();
@@ -271,9 +265,9 @@ fn claim(
 }
 
 /// Whoever removes a data directory removes the records of its pods before all; what was mounted in it may have kept the
-/// rest of it. Nobody can ever look after those pods again.
+/// rest of it. Nobody can ever look after those pods again. A directory that cannot be read is not gone.
 fn is_abandoned(owner: &str) -> bool {
-    !Path::new(owner).join("pods").exists()
+    matches!(Path::new(owner).join("pods").try_exists(), Ok(false))
 }
 
 /// Takes away what a neap that is no more has left of its network.
@@ -287,7 +281,9 @@ fn bury(socket: &mut Socket, number: u32, block: Block) -> Result<(), NetworkErr
         tracing::debug!(%block, %error, "a dead neap's rules for forwarding cannot be removed");
     }
     for cable in cables_of(number) {
-        links::delete(socket, &cable).map_err(kernel("remove a dead neap's cable"))?;
+        if let Err(error) = links::delete(socket, &cable) {
+            tracing::warn!(cable, %error, "a dead neap's cable cannot be removed");
+        }
     }
     links::forget_rest(socket, block.parts()).map_err(kernel("remove a dead neap's route"))?;
     links::delete(socket, &name).map_err(kernel("remove a dead neap's interface"))

@@ -42,15 +42,15 @@ impl OwnPorts {
             match done {
                 Ok(()) => drop(next.insert(dir, Some(own))),
                 // It is just ending.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                // Where nothing can be taken away nothing was ever set.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.join("net").exists() => {}
+                // Where such a table can never be, it is not; else it is tried again with the next change.
                 Err(error) if own.is_empty() && before.is_none() => {
                     tracing::debug!(%error, "whether a pod is led to itself cannot be found out");
-                    next.insert(dir, Some(own));
+                    next.insert(dir, None);
                 }
                 Err(error) => {
+                    result = Err(io::Error::new(error.kind(), format!("in the pod {ip}: {error}")));
                     next.insert(dir, None);
-                    result = Err(error);
                 }
             }
         }

@@ -179,16 +179,25 @@ impl Keeper {
     /// Gives the keeper its order and waits until the container runs or cannot. One that takes too long is given up:
     /// it must be ended with its group.
     pub(crate) async fn run(&self, order: &Order) -> io::Result<Result<Run, StartError>> {
-        self.control.send(order, &[]).await?;
+        match self.control.send(order, &[]).await {
+            // It is gone already, and may have said why.
+            Err(error) if is_closed(&error) => {}
+            sent => sent?,
+        }
         let answer = tokio::time::timeout(START_TIMEOUT, self.control.receive::<Outcome>()).await;
         match answer
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the container did not start within 2 min"))??
         {
+            Some((Outcome::Broken(why), _)) => Err(io::Error::new(io::ErrorKind::BrokenPipe, why)),
             Some((Outcome::Started(run), _)) => Ok(Ok(*run)),
             Some((Outcome::Failed(error), _)) => Ok(Err(error)),
             None => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the container's keeper ended before it answered")),
         }
     }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 impl Running {

@@ -39,8 +39,7 @@ pub(super) fn run(control: &OwnedFd, cell: &Cell) -> ! {
         Ok(()) => 0,
         Err(error) => {
             // Nobody may be listening any more; the missing record of the exit tells the same.
-            let message = format!("keeper: {error}");
-            let _ = wire::send(control.as_fd(), &Outcome::Failed(StartError { config: false, message }), &[]);
+            let _ = wire::send(control.as_fd(), &Outcome::Broken(format!("keeper: {error}")), &[]);
             1
         }
     };
@@ -54,7 +53,7 @@ fn keep(control: &OwnedFd, cell: &Cell) -> io::Result<()> {
     let result = prepare_and_serve(control, cell);
     if let Some(group) = &cell.group {
         // The container's first process is gone and with it its PID namespace; the rest dies here. What does not within
-        // the time is removed at the runtime's next start.
+        // the time is the runtime's, which is told of this process' end; without a runtime, the next one's.
         group.remove_within(REMOVE_TRIES);
     }
     result
@@ -69,8 +68,10 @@ fn prepare_and_serve(control: &OwnedFd, cell: &Cell) -> io::Result<()> {
         Isolation::None => {}
     }
     if let Some(pid) = cell.share_pids_of {
-        let target = sys::pidfd_open(Pid::from_raw(pid))?;
-        nix::sched::setns(target, CloneFlags::CLONE_NEWPID)?;
+        let join = || {
+            nix::sched::setns(sys::pidfd_open(Pid::from_raw(pid))?, CloneFlags::CLONE_NEWPID).map_err(io::Error::from)
+        };
+        join().map_err(|e| io::Error::other(format!("cannot join the pod's processes, is their holder gone? {e}")))?;
         flags -= CloneFlags::CLONE_NEWPID;
     }
     let child = match sys::clone(flags)? {

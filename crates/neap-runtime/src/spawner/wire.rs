@@ -16,7 +16,7 @@ use crate::launch::Isolation;
 use crate::record::{ProcessId, Run};
 
 /// Changes whenever the words below do: runtime and spawner are the same binary, so a difference is a mistake.
-pub(crate) const PROTOCOL: u32 = 5;
+pub(crate) const PROTOCOL: u32 = 6;
 /// Longest message. A socket takes about 200 KiB in one piece by default.
 pub(crate) const MAX_MESSAGE: usize = 128 * 1024;
 const MAX_FDS: usize = 4;
@@ -64,6 +64,8 @@ pub(crate) struct Order {
 pub(crate) enum Outcome {
     Started(Box<Run>),
     Failed(StartError),
+    /// The keeper could not do its part; another one may.
+    Broken(String),
 }
 
 /// Why a container's process could not be made.

@@ -502,13 +502,21 @@ async fn hold(dir: &Path) {
     let id = spec.id.clone();
     runtime.ensure(spec).await.expect("taken");
     runtime.ensure(pod("dying", &["/bin/busybox", "sh", "-c", "/bin/busybox sleep 1; exit 9"])).await.expect("taken");
+    runtime.ensure(pod("lost", &["/bin/busybox", "sleep", "1000"])).await.expect("taken");
     wait(&runtime, &id, "readiness", |s| s.ready).await;
-    wait(&runtime, &PodId("uid-dying".into()), "a run", |s| {
-        matches!(s.containers[0].state, ContainerState::Running { .. })
-    })
-    .await;
+    for id in ["uid-dying", "uid-lost"] {
+        let runs = |s: &PodStatus| matches!(s.containers[0].state, ContainerState::Running { .. });
+        wait(&runtime, &PodId(id.into()), "a run", runs).await;
+    }
     println!("ready");
     std::future::pending::<()>().await;
+}
+
+/// By a keeper's record.
+fn groups_of(run: &serde_json::Value) -> Vec<PathBuf> {
+    let (name, base) = (run["group"]["name"].as_str().expect("a name"), run["group"]["base"].as_str().expect("a base"));
+    let hierarchies = run["group"]["hierarchies"].as_array().expect("a list").iter();
+    hierarchies.map(|h| Path::new(h["mount"].as_str().expect("a path")).join(base).join(name)).collect()
 }
 
 async fn survives_the_runtime() {
@@ -531,11 +539,18 @@ async fn survives_the_runtime() {
     let before = ticks();
     let died = dir.path().join("pods/uid-dying/c/user/0/exit.json");
     until("the end of one and the talk of the other", || died.exists() && ticks() > before + 20).await;
+    // As if its keeper had been killed before it could clear up; and of the third nobody knows any more what it was.
+    let run_of = |id: &str| std::fs::read(dir.path().join("pods").join(id).join("c/user/0/run.json")).expect("there");
+    let runs = ["uid-dying", "uid-lost"].map(|id| serde_json::from_slice(&run_of(id)).expect("JSON"));
+    let groups: Vec<_> = runs.iter().flat_map(groups_of).collect();
+    groups.iter().for_each(|group| std::fs::create_dir_all(group).expect("made"));
+    std::fs::remove_file(dir.path().join("pods/uid-lost/spec.json")).expect("removed");
 
     let world = dir.open().await;
     let id = PodId("uid-held".into());
     let status = world.wait(&id, "adoption", |s| s.ready).await;
     assert_eq!(status.containers[0].restarts, 0, "it was adopted, not started anew");
+    until("nobody's groups are gone", || !groups.iter().any(|group| group.exists())).await;
     assert!(get(&status, 8080).await.expect("served").ends_with("hello\n"));
     let ticks = world.log(&id, LogOptions::default()).await;
     let ticks: Vec<_> = ticks.lines().collect();
@@ -748,9 +763,16 @@ async fn shares_what_is_asked_for() {
     let status = world.wait(&id, "the first one's restart", |s| s.containers[0].restarts > 0).await;
     assert_eq!(status.containers[1].restarts, 0, "it lives on");
     world.says_in(&id, "other", "sees\nother\npod-init\n").await;
-    let holder = world.dir.path().join("pods/uid-shared/c/.pids/0/run.json");
-    let holder: serde_json::Value = serde_json::from_slice(&std::fs::read(holder).expect("there")).expect("JSON");
-    let holder = format!("/proc/{}/status", holder["process"]["pid"]);
+    let record = world.dir.path().join("pods/uid-shared/c/.pids/0/run.json");
+    let read = || serde_json::from_slice::<serde_json::Value>(&std::fs::read(&record).expect("there")).expect("JSON");
+    let first = read();
+    for who in ["keeper", "process"] {
+        let pid = i32::try_from(first[who]["pid"].as_i64().expect("a number")).expect("small");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).expect("killed");
+    }
+    until("there is another holder", || read()["process"]["pid"] != first["process"]["pid"]).await;
+    until("the group of the first is gone", || !groups_of(&first).iter().any(|group| group.exists())).await;
+    let holder = format!("/proc/{}/status", read()["process"]["pid"]);
     let about = std::fs::read_to_string(&holder).expect("it lives");
     assert!(about.contains("Uid:\t65534\t65534") && about.contains("CapBnd:\t0000000000000000"), "{about}");
     world.runtime.remove(&id, Duration::ZERO).await.expect("removed");

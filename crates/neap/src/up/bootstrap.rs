@@ -241,16 +241,8 @@ fn roles() -> Vec<ClusterRole> {
     let all = ["*"];
     let write = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
     let read = ["get", "list", "watch"];
-    let workloads = [
-        "pods",
-        "pods/log",
-        "services",
-        "endpoints",
-        "configmaps",
-        "persistentvolumeclaims",
-        "serviceaccounts",
-        "events",
-    ];
+    let workloads =
+        ["pods", "pods/log", "services", "configmaps", "persistentvolumeclaims", "serviceaccounts", "events"];
     let rule = |groups: &[&str], resources: &[&str], verbs: &[&str]| PolicyRule {
         api_groups: Some(owned(groups)),
         resources: Some(owned(resources)),
@@ -264,7 +256,9 @@ fn roles() -> Vec<ClusterRole> {
         vec![
             rule(&[""], &workloads, verbs),
             rule(&["apps"], &["deployments", "replicasets", "deployments/scale"], verbs),
-            rule(&["discovery.k8s.io"], &["endpointslices"], verbs),
+            // Read only, as on Kubernetes (CVE-2021-25740): an address is another namespace's as easily as one's own.
+            rule(&[""], &["endpoints"], &read),
+            rule(&["discovery.k8s.io"], &["endpointslices"], &read),
             rule(&[neap_api::serving::GROUP], SERVING, verbs),
             rule(&[neap_api::serving::GROUP], &["revisions/log"], &["get"]),
         ]
@@ -339,5 +333,16 @@ mod tests {
         held.patch("edit", &PatchParams::default(), &Patch::Merge(&kept)).await.expect("kept by its owner");
         renew_role(&held, &role).await.expect("left alone");
         assert!(held.get("edit").await.expect("there").rules.is_none_or(|rules| rules.is_empty()));
+    }
+
+    #[test]
+    fn no_tenant_says_where_a_service_leads() {
+        for role in roles() {
+            let rules = role.rules.iter().flatten();
+            let writes = rules
+                .filter(|rule| rule.resources.iter().flatten().any(|r| r == "endpoints" || r == "endpointslices"))
+                .any(|rule| rule.verbs.iter().any(|verb| !["get", "list", "watch"].contains(&verb.as_str())));
+            assert!(!writes, "{}", role.name_any());
+        }
     }
 }

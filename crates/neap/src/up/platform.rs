@@ -217,9 +217,15 @@ impl Platform {
         let (plane, wakes) = DataPlane::new(neap_api::keys::networking::NEAP_INGRESS_CLASS);
         let authority = Box::pin(Authority::ensure(&client, now())).await?;
         data_dir::replace(&data.authority(), authority.pem().as_bytes(), 0o644)?;
-        let fallback = Fallback::new(authority, plane.clone(), config.domain.as_deref(), config.listen);
-        let gateway =
-            neap_dataplane::Config { fallback_certificate: Some(Arc::new(fallback)), ..gateway_config(&endpoints) };
+        let fallback = Arc::new(Fallback::new(authority, plane.clone(), config.domain.as_deref(), config.listen));
+        let shown = data.authority();
+        let show = move |authority: &Authority| {
+            if let Err(error) = data_dir::replace(&shown, authority.pem().as_bytes(), 0o644) {
+                tracing::warn!(%error, "the local authority is not shown where browsers are told to look");
+            }
+        };
+        parts.spawn_endless("local authority", fallback.clone().follow(client.clone(), show));
+        let gateway = neap_dataplane::Config { fallback_certificate: Some(fallback), ..gateway_config(&endpoints) };
         let gateway = Gateway::new(gateway, plane.clone(), &mut metrics);
         let listed = CancellationToken::new();
         let watches = neap_dataplane::watch::run(client.clone(), plane.clone(), listed.clone(), stop.clone());
