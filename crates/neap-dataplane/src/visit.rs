@@ -20,6 +20,10 @@ use crate::extras::hedge::Placed;
 use crate::gate::{Comes, Entry, Gate, GateName, Leave, Waiting};
 use crate::request;
 
+/// An instance that dies closes its connections before it stops taking new ones, and a busy machine may take its time
+/// between the two. For so long, a second connection that it closes is part of the same death.
+const DYING: Duration = Duration::from_millis(100);
+
 /// One request at a gate, from its arrival to the end of its answer. Whatever becomes of it, dropping this gives
 /// back its place and counts it.
 pub(crate) struct Visit {
@@ -43,7 +47,7 @@ impl Visit {
     /// The instance did not take the request.
     pub(crate) fn refused(&mut self, error: &ProxyError, now: Instant) {
         if let Some(leave) = self.leave.take() {
-            tracing::debug!(gate = %self.gate.name, instance = %leave.instance, "connection refused");
+            tracing::debug!(gate = %self.gate.name, instance = %leave.instance, %error, "not taken");
             let silent = match error {
                 ProxyError::ConnectTimeout { after, .. } => Some(*after),
                 _ => None,
@@ -251,6 +255,8 @@ pub(crate) struct Activator {
     pub(crate) connect: Option<Duration>,
     protocol: Option<Protocol>,
     port: Option<u16>,
+    /// Who closed the connection without a word first, and when.
+    died: Option<(SocketAddr, Instant)>,
     /// The instance.
     pub(crate) picked: Option<SocketAddr>,
     placed: Option<Rc<Placed>>,
@@ -266,6 +272,7 @@ impl Activator {
             connect: None,
             protocol: None,
             port: None,
+            died: None,
             picked: None,
             placed: None,
         }
@@ -332,11 +339,27 @@ impl Picker for Activator {
         visit.status = Some(answer.status());
     }
 
-    fn unheard(&mut self, picked: Picked<Visit>) -> Option<Picked<Visit>> {
-        let mut visit = picked.hold;
-        visit.elsewhere();
+    /// Another instance gets it, and no third: a request that ends whoever gets it must not go through all of them.
+    fn unheard(
+        &mut self,
+        picked: Picked<Visit>,
+        error: ProxyError,
+        closed: u32,
+    ) -> Result<Option<Picked<Visit>>, ProxyError> {
+        let (mut visit, addr, now) = (picked.hold, picked.target.addr, Instant::now());
+        match self.died {
+            None => {
+                self.died = Some((addr, now));
+                visit.elsewhere();
+            }
+            Some((first, at)) if closed == 2 && first == addr && now < at + DYING => visit.refused(&error, now),
+            Some(_) => {
+                visit.status = Some(error.answer().status);
+                return Err(error);
+            }
+        }
         self.visit = Some(visit);
-        None
+        Ok(None)
     }
 
     /// Nothing was sent: another instance, or the same one a little later.

@@ -34,10 +34,20 @@ pub trait Picker {
     /// The request failed at the target, for good.
     fn failed(&mut self, _picked: Picked<Self::Hold>, _error: &ProxyError) {}
 
-    /// The target closed the connection without a word, and the request changes nothing: it may be sent once more. Says
-    /// where: at the same target unless somebody knows better; `None` asks to pick again.
-    fn unheard(&mut self, picked: Picked<Self::Hold>) -> Option<Picked<Self::Hold>> {
-        Some(picked)
+    /// The target closed the connection without a word, for the `closed`th time (from 1) that this request was sent; it
+    /// changes nothing, so it may be sent once more. Says where: at the same target unless somebody knows better; `None`
+    /// asks to pick again, `Err` gives up.
+    fn unheard(
+        &mut self,
+        picked: Picked<Self::Hold>,
+        error: ProxyError,
+        closed: u32,
+    ) -> Result<Option<Picked<Self::Hold>>, ProxyError> {
+        if closed == 1 {
+            return Ok(Some(picked));
+        }
+        self.failed(picked, &error);
+        Err(error)
     }
 
     /// The target did not take the request, and no application saw it. `Ok` asks to pick again, `Err` gives up.
@@ -67,7 +77,7 @@ pub async fn forward<P: Picker>(
 ) -> Result<Response, ProxyError> {
     let upgrade = headers::take_upgrade(request.as_mut().expect("a request to forward"));
     let deadline = limits.deadline(arrived);
-    let mut kept = None;
+    let (mut kept, mut closed) = (None, 0);
     loop {
         let mut picked = match kept.take() {
             Some(picked) => picked,
@@ -102,7 +112,10 @@ pub async fn forward<P: Picker>(
             // It is in its place again: no application saw it, or one closed without a word and it may be repeated. Anything
             // else that failed before it was sent, as a limit that passed, would fail again.
             Err(error) if request.is_some() && error.unstarted() => picker.refused(picked, error)?,
-            Err(ProxyError::UpstreamClosed { .. }) if request.is_some() => kept = picker.unheard(picked),
+            Err(error @ ProxyError::UpstreamClosed { .. }) if request.is_some() => {
+                closed += 1;
+                kept = picker.unheard(picked, error, closed)?;
+            }
             Err(error) => {
                 picker.failed(picked, &error);
                 return Err(error);

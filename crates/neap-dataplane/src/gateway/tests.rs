@@ -172,6 +172,48 @@ async fn an_instance_that_dies_takes_no_reader_with_it() {
     .await;
 }
 
+/// Whoever dies closes its connections before it stops taking new ones: what it closes in between is the same death.
+#[tokio::test]
+async fn the_only_instance_dies_with_its_door_open() {
+    local(async {
+        let world = World::with_app(json!({}));
+        let check = async |closed: u32, then: Duration, status: u16, asked: u32| {
+            let connections = Rc::new(Cell::new(0));
+            let addr = closing(connections.clone(), closed, then).await;
+            world.instances("r-private", "http", &[addr]);
+            assert_eq!(world.get(EXTERNAL, "app.example", "/").await.0, status, "{closed} closed");
+            assert_eq!(connections.get(), asked, "{closed} closed");
+        };
+        check(1, Duration::ZERO, 200, 2).await;
+        check(2, Duration::ZERO, 200, 3).await;
+        check(3, Duration::ZERO, 502, 3).await;
+        // Time enough to be another one.
+        check(2, Duration::from_millis(150), 502, 2).await;
+    })
+    .await;
+}
+
+/// Closes its first connections without a word, all but the first of them after a while; then it answers.
+async fn closing(connections: Rc<Cell<u32>>, first: u32, after: Duration) -> SocketAddr {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let addr = listener.local_addr().expect("has an address");
+    spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            connections.set(connections.get() + 1);
+            let nth = connections.get();
+            spawn_local(async move {
+                if stream.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) && nth > first {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.expect("writes");
+                } else if nth > 1 {
+                    sleep(after).await;
+                }
+            });
+        }
+    });
+    addr
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_refuses() {
     local(async {

@@ -310,7 +310,12 @@ async fn what_was_never_sent_is_not_taken_for_unheard() {
         async fn pick(&mut self, _: Option<crate::upstream::Deadline>) -> Result<crate::Picked<Nothing>, ProxyError> {
             Ok(crate::Picked { target: self.0, hold: Nothing })
         }
-        fn unheard(&mut self, _: crate::Picked<Nothing>) -> Option<crate::Picked<Nothing>> {
+        fn unheard(
+            &mut self,
+            _: crate::Picked<Nothing>,
+            _: ProxyError,
+            _: u32,
+        ) -> Result<Option<crate::Picked<Nothing>>, ProxyError> {
             panic!("it was never sent")
         }
         fn refused(&mut self, _: crate::Picked<Nothing>, error: ProxyError) -> Result<(), ProxyError> {

@@ -2,8 +2,8 @@
 //!
 //! A request is sent twice only when that cannot do harm: the connection gave it back unsent, or the other side closed
 //! it before it answered anything, and the request has no body and changes nothing (RFC 9110, sections 9.2.1 and 9.2.2;
-//! RFC 9112, section 9.3.1); the latter once, and the caller says where. Connecting is never retried here: the
-//! request goes back to the caller, who may know a better target.
+//! RFC 9112, section 9.3.1); whether and where it is sent again the caller says. Connecting is never retried here:
+//! the request goes back to the caller, who may know a better target.
 
 mod body;
 mod connect;

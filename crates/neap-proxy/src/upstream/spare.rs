@@ -1,19 +1,18 @@
 //! A second copy of a request that may be sent once more: what it asks changes nothing, it has no body, and whoever got it
-//! closed the connection without a word. An instance that dies thus loses no reader's request; at most two die of one.
+//! closed the connection without a word. An instance that dies thus loses no reader's request.
 //!
-//! Where it is sent the second time the caller says; over HTTP/1.1 it is a new connection, for others that were kept may be
-//! as dead as the first and not know it yet.
+//! Where it is sent the second time, and how often, the caller says; over HTTP/1.1 it is a new connection, for others that
+//! were kept may be as dead as the first and not know it yet.
 
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use crate::body::Body;
 use crate::handler::Request;
 
-/// Only what changes nothing: a DELETE that was done before its instance died would be answered with 404 by the next. Not what
-/// has been repeated before: a request that ends whoever gets it must not go through all instances.
+/// Only what changes nothing: a DELETE that was done before its instance died would be answered with 404 by the next.
 pub(super) fn is_repeatable(request: &Request) -> bool {
-    let marked = request.extensions().get::<Mark>().is_some();
-    !marked && request.method().is_safe() && request.body().is_empty()
+    let copy = matches!(request.extensions().get(), Some(Mark::Copy));
+    !copy && request.method().is_safe() && request.body().is_empty()
 }
 
 /// Says that this request was sent before.
@@ -56,17 +55,17 @@ pub fn send_once(request: &mut Request) {
     request.extensions_mut().insert(Mark::Copy);
 }
 
-/// Whether this is the second time that the request is sent.
+/// Whether the request was sent before.
 pub(super) fn is_again(request: &Request) -> bool {
     matches!(request.extensions().get(), Some(Mark::Again))
 }
 
-/// What is not sent once more.
+/// What a request has been through.
 #[derive(Debug, Clone, Copy)]
 enum Mark {
     /// It was sent before.
     Again,
-    /// Another request is the first of the two.
+    /// Another request is the first of the two: it is not sent once more.
     Copy,
 }
 
@@ -88,7 +87,7 @@ mod tests {
         let first = first.body(Body::empty()).expect("a request");
         let repeated = Spare::of(&first).expect("may be repeated").request();
         assert_eq!((repeated.uri(), repeated.headers()), (first.uri(), first.headers()));
-        assert!(Spare::of(&repeated).is_none() && is_again(&repeated), "once");
+        assert!(is_again(&repeated) && Spare::of(&repeated).is_some(), "how often the caller says");
         let mut copy = http::Request::new(Body::empty());
         send_once(&mut copy);
         assert!(Spare::of(&copy).is_none() && !is_again(&copy), "a copy");
