@@ -92,6 +92,7 @@ struct Entry {
     owners: Vec<OwnerReference>,
     finalizers: Vec<String>,
     deleting: bool,
+    resource_version: Option<String>,
 }
 
 #[derive(Default)]
@@ -125,6 +126,7 @@ impl Graph {
             owners,
             finalizers: metadata.finalizers.unwrap_or_default(),
             deleting: metadata.deletion_timestamp.is_some(),
+            resource_version: metadata.resource_version,
         };
         self.dirty.insert(uid.clone());
         self.by_uid.insert(uid, entry);
@@ -165,6 +167,11 @@ impl Graph {
         let mut acts: Vec<_> = acts.into_values().collect();
         acts.sort();
         acts
+    }
+
+    /// The version of an object that acts about it were decided from.
+    pub(super) fn version(&self, node: &Node) -> Option<&str> {
+        self.by_uid.get(&node.uid)?.resource_version.as_deref()
     }
 
     /// What was to be done about an object was not done. What is to be done may follow from it or from its owners.

@@ -15,6 +15,7 @@ use kube::core::PartialObjectMeta;
 use kube::discovery::{Discovery, Scope, verbs};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::{Change, changes, gather};
@@ -81,7 +82,7 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
         for act in graph.due() {
             let Some(Kind { resource, .. }) = known.get(&act.node().kind) else { continue };
             let done = match confirm(&client, &known, &act).await {
-                Ok(Confirmed::Gone) => carry_out(&client, resource, &act).await,
+                Ok(Confirmed::Gone) => carry_out(&client, resource, &act, graph.version(act.node())).await,
                 Ok(Confirmed::There) => {
                     // Its watch is behind; what to do is decided when it has caught up.
                     graph.look_again(act.node());
@@ -196,7 +197,10 @@ fn take(graph: &mut Graph, resource: &ApiResource, change: Change<PartialObjectM
     }
 }
 
-async fn carry_out(client: &Client, resource: &ApiResource, act: &Act) -> kube::Result<()> {
+/// `version`: of the object, as the act was decided from it. Where it has changed since, nothing is done: its watch will show
+/// the change, and what is due is decided anew. (A list of finalizers or owners is written whole, and an old one would bring
+/// back what others have taken out.)
+async fn carry_out(client: &Client, resource: &ApiResource, act: &Act, version: Option<&str>) -> kube::Result<()> {
     let node = act.node();
     let api: Api<DynamicObject> = match &node.namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
@@ -205,23 +209,23 @@ async fn carry_out(client: &Client, resource: &ApiResource, act: &Act) -> kube::
     let result = match act {
         Act::Delete { foreground, .. } => {
             let policy = if *foreground { PropagationPolicy::Foreground } else { PropagationPolicy::Background };
-            let only_this = Preconditions { uid: Some(node.uid.clone()), resource_version: None };
+            let only_this = Preconditions { uid: Some(node.uid.clone()), resource_version: version.map(str::to_owned) };
             let how =
                 DeleteParams { propagation_policy: Some(policy), preconditions: Some(only_this), ..Default::default() };
             api.delete(&node.name, &how).await.map(drop)
         }
         Act::Finalizers { left, .. } => {
-            let patch = serde_json::json!({"metadata": {"uid": node.uid, "finalizers": left}});
+            let patch = json!({"metadata": {"uid": node.uid, "resourceVersion": version, "finalizers": left}});
             api.patch(&node.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
         }
         Act::Owners { left, .. } => {
-            let patch = serde_json::json!({"metadata": {"uid": node.uid, "ownerReferences": left}});
+            let patch = json!({"metadata": {"uid": node.uid, "resourceVersion": version, "ownerReferences": left}});
             api.patch(&node.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
         }
     };
     match result {
         Ok(()) => Ok(()),
-        // Gone, or another object of the same name: nothing to collect.
+        // Gone, changed, or another object of the same name.
         Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(()),
         Err(error) => Err(error),
     }
@@ -233,7 +237,6 @@ mod tests {
     use k8s_openapi::api::core::v1::ConfigMap;
     use kube::api::PostParams;
     use neap_testkit::{Api as TestApi, eventually};
-    use serde_json::json;
 
     /// DomainMapping exists only in another version than the one its group recommends.
     #[tokio::test(start_paused = true)]
@@ -261,6 +264,39 @@ mod tests {
         check("ConfigMap", "owner", "an earlier one", Confirmed::Gone).await;
         check("ConfigMap", "nobody", &uid, Confirmed::Gone).await;
         check("Restored", "owner", &uid, Confirmed::Unknown).await;
+    }
+
+    /// Others take their finalizers out meanwhile; what was decided before must not bring them back, or end what has changed.
+    #[tokio::test(start_paused = true)]
+    async fn what_has_changed_since_is_left_alone() {
+        let api = TestApi::start().await;
+        let client = api.client();
+        let mut known = Kinds::new();
+        follow_new(&client, &mut known).await.unwrap();
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
+        let both = json!({"metadata": {"name": "m", "finalizers": ["a.test/mine", "a.test/other"]}});
+        let map = maps.create(&PostParams::default(), &serde_json::from_value(both).unwrap()).await.unwrap();
+        let node = Node {
+            kind: "configmaps".into(),
+            namespace: Some("default".into()),
+            name: "m".into(),
+            uid: map.metadata.uid.unwrap(),
+        };
+        let before = map.metadata.resource_version.unwrap();
+        let taken = json!({"metadata": {"finalizers": ["a.test/mine"]}});
+        let map = maps.patch("m", &PatchParams::default(), &Patch::Merge(taken)).await.unwrap();
+        let after = map.metadata.resource_version.unwrap();
+        let acts = [
+            Act::Finalizers { node: node.clone(), left: vec!["a.test/other".into()] },
+            Act::Delete { node, foreground: false, missing: Vec::new() },
+        ];
+        let resource = &known["configmaps"].resource;
+        for act in &acts {
+            carry_out(&client, resource, act, Some(&before)).await.unwrap();
+            assert_eq!(maps.get("m").await.unwrap().metadata.resource_version.as_ref(), Some(&after));
+        }
+        carry_out(&client, resource, &acts[1], Some(&after)).await.unwrap();
+        assert!(maps.get("m").await.unwrap().metadata.deletion_timestamp.is_some());
     }
 
     #[tokio::test(start_paused = true)]
