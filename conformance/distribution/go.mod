@@ -2,7 +2,7 @@ module neap.dev/conformance/distribution
 
 go 1.24.0
 
-require github.com/opencontainers/distribution-spec/conformance v0.0.0-20260730175803-fee21197eb94
+require github.com/opencontainers/distribution-spec/conformance v0.0.0-20260831232431-97274622c111
 
 require (
 	github.com/goccy/go-yaml v1.18.0 // indirect
