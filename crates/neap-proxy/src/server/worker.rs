@@ -1,4 +1,4 @@
-//! One core's share of the server: a thread, a current-thread runtime, local tasks.
+//! One core's share of the server: a thread, a runtime of its own, local tasks.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
 
+use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -142,18 +142,21 @@ where
     let handler = Arc::new(handler);
     let mut threads = Vec::with_capacity(workers);
     for (index, (queue, sockets)) in queues.into_iter().zip(sockets).enumerate() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (server, acceptors, seats) = (server.clone(), acceptors.clone(), seats.clone());
         let (shutdown, handler) = (shutdown.clone(), handler.clone());
         let (alive, ended) = oneshot::channel();
+        let (begun, begins) = std::sync::mpsc::sync_channel(1);
         let body = move || {
             let _alive: oneshot::Sender<Infallible> = alive;
-            let worker = Worker { index, tasks: TaskTracker::new(), shutdown, sweeps: Rc::default() };
+            let runtime = runtime();
+            let Ok(runtime) = runtime.map_err(|error| begun.send(Err(error))) else { return };
+            drop(begun.send(Ok(())));
             let shared = Shared::new(server, acceptors);
-            let local = LocalSet::new();
-            local.block_on(&runtime, run(worker, shared, queue, sockets, seats, &*handler));
+            let worker = Worker { index, tasks: TaskTracker::new(), shutdown, sweeps: Rc::default() };
+            runtime.block_on(run(worker, shared, queue, sockets, seats, &*handler));
         };
         let handle = std::thread::Builder::new().name(format!("neap-http-{index}")).spawn(body)?;
+        begins.recv().map_err(io::Error::other)??;
         threads.push(Thread { handle, ended: Some(ended) });
     }
     Ok(threads)
@@ -168,12 +171,12 @@ pub(super) fn run_here<H: Handler>(
 ) -> io::Result<()> {
     widen(&listeners)?;
     let shared = Shared::new(server, acceptors(&listeners));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime()?;
     let (queue, receiver) = mpsc::channel(HAND_OVER);
     let seats = vec![Seats { queue, taken: Arc::default() }];
     let sockets = listeners.into_iter().map(|listener| listener.socket).enumerate().collect();
     let worker = Worker { index: 0, tasks: TaskTracker::new(), shutdown, sweeps: Rc::default() };
-    LocalSet::new().block_on(&runtime, async {
+    runtime.block_on(async {
         // Its end ends nothing; our end ends it.
         let beside = async {
             beside.await;
@@ -185,6 +188,11 @@ pub(super) fn run_here<H: Handler>(
         }
     });
     Ok(())
+}
+
+/// Cannot leave its thread, so local tasks are its own, without a set of them in between.
+fn runtime() -> io::Result<LocalRuntime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
 }
 
 /// Lets as many connections wait to be accepted as the kernel allows. Whoever comes beyond that is not refused but tries again
