@@ -254,16 +254,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
 impl<T: AsyncRead + Unpin> AsyncRead for Stream<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        let before = buf.filled().len();
         if !this.ahead.is_empty() {
             let n = this.ahead.len().min(buf.remaining());
             buf.put_slice(&this.ahead[..n]);
             this.ahead.drain(..n);
-            if this.ahead.is_empty() {
-                this.ahead = Vec::new();
+            if !this.ahead.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            this.ahead = Vec::new();
+            // With what follows, if that is there: a reader that gets part of a head doubles its room. An end is still there
+            // when it reads again, and a failure reads as one then.
+            if buf.remaining() > 0 && Pin::new(&mut this.inner).poll_read(cx, buf).is_ready() {
+                this.notes.came(&buf.filled()[before..]);
             }
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
         let result = Pin::new(&mut this.inner).poll_read(cx, buf);
         this.notes.came(&buf.filled()[before..]);
         result
