@@ -173,7 +173,7 @@ async fn an_instance_that_dies_takes_no_reader_with_it() {
 }
 
 /// Whoever dies closes its connections before it stops taking new ones: what it closes in between is the same death.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_only_instance_dies_with_its_door_open() {
     local(async {
         let world = World::with_app(json!({}));
